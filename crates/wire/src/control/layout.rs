@@ -5,7 +5,7 @@
 //!   image        8 sectors (8)    16 sector size    20 information
 //!   parameters   8 flags   12 devnum   16 domid   20 path (256)   276 parent   280 timeout (2)   282 secondary (256)
 //!   minors       8 count   12 minor (4 each, 63 of them)
-//!   response     8 error   12 text (256, always empty)
+//!   response     8 error   12 text (256)
 //!   list         8 count   12 minor   16 state   20 path (256)
 //!   statistics  16 length (8)
 //!   ring         8 domid   12 devid   16 grant reference (4 each, 8)   48 order   52 protocol   56 pool (256)
@@ -43,6 +43,7 @@ pub(super) mod minors {
 }
 
 pub(super) const RESPONSE_ERROR: usize = 8;
+pub(super) const RESPONSE_TEXT: usize = 12;
 
 pub(super) mod list {
     pub(in super::super) const COUNT: usize = 8;

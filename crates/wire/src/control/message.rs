@@ -7,7 +7,8 @@ use block_core::{Error, ErrorKind};
 use super::bits::{OpenFlags, VbdState};
 use super::kind::Kind;
 use super::layout::{
-    COOKIE, Fields, KIND, PID, RESPONSE_ERROR, STATISTICS_LENGTH, TERMINATED, image, list, minors, parameters, ring,
+    COOKIE, Fields, KIND, PID, RESPONSE_ERROR, RESPONSE_TEXT, STATISTICS_LENGTH, TERMINATED, image, list, minors,
+    parameters, ring,
 };
 use super::text::Text;
 
@@ -43,7 +44,8 @@ impl Errno {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is documented where its type is: at `Kind`")]
 pub enum Body {
-    Error(Errno),
+    /// The number, and perhaps words: what failed and why. Older tapdisks send none.
+    Error(Errno, Text),
     RuntimeError(Errno),
     Pid,
     PidResponse(i32),
@@ -64,7 +66,9 @@ pub enum Body {
     List,
     ListResponse(ListEntry),
     Stats,
-    StatsResponse { length: u64 },
+    StatsResponse {
+        length: u64,
+    },
     ForceShutdown,
     RingConnect(RingParameters),
     RingConnectResponse(Errno),
@@ -255,7 +259,7 @@ impl Body {
     /// Its type.
     pub const fn kind(&self) -> Kind {
         match self {
-            Body::Error(_) => Kind::Error,
+            Body::Error(..) => Kind::Error,
             Body::RuntimeError(_) => Kind::RuntimeError,
             Body::Pid => Kind::Pid,
             Body::PidResponse(_) => Kind::PidResponse,
@@ -292,7 +296,7 @@ impl Body {
     fn decode(kind: Kind, fields: &Fields) -> Result<Self, &'static str> {
         let errno = Errno(fields.i32(RESPONSE_ERROR));
         Ok(match kind {
-            Kind::Error => Body::Error(errno),
+            Kind::Error => Body::Error(errno, fields.text(RESPONSE_TEXT).unwrap_or_default()),
             Kind::RuntimeError => Body::RuntimeError(errno),
             Kind::Pid => Body::Pid,
             Kind::PidResponse => Body::PidResponse(fields.i32(PID)),
@@ -340,8 +344,11 @@ impl Body {
             | Body::ForceShutdown
             | Body::DiskInfo
             | Body::Exit => {}
-            Body::Error(errno)
-            | Body::RuntimeError(errno)
+            Body::Error(errno, text) => {
+                fields.put_i32(RESPONSE_ERROR, errno.0);
+                fields.put_text(RESPONSE_TEXT, text);
+            }
+            Body::RuntimeError(errno)
             | Body::AttachResponse(errno)
             | Body::PauseResponse(errno)
             | Body::ResumeResponse(errno)
@@ -479,5 +486,28 @@ fn encode_minors(list: &[i32], fields: &mut Fields) {
     fields.put_u32(minors::COUNT, u32::try_from(list.len()).expect("at most 63"));
     for (index, minor) in list.iter().enumerate() {
         fields.put_i32(minors::LIST + 4 * index, *minor);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_carries_its_reason_behind_the_number() {
+        let failure = Message::new(7, Body::Error(Errno(2), Text::truncated(b"/a.vhd")));
+        let bytes = failure.encode();
+        assert_eq!((&bytes[8..12], &bytes[12..19]), (&[2, 0, 0, 0][..], &b"/a.vhd\0"[..]));
+        assert_eq!(Message::decode(&bytes), Ok(failure));
+    }
+
+    #[test]
+    fn a_failure_without_words_or_with_garbage_for_words_is_read() {
+        let mut bytes = Message::new(7, Body::Error(Errno(2), Text::EMPTY)).encode();
+        bytes[12..268].fill(b'x');
+        assert_eq!(
+            Message::decode(&bytes),
+            Ok(Message::new(7, Body::Error(Errno(2), Text::EMPTY)))
+        );
     }
 }
