@@ -1,1 +1,41 @@
-//! Placeholder until its module lands.
+//! Bytes to and from files and devices: an executor with its reactor, buffers that the kernel may own, and the
+//! [`Storage`] trait with its implementations.
+//!
+//! ```text
+//!   async fn  --spawn-->  Executor  --turn()-->  collect what is ready, then dispatch
+//!                            |
+//!     Storage::submit -----> reactor: operation | readiness | timer | wake
+//!                            |
+//!              io_uring  |  libaio + epoll  |  threads + epoll  |  inline
+//! ```
+//!
+//! An executor is a value: whoever needs one is given it. There is no thread-local, no global and no hidden clock, so a
+//! test can run several executors on one thread, in virtual time, in an order drawn from a seed. The kernel owns a
+//! [`Buffer`] from `submit` until its completion: buffers go in by value and come back with the answer, and dropping a
+//! future gives up the answer, never the I/O.
+//!
+//! This crate knows nothing of images, disks or guests.
+
+mod buffer;
+mod engine;
+mod executor;
+mod mailbox;
+mod opener;
+mod pending;
+mod reactor;
+mod storage;
+mod stores;
+mod task;
+mod time;
+mod worker;
+
+pub use buffer::{Buffer, BufferPool, PAGE};
+pub use engine::{EngineChoice, EngineKind};
+pub use executor::{Executor, Wait};
+pub use mailbox::{Receiver, Reply, ReplyTo, Sender, mailbox, reply};
+pub use opener::{Access, CreateMode, LockPolicy, OpenOptions, Opener};
+pub use pending::{Blocking, Hold, Pending, Readiness};
+pub use storage::{Completion, Limits, Storage, StorageExt, StorageKind, StorageOperation};
+pub use stores::{memory::MemoryStorage, memory_files::MemoryFiles};
+pub use task::Task;
+pub use time::{Moment, SimulatedClock, Sleep};

@@ -1,0 +1,599 @@
+//! The executor: tasks of one thread, run when what they wait for is ready.
+//!
+//! A turn collects what is ready (completions, readiness, timers, wake-ups from other threads) and then dispatches it:
+//! each task that was ready when the dispatch began is polled once. Nothing is borrowed while a task is polled, so a
+//! task may spawn, cancel, or run a nested turn; a task that is cancelled inside its own poll is marked and freed when
+//! the poll returns.
+
+use std::{
+    cell::{Cell, Ref, RefCell, RefMut},
+    collections::VecDeque,
+    fs::File,
+    future::Future,
+    marker::PhantomData,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
+
+use block_core::{Error, Result};
+use rustix::event::{EventfdFlags, eventfd};
+use slab::Slab;
+
+use crate::{
+    Blocking, Buffer, Completion, EngineChoice, EngineKind, Hold, Pending, Readiness, Task,
+    engine::{self, CommandKind, Engine, Interest, Key, Simulated},
+    reactor::Reactor,
+    task::Slot,
+    time::{Clock, Moment, SimulatedClock, Sleep, Timers},
+};
+
+/// How long a turn may wait for something to become ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Not at all.
+    No,
+    /// At most this long.
+    For(Duration),
+    /// Until something is.
+    Forever,
+}
+
+/// Runs tasks and carries their I/O. A handle: clones are the same executor. It stays on the thread that made it; what
+/// other threads have are [`crate::Sender`]s and [`Waker`]s.
+#[derive(Clone)]
+pub struct Executor(Rc<Inner>);
+
+/// Names a task; the generation tells it from an earlier one in the same place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TaskId {
+    index: usize,
+    generation: u64,
+}
+
+struct Inner {
+    tasks: RefCell<Slab<TaskEntry>>,
+    next_generation: Cell<u64>,
+    reactor: RefCell<Reactor>,
+    timers: RefCell<Timers>,
+    clock: Clock,
+    random: Cell<u64>,
+    /// Ready tasks run in an order drawn from `random`.
+    shuffled: bool,
+    /// Somebody polls our descriptor in a loop of their own.
+    driven_from_outside: Cell<bool>,
+    shared: Arc<Shared>,
+}
+
+type BoxedFuture = Pin<Box<dyn Future<Output = ()>>>;
+
+struct TaskEntry {
+    generation: u64,
+    /// Taken out while it is polled.
+    future: Option<BoxedFuture>,
+    waker: Waker,
+    wake: Arc<TaskWake>,
+    /// Cancelled inside its own poll.
+    cancelled: bool,
+    /// A nested turn found it ready inside its own poll.
+    ready_again: bool,
+}
+
+/// The part of an executor that other threads reach: who is ready, which worker has finished, and how to wake it.
+pub(crate) struct Shared {
+    state: Mutex<SharedState>,
+    sleeping: AtomicBool,
+    wake: OwnedFd,
+}
+
+#[derive(Default)]
+struct SharedState {
+    ready: VecDeque<usize>,
+    completed: Vec<(Key, i32)>,
+}
+
+impl Shared {
+    fn new() -> std::io::Result<Self> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Shared {
+            state: Mutex::default(),
+            sleeping: AtomicBool::new(false),
+            wake,
+        })
+    }
+
+    /// The lock guards a few words; nothing waits and nothing can panic while it is held.
+    fn state(&self) -> MutexGuard<'_, SharedState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn make_ready(&self, index: usize) {
+        self.state().ready.push_back(index);
+        self.wake_if_asleep();
+    }
+
+    /// A worker thread has finished.
+    pub(crate) fn complete(&self, key: Key, result: i32) {
+        self.state().completed.push((key, result));
+        self.wake_if_asleep();
+    }
+
+    fn wake_if_asleep(&self) {
+        if self.sleeping.swap(false, Ordering::SeqCst) {
+            // A counter that is full wakes as well as one that was raised.
+            let _ = rustix::io::write(&self.wake, &1_u64.to_le_bytes());
+        }
+    }
+
+    pub(crate) fn clear_wake(&self) {
+        // Nothing to read means that it was clear.
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+    }
+
+    pub(crate) fn wake_descriptor(&self) -> &OwnedFd {
+        &self.wake
+    }
+}
+
+struct TaskWake {
+    index: usize,
+    queued: AtomicBool,
+    shared: Arc<Shared>,
+}
+
+impl Wake for TaskWake {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            self.shared.make_ready(self.index);
+        }
+    }
+}
+
+/// The index of the future that `block_on` was given: no slab is this large.
+const MAIN: usize = usize::MAX;
+
+impl Executor {
+    /// An executor on the engine that is wanted.
+    ///
+    /// # Errors
+    /// The engine cannot be set up, or for [`EngineChoice::Probe`] none can; the text says why for each.
+    pub fn new(choice: EngineChoice) -> Result<Executor> {
+        let shared = Arc::new(Shared::new().map_err(|error| Error::from_os("eventfd", error))?);
+        let engine = engine::set_up(choice, &shared)?;
+        let seed = u64::from(std::process::id()) << 32 ^ Arc::as_ptr(&shared).addr() as u64;
+        Ok(Self::with(engine, shared, Clock::monotonic(), seed, false))
+    }
+
+    /// An executor without a kernel: memory storages only, time from `clock`, ready tasks in an order drawn from
+    /// `seed`.
+    ///
+    /// # Panics
+    /// When the process has no descriptor left.
+    pub fn simulated(seed: u64, clock: SimulatedClock) -> Executor {
+        let shared = Arc::new(Shared::new().expect("a simulation needs one descriptor"));
+        let engine = Box::new(Simulated { shared: shared.clone() });
+        Self::with(engine, shared, Clock::Simulated(clock), seed, true)
+    }
+
+    fn with(engine: Box<dyn Engine>, shared: Arc<Shared>, clock: Clock, seed: u64, shuffled: bool) -> Executor {
+        Executor(Rc::new(Inner {
+            tasks: RefCell::new(Slab::new()),
+            next_generation: Cell::new(0),
+            reactor: RefCell::new(Reactor::new(engine, shared.clone())),
+            timers: RefCell::default(),
+            clock,
+            random: Cell::new(seed),
+            shuffled,
+            driven_from_outside: Cell::new(false),
+            shared,
+        }))
+    }
+
+    /// The engine it runs on.
+    pub fn engine(&self) -> EngineKind {
+        self.0.reactor.borrow().engine_kind()
+    }
+
+    /// Whether it is a simulation.
+    pub fn is_simulated(&self) -> bool {
+        self.0.shuffled
+    }
+
+    /// Operations and jobs whose completion has not been seen.
+    pub fn in_flight(&self) -> usize {
+        self.0.reactor.borrow().in_flight()
+    }
+
+    /// Runs `future` as a task of its own.
+    pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
+        let slot = Slot::new();
+        let result = slot.clone();
+        let id = self.insert(Box::pin(async move { Slot::fill(&result, future.await) }));
+        Task {
+            executor: self.clone(),
+            id: Some(id),
+            slot,
+        }
+    }
+
+    fn insert(&self, future: BoxedFuture) -> TaskId {
+        let generation = self.0.next_generation.get();
+        self.0.next_generation.set(generation + 1);
+        let mut tasks = self.0.tasks.borrow_mut();
+        let vacant = tasks.vacant_entry();
+        let index = vacant.key();
+        let wake = Arc::new(TaskWake {
+            index,
+            queued: AtomicBool::new(false),
+            shared: self.0.shared.clone(),
+        });
+        let waker = Waker::from(wake.clone());
+        waker.wake_by_ref();
+        vacant.insert(TaskEntry {
+            generation,
+            future: Some(future),
+            waker,
+            wake,
+            cancelled: false,
+            ready_again: false,
+        });
+        TaskId { index, generation }
+    }
+
+    /// Ends a task: at once, or when its own poll returns.
+    pub(crate) fn cancel(&self, id: TaskId) {
+        let mut tasks = self.0.tasks.borrow_mut();
+        let Some(entry) = tasks
+            .get_mut(id.index)
+            .filter(|entry| entry.generation == id.generation)
+        else {
+            return;
+        };
+        if entry.future.is_none() {
+            entry.cancelled = true;
+            return;
+        }
+        let entry = tasks.remove(id.index);
+        // The future's own drop may spawn and cancel.
+        drop(tasks);
+        drop(entry);
+    }
+
+    /// Ends all tasks, as if each had been dropped by whoever spawned it. Tasks hold handles of their executor: one that
+    /// is to be freed with tasks still waiting needs this.
+    pub fn end_tasks(&self) {
+        loop {
+            let Some(future) = self.take_any_future() else { return };
+            drop(future);
+        }
+    }
+
+    fn take_any_future(&self) -> Option<BoxedFuture> {
+        let mut tasks = self.0.tasks.borrow_mut();
+        let index = tasks
+            .iter()
+            .find(|(_, entry)| entry.future.is_some())
+            .map(|(index, _)| index)?;
+        tasks.remove(index).future
+    }
+
+    /// One turn: collects what is ready, waiting as told if nothing is, then dispatches it. Whether a task ran.
+    ///
+    /// # Errors
+    /// The kernel refuses to be waited for; nothing has been lost.
+    pub fn turn(&self, wait: Wait) -> Result<bool> {
+        let collected = self.collect(wait);
+        let ran = self.dispatch();
+        if self.0.driven_from_outside.get() {
+            self.leave_to_outside();
+        }
+        collected.map(|()| ran)
+    }
+
+    /// Runs `future` to its end, and the other tasks meanwhile.
+    ///
+    /// # Panics
+    /// When the kernel can no longer be waited for, and in a simulation when nothing is left that could ever end it.
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        let wake = Arc::new(TaskWake {
+            index: MAIN,
+            queued: AtomicBool::new(true),
+            shared: self.0.shared.clone(),
+        });
+        let waker = Waker::from(wake.clone());
+        loop {
+            if wake.queued.swap(false, Ordering::AcqRel)
+                && let Poll::Ready(result) = future.as_mut().poll(&mut Context::from_waker(&waker))
+            {
+                return result;
+            }
+            let wait = if wake.queued.load(Ordering::Acquire) {
+                Wait::No
+            } else {
+                Wait::Forever
+            };
+            let ran = self.turn(wait).expect("the kernel can be waited for");
+            let stuck = self.0.shuffled && !ran && !wake.queued.load(Ordering::Acquire);
+            assert!(
+                !stuck || self.advance_clock(),
+                "the simulation waits for something that nobody will do"
+            );
+        }
+    }
+
+    /// Runs one ready task, drawn at random; for simulations that step several executors on one thread. False: none is
+    /// ready.
+    pub fn step(&self) -> bool {
+        // A simulation has no kernel whose refusal could matter.
+        let _ = self.collect(Wait::No);
+        let index = {
+            let mut state = self.0.shared.state();
+            if state.ready.is_empty() {
+                return false;
+            }
+            let chosen = usize::try_from(self.random()).unwrap_or(0) % state.ready.len();
+            state
+                .ready
+                .swap_remove_back(chosen)
+                .expect("chosen among those that are there")
+        };
+        self.run(index);
+        true
+    }
+
+    /// In a simulation, moves the clock to the earliest timer. False: there is none.
+    pub fn advance_clock(&self) -> bool {
+        let Clock::Simulated(clock) = &self.0.clock else {
+            return false;
+        };
+        let Some(deadline) = self.next_timer() else {
+            return false;
+        };
+        clock.advance_to(deadline);
+        true
+    }
+
+    /// When the earliest timer is due.
+    pub fn next_timer(&self) -> Option<Moment> {
+        self.0.timers.borrow().next()
+    }
+
+    fn collect(&self, wait: Wait) -> Result<()> {
+        let shared = &self.0.shared;
+        shared.sleeping.store(wait != Wait::No, Ordering::SeqCst);
+        let wait = if shared.state().is_empty() { wait } else { Wait::No };
+        let timer = self.next_timer().map(|deadline| deadline - self.now());
+        let collected = self.0.reactor.borrow_mut().collect(wait, timer);
+        shared.sleeping.store(false, Ordering::SeqCst);
+        let completed = std::mem::take(&mut shared.state().completed);
+        for (key, result) in completed {
+            self.0.reactor.borrow_mut().complete(key, result);
+        }
+        let orphans = self.0.reactor.borrow_mut().take_orphans();
+        drop(orphans);
+        self.fire_timers();
+        collected
+    }
+
+    fn fire_timers(&self) {
+        let now = self.now();
+        while let Some(waker) = self.take_due(now) {
+            waker.wake();
+        }
+    }
+
+    fn take_due(&self, now: Moment) -> Option<Waker> {
+        self.0.timers.borrow_mut().take_due(now)
+    }
+
+    /// Polls each task that is ready now once. What becomes ready meanwhile waits for the next turn; what a nested turn
+    /// has run already is not there any more.
+    fn dispatch(&self) -> bool {
+        let count = self.0.shared.state().ready.len();
+        if self.0.shuffled {
+            self.shuffle_ready();
+        }
+        let mut ran = false;
+        for _ in 0..count {
+            let Some(index) = self.0.shared.state().ready.pop_front() else {
+                break;
+            };
+            self.run(index);
+            ran = true;
+        }
+        ran
+    }
+
+    fn shuffle_ready(&self) {
+        let mut state = self.0.shared.state();
+        for last in (1..state.ready.len()).rev() {
+            let other = usize::try_from(self.random()).unwrap_or(0) % (last + 1);
+            state.ready.swap(last, other);
+        }
+    }
+
+    fn run(&self, index: usize) {
+        let Some((mut future, waker)) = self.take_future(index) else {
+            return;
+        };
+        let poll = future.as_mut().poll(&mut Context::from_waker(&waker));
+        let mut tasks = self.0.tasks.borrow_mut();
+        let entry = tasks
+            .get_mut(index)
+            .expect("a task stays in its place while it is polled");
+        if poll.is_pending() && !entry.cancelled {
+            entry.future = Some(future);
+            if std::mem::take(&mut entry.ready_again) {
+                entry.waker.wake_by_ref();
+            }
+            return;
+        }
+        let entry = tasks.remove(index);
+        drop(tasks);
+        drop((entry, future));
+    }
+
+    /// The task's future, for a poll. None when it has ended, or is being polled further up the stack: then it is ready
+    /// again when that poll has returned.
+    fn take_future(&self, index: usize) -> Option<(BoxedFuture, Waker)> {
+        let mut tasks = self.0.tasks.borrow_mut();
+        let entry = tasks.get_mut(index)?;
+        entry.wake.queued.store(false, Ordering::Release);
+        let future = entry.future.take();
+        entry.ready_again = future.is_none();
+        Some((future?, entry.waker.clone()))
+    }
+
+    /// A descriptor that is readable when [`Executor::turn`] would find work: a loop that polls it, and calls `turn`
+    /// when it is readable, drives this executor. Call `turn` once after asking for it.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.0.driven_from_outside.set(true);
+        self.leave_to_outside();
+        let reactor = self.0.reactor.borrow();
+        let descriptor = reactor.descriptor().as_raw_fd();
+        // SAFETY: the engine owns the descriptor as long as this executor lives, and the borrow ends before that.
+        unsafe { BorrowedFd::borrow_raw(descriptor) }
+    }
+
+    /// From now on, whatever becomes ready makes the descriptor readable.
+    fn leave_to_outside(&self) {
+        let shared = &self.0.shared;
+        shared.sleeping.store(true, Ordering::SeqCst);
+        if !shared.state().is_empty() {
+            shared.wake_if_asleep();
+        }
+    }
+
+    /// The time on its clock.
+    pub fn now(&self) -> Moment {
+        self.0.clock.now()
+    }
+
+    /// Ends after `duration`.
+    pub fn sleep(&self, duration: Duration) -> Sleep {
+        self.sleep_until(self.now() + duration)
+    }
+
+    /// Ends when the clock shows `deadline`.
+    pub fn sleep_until(&self, deadline: Moment) -> Sleep {
+        Sleep::new(self.clone(), deadline)
+    }
+
+    pub(crate) fn timers(&self) -> RefMut<'_, Timers> {
+        self.0.timers.borrow_mut()
+    }
+
+    /// A random number (splitmix64); the same seed gives the same numbers. Not for secrets.
+    pub fn random(&self) -> u64 {
+        let state = self.0.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.0.random.set(state);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Lets the other ready tasks run first.
+    pub async fn yield_now(&self) {
+        let mut yielded = false;
+        std::future::poll_fn(|cx| {
+            if std::mem::replace(&mut yielded, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Runs `job` on a worker thread (the inline engine: right here). Dropping the future gives up the answer only.
+    pub fn blocking<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Blocking<T> {
+        self.blocking_holding(None, job)
+    }
+
+    /// As [`Executor::blocking`]; `hold` is kept until the job has ended.
+    pub fn blocking_holding<T: Send + 'static>(
+        &self,
+        hold: Option<Hold>,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Blocking<T> {
+        let result = Arc::new(Mutex::new(None));
+        let slot = result.clone();
+        let run = move || {
+            let outcome = job();
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+            0
+        };
+        let key = self.0.reactor.borrow_mut().job(Box::new(run), hold);
+        Blocking {
+            pending: Pending::kernel(self.clone(), key),
+            result,
+        }
+    }
+
+    /// Ends when `descriptor`, which must be non-blocking, can be read. At most one task waits for it at a time.
+    pub fn readable<'fd>(&self, descriptor: &'fd impl AsFd) -> Readiness<'fd> {
+        self.watch(descriptor.as_fd(), Interest::Read)
+    }
+
+    /// Ends when `descriptor`, which must be non-blocking, can be written. At most one task waits for it at a time.
+    pub fn writable<'fd>(&self, descriptor: &'fd impl AsFd) -> Readiness<'fd> {
+        self.watch(descriptor.as_fd(), Interest::Write)
+    }
+
+    fn watch<'fd>(&self, descriptor: BorrowedFd<'fd>, interest: Interest) -> Readiness<'fd> {
+        let key = self.0.reactor.borrow_mut().watch(descriptor.as_raw_fd(), interest);
+        Readiness {
+            executor: self.clone(),
+            key: Some(key),
+            descriptor: PhantomData,
+        }
+    }
+
+    pub(crate) fn unwatch(&self, key: Key) {
+        self.0.reactor.borrow_mut().unwatch(key);
+    }
+
+    /// Starts I/O on a file; file, buffer and hold are kept until the kernel has finished with them.
+    pub(crate) fn start(
+        &self,
+        kind: CommandKind,
+        file: Arc<File>,
+        buffer: Option<Buffer>,
+        hold: Option<Hold>,
+    ) -> Pending {
+        let key = self.0.reactor.borrow_mut().start(kind, file, buffer, hold);
+        Pending::kernel(self.clone(), key)
+    }
+
+    pub(crate) fn poll_operation(&self, key: Key, cx: &mut Context<'_>) -> Option<Completion> {
+        self.0.reactor.borrow_mut().poll(key, cx)
+    }
+
+    pub(crate) fn abandon(&self, key: Key) {
+        self.0.reactor.borrow_mut().abandon(key);
+    }
+}
+
+impl SharedState {
+    fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.completed.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Executor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let tasks: Ref<'_, Slab<TaskEntry>> = self.0.tasks.borrow();
+        write!(f, "Executor({} tasks)", tasks.len())
+    }
+}

@@ -1,0 +1,321 @@
+//! What is on its way: operations with the memory that the kernel owns meanwhile, readiness, jobs on worker threads.
+
+use std::{
+    fs::File,
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use block_core::Error;
+use slab::Slab;
+
+use crate::{
+    Buffer, Completion, Hold,
+    engine::{Command, CommandKind, Engine, EngineKind, Interest, Key, Started, run_command},
+    executor::{Shared, Wait},
+    worker::{Job, Workers},
+};
+
+/// The table of what is on its way, and the engine that carries it.
+pub(crate) struct Reactor {
+    entries: Slab<Entry>,
+    engine: Box<dyn Engine>,
+    workers: Workers,
+    /// Completions of one collection; kept to reuse its memory.
+    collected: Vec<(Key, i32)>,
+    /// Completed, and nobody waits for them any more.
+    orphans: Vec<Orphan>,
+}
+
+struct Entry {
+    work: Work,
+    waiter: Waiter,
+    /// Kept until the work ends, whoever still waits.
+    _hold: Option<Hold>,
+}
+
+enum Work {
+    /// I/O on a file. The kernel reads or writes `buffer` until it completes; `file` keeps descriptor and lock.
+    Operation {
+        kind: CommandKind,
+        file: Arc<File>,
+        buffer: Option<Buffer>,
+        vectors: Vec<libc::iovec>,
+        done: usize,
+    },
+    /// Somebody wants to know that a descriptor is ready.
+    Watch,
+    /// A worker runs a job.
+    Job,
+}
+
+enum Waiter {
+    /// Nobody has asked yet.
+    None,
+    /// To be woken.
+    Task(Waker),
+    /// The answer is there and was not taken yet.
+    Answered(i32),
+    /// Whoever asked has gone; the entry goes with the completion.
+    Gone,
+}
+
+impl Reactor {
+    pub(crate) fn new(engine: Box<dyn Engine>, shared: Arc<Shared>) -> Self {
+        let workers = Workers::new(shared);
+        Reactor {
+            entries: Slab::new(),
+            engine,
+            workers,
+            collected: Vec::new(),
+            orphans: Vec::new(),
+        }
+    }
+
+    pub(crate) fn engine_kind(&self) -> EngineKind {
+        self.engine.kind()
+    }
+
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.engine.descriptor()
+    }
+
+    /// Operations and jobs that have not completed.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.entries.iter().filter(|(_, entry)| entry.is_in_flight()).count()
+    }
+
+    /// Starts I/O on a file.
+    pub(crate) fn start(
+        &mut self,
+        kind: CommandKind,
+        file: Arc<File>,
+        buffer: Option<Buffer>,
+        hold: Option<Hold>,
+    ) -> Key {
+        let work = Work::Operation {
+            kind,
+            file,
+            buffer,
+            vectors: Vec::new(),
+            done: 0,
+        };
+        let key = self.entries.insert(Entry {
+            work,
+            waiter: Waiter::None,
+            _hold: hold,
+        });
+        self.issue(key);
+        key
+    }
+
+    /// Gives the kernel what is left of an operation.
+    fn issue(&mut self, key: Key) {
+        let Work::Operation {
+            kind,
+            file,
+            buffer,
+            vectors,
+            done,
+        } = &mut self.entries[key].work
+        else {
+            unreachable!("only operations are issued")
+        };
+        if let Some(buffer) = buffer {
+            buffer.io_vectors(*done, vectors);
+        }
+        let command = Command::new(*kind, file.as_raw_fd(), vectors, *done);
+        if let Started::Refused = self.engine.start(key, command) {
+            self.run_job(key, Box::new(move || run_command(&command)));
+        }
+    }
+
+    /// Runs a job on a worker thread.
+    pub(crate) fn job(&mut self, job: Job, hold: Option<Hold>) -> Key {
+        let key = self.entries.insert(Entry {
+            work: Work::Job,
+            waiter: Waiter::None,
+            _hold: hold,
+        });
+        self.run_job(key, job);
+        key
+    }
+
+    fn run_job(&mut self, key: Key, job: Job) {
+        if self.engine.runs_jobs_inline() {
+            let result = job();
+            self.complete(key, result);
+        } else if let Err(error) = self.workers.run(key, job) {
+            self.complete(key, -error.raw_os_error().unwrap_or(libc::EAGAIN));
+        }
+    }
+
+    /// Waits for `descriptor` to become ready, once.
+    pub(crate) fn watch(&mut self, descriptor: RawFd, interest: Interest) -> Key {
+        let key = self.entries.insert(Entry {
+            work: Work::Watch,
+            waiter: Waiter::None,
+            _hold: None,
+        });
+        if let Err(error) = self.engine.watch(key, descriptor, interest) {
+            self.complete(key, -error.raw_os_error().unwrap_or(libc::EIO));
+        }
+        key
+    }
+
+    /// Gives up a watch. Engines that report it all the same find the entry marked.
+    pub(crate) fn unwatch(&mut self, key: Key) {
+        if let Waiter::Answered(_) = self.entries[key].waiter {
+            self.entries.remove(key);
+        } else if self.engine.unwatch(key) {
+            self.entries.remove(key);
+        } else {
+            self.entries[key].waiter = Waiter::Gone;
+        }
+    }
+
+    /// The answer, if it is there; otherwise `cx` is woken when it is.
+    pub(crate) fn poll(&mut self, key: Key, cx: &mut Context<'_>) -> Option<Completion> {
+        let entry = &mut self.entries[key];
+        if let Waiter::Answered(result) = entry.waiter {
+            return Some(self.entries.remove(key).into_completion(result));
+        }
+        entry.waiter = Waiter::Task(cx.waker().clone());
+        None
+    }
+
+    /// Nobody waits any more. What the kernel holds stays until its completion.
+    pub(crate) fn abandon(&mut self, key: Key) {
+        let entry = &mut self.entries[key];
+        if let Waiter::Answered(_) = entry.waiter {
+            self.orphans.push(Orphan {
+                _entry: self.entries.remove(key),
+            });
+        } else {
+            entry.waiter = Waiter::Gone;
+        }
+    }
+
+    /// Collects what has completed, waiting as told; wakes who waits.
+    pub(crate) fn collect(&mut self, wait: Wait, timer: Option<Duration>) -> Result<(), Error> {
+        let mut collected = std::mem::take(&mut self.collected);
+        let result = self.engine.collect(wait, timer, &mut collected);
+        for (key, result) in collected.drain(..) {
+            self.complete(key, result);
+        }
+        self.collected = collected;
+        result.map_err(|error| Error::from_os("waiting for completions", error))
+    }
+
+    /// What completed with nobody waiting. The caller drops it when the reactor is no longer borrowed, since the drop of
+    /// a hold may call the executor.
+    #[must_use]
+    pub(crate) fn take_orphans(&mut self) -> Vec<Orphan> {
+        std::mem::take(&mut self.orphans)
+    }
+
+    /// Takes the completion of one entry: goes on with what is left of a short transfer, wakes the waiter.
+    pub(crate) fn complete(&mut self, key: Key, result: i32) {
+        let entry = &mut self.entries[key];
+        let result = match entry.advance(result) {
+            Advance::Again => {
+                self.issue(key);
+                return;
+            }
+            Advance::Done(result) => result,
+        };
+        match std::mem::replace(&mut entry.waiter, Waiter::Answered(result)) {
+            Waiter::Task(waker) => waker.wake(),
+            Waiter::Gone => self.orphans.push(Orphan {
+                _entry: self.entries.remove(key),
+            }),
+            Waiter::None => {}
+            Waiter::Answered(_) => unreachable!("an operation completes once"),
+        }
+    }
+}
+
+/// An entry that nobody waits for any more; dropping it drops its file, buffer and hold.
+pub(crate) struct Orphan {
+    _entry: Entry,
+}
+
+enum Advance {
+    Again,
+    Done(i32),
+}
+
+impl Entry {
+    fn is_in_flight(&self) -> bool {
+        !matches!(self.work, Work::Watch) && !matches!(self.waiter, Waiter::Answered(_))
+    }
+
+    /// Accounts for a result of the kernel. A transfer may be cut short by a signal or a limit and goes on where it
+    /// stopped; one that moves nothing has met the end of the file.
+    fn advance(&mut self, result: i32) -> Advance {
+        let Work::Operation {
+            buffer: Some(buffer),
+            done,
+            ..
+        } = &mut self.work
+        else {
+            return if result == -libc::EINTR && matches!(self.work, Work::Operation { .. }) {
+                Advance::Again
+            } else {
+                Advance::Done(result.min(0))
+            };
+        };
+        match usize::try_from(result) {
+            Err(_) if result == -libc::EINTR => Advance::Again,
+            Err(_) => Advance::Done(result),
+            Ok(0) if *done < buffer.len() => Advance::Done(SHORT),
+            Ok(moved) => {
+                *done += moved;
+                if *done < buffer.len() {
+                    Advance::Again
+                } else {
+                    Advance::Done(0)
+                }
+            }
+        }
+    }
+
+    fn into_completion(self, result: i32) -> Completion {
+        let buffer = match self.work {
+            Work::Operation { buffer, .. } => buffer,
+            Work::Watch | Work::Job => None,
+        };
+        Completion {
+            buffer,
+            result: to_result(result),
+        }
+    }
+}
+
+/// A transfer that met the end of the file; no error number of the kernel is this small.
+const SHORT: i32 = -5000;
+
+fn to_result(result: i32) -> Result<(), Error> {
+    match result {
+        0.. => Ok(()),
+        SHORT => Err(Error::new(
+            block_core::ErrorKind::Io,
+            "the storage ends before the range does",
+        )),
+        errno => Err(Error::from_os("", std::io::Error::from_raw_os_error(-errno))),
+    }
+}
+
+impl Drop for Reactor {
+    /// The kernel may still write into memory that was not given back: that memory is leaked on purpose.
+    fn drop(&mut self) {
+        let entries = std::mem::take(&mut self.entries);
+        for (_, entry) in entries {
+            if entry.is_in_flight() {
+                std::mem::forget(entry);
+            }
+        }
+    }
+}

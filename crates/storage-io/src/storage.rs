@@ -1,0 +1,212 @@
+//! The [`Storage`] trait: bytes at offsets, under an image.
+
+use std::fmt::Debug;
+
+use block_core::{FileOffset, FileRange, Result};
+
+use crate::{Buffer, Executor, Hold, Pending};
+
+/// One thing asked of a storage. Offsets, lengths and memory are multiples of [`Limits::alignment`].
+#[derive(Debug)]
+pub enum StorageOperation {
+    /// Fill the buffer. Reading behind the end is an error, never a short answer.
+    Read {
+        /// From where.
+        offset: FileOffset,
+        /// Into what.
+        buffer: Buffer,
+    },
+    /// Write the buffer; writing behind the end makes the storage longer, where it can.
+    Write {
+        /// To where.
+        offset: FileOffset,
+        /// What.
+        buffer: Buffer,
+        /// Complete only when the bytes would survive a loss of power.
+        durable: bool,
+    },
+    /// Everything that has completed survives a loss of power.
+    Sync,
+    /// Make room that reads as zeroes where nothing was written; makes the storage longer if need be.
+    Allocate(FileRange),
+    /// The content no longer matters; the room may be given back. What it reads as afterwards is unspecified on devices
+    /// and zeroes on files.
+    Discard(FileRange),
+    /// The range reads as zeroes.
+    WriteZeroes {
+        /// Which bytes.
+        range: FileRange,
+        /// Whether its room may be given back.
+        may_free: bool,
+    },
+    /// Cut or extend to this many bytes.
+    SetLength(u64),
+}
+
+impl StorageOperation {
+    /// The bytes that it touches; sync and set-length touch none.
+    pub fn range(&self) -> Option<FileRange> {
+        match self {
+            StorageOperation::Read { offset, buffer } | StorageOperation::Write { offset, buffer, .. } => {
+                Some(FileRange::new(*offset, buffer.len() as u64))
+            }
+            StorageOperation::Allocate(range)
+            | StorageOperation::Discard(range)
+            | StorageOperation::WriteZeroes { range, .. } => Some(*range),
+            StorageOperation::Sync | StorageOperation::SetLength(_) => None,
+        }
+    }
+
+    /// Takes the buffer out, for an answer that was found without doing the work.
+    pub fn into_buffer(self) -> Option<Buffer> {
+        match self {
+            StorageOperation::Read { buffer, .. } | StorageOperation::Write { buffer, .. } => Some(buffer),
+            _ => None,
+        }
+    }
+}
+
+/// How a storage operation ended: the buffer comes back, also after an error.
+#[derive(Debug)]
+pub struct Completion {
+    /// The buffer of a read or a write.
+    pub buffer: Option<Buffer>,
+    /// Whether it was done, all of it.
+    pub result: Result<()>,
+}
+
+/// What lies under a storage; decides what a retry may hope for and which order of writes is worth keeping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StorageKind {
+    /// A file on a file system of this machine.
+    File,
+    /// A file on a network file system.
+    NetworkFile,
+    /// A block device.
+    BlockDevice,
+    /// Memory of this process.
+    Memory,
+}
+
+/// What a storage can do, and in which units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Offsets, lengths and memory addresses must be multiples of this many bytes; a power of two, at most a page.
+    pub alignment: u32,
+    /// What it is.
+    pub kind: StorageKind,
+    /// Whether it refuses writes.
+    pub read_only: bool,
+    /// Whether `Discard` gives room back.
+    pub discards: bool,
+    /// Whether `WriteZeroes` is cheaper than writing zeroes.
+    pub zeroes_fast: bool,
+    /// Bytes in the unit that it addresses; 512 for files.
+    pub logical_block_size: u32,
+    /// Bytes in the unit that it writes at once without reading.
+    pub physical_block_size: u32,
+    /// Device and inode number of a file, major:minor twice of a device; names the same storage under any path.
+    pub identity: (u64, u64),
+}
+
+/// Bytes at offsets. One open storage serves all queues: each passes the executor on whose ring its I/O goes.
+///
+/// The contract: an operation that was submitted is carried out, also when its [`Pending`] is dropped; `hold` is kept
+/// until it has ended, whoever still waits.
+pub trait Storage: Send + Sync + Debug {
+    /// Starts an operation.
+    fn submit(&self, executor: &Executor, operation: StorageOperation, hold: Option<Hold>) -> Pending;
+
+    /// Its length now, in bytes.
+    fn length(&self) -> u64;
+
+    /// What it can do.
+    fn limits(&self) -> Limits;
+}
+
+/// The operations as one would like to write them.
+#[allow(
+    async_fn_in_trait,
+    reason = "executors are single-threaded; no future crosses a thread"
+)]
+pub trait StorageExt {
+    /// Fills `buffer` from `offset`.
+    async fn read(&self, executor: &Executor, offset: FileOffset, buffer: Buffer) -> (Buffer, Result<()>);
+    /// Writes `buffer` at `offset`.
+    async fn write(&self, executor: &Executor, offset: FileOffset, buffer: Buffer) -> (Buffer, Result<()>);
+    /// Makes all that has completed durable.
+    async fn sync(&self, executor: &Executor) -> Result<()>;
+    /// Makes room.
+    async fn allocate(&self, executor: &Executor, range: FileRange) -> Result<()>;
+    /// Gives room back.
+    async fn discard(&self, executor: &Executor, range: FileRange) -> Result<()>;
+    /// Makes `range` read as zeroes.
+    async fn write_zeroes(&self, executor: &Executor, range: FileRange, may_free: bool) -> Result<()>;
+    /// Cuts or extends it.
+    async fn set_length(&self, executor: &Executor, length: u64) -> Result<()>;
+    /// A copy of `length` bytes from `offset`; for metadata.
+    async fn read_bytes(&self, executor: &Executor, offset: FileOffset, length: usize) -> Result<Vec<u8>>;
+    /// Writes a copy of `bytes` at `offset`; for metadata.
+    async fn write_bytes(&self, executor: &Executor, offset: FileOffset, bytes: &[u8]) -> Result<()>;
+}
+
+impl<S: Storage + ?Sized> StorageExt for S {
+    async fn read(&self, executor: &Executor, offset: FileOffset, buffer: Buffer) -> (Buffer, Result<()>) {
+        with_buffer(self.submit(executor, StorageOperation::Read { offset, buffer }, None)).await
+    }
+
+    async fn write(&self, executor: &Executor, offset: FileOffset, buffer: Buffer) -> (Buffer, Result<()>) {
+        with_buffer(self.submit(
+            executor,
+            StorageOperation::Write {
+                offset,
+                buffer,
+                durable: false,
+            },
+            None,
+        ))
+        .await
+    }
+
+    async fn sync(&self, executor: &Executor) -> Result<()> {
+        self.submit(executor, StorageOperation::Sync, None).await.result
+    }
+
+    async fn allocate(&self, executor: &Executor, range: FileRange) -> Result<()> {
+        self.submit(executor, StorageOperation::Allocate(range), None)
+            .await
+            .result
+    }
+
+    async fn discard(&self, executor: &Executor, range: FileRange) -> Result<()> {
+        self.submit(executor, StorageOperation::Discard(range), None)
+            .await
+            .result
+    }
+
+    async fn write_zeroes(&self, executor: &Executor, range: FileRange, may_free: bool) -> Result<()> {
+        self.submit(executor, StorageOperation::WriteZeroes { range, may_free }, None)
+            .await
+            .result
+    }
+
+    async fn set_length(&self, executor: &Executor, length: u64) -> Result<()> {
+        self.submit(executor, StorageOperation::SetLength(length), None)
+            .await
+            .result
+    }
+
+    async fn read_bytes(&self, executor: &Executor, offset: FileOffset, length: usize) -> Result<Vec<u8>> {
+        let (buffer, result) = self.read(executor, offset, Buffer::zeroed(length)).await;
+        result.map(|()| buffer.to_vec())
+    }
+
+    async fn write_bytes(&self, executor: &Executor, offset: FileOffset, bytes: &[u8]) -> Result<()> {
+        self.write(executor, offset, Buffer::from_bytes(bytes)).await.1
+    }
+}
+
+async fn with_buffer(pending: Pending) -> (Buffer, Result<()>) {
+    let Completion { buffer, result } = pending.await;
+    (buffer.expect("reads and writes give their buffer back"), result)
+}
