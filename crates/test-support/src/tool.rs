@@ -13,6 +13,8 @@ pub struct Tool {
     pub package: &'static str,
     /// Who needs it, in a few words.
     pub needed_for: &'static str,
+    /// Whether the demo needs it too, not only the tests.
+    pub demo: bool,
 }
 
 const fn tool(program: &'static str, package: &'static str, needed_for: &'static str) -> Tool {
@@ -20,6 +22,16 @@ const fn tool(program: &'static str, package: &'static str, needed_for: &'static
         program,
         package,
         needed_for,
+        demo: false,
+    }
+}
+
+const fn demo_tool(program: &'static str, package: &'static str, needed_for: &'static str) -> Tool {
+    Tool {
+        program,
+        package,
+        needed_for,
+        demo: true,
     }
 }
 
@@ -30,16 +42,16 @@ pub const TOOLS: &[Tool] = &[
     tool("nbdinfo", "libnbd-bin", "NBD client: handshake, extents"),
     tool("nbdcopy", "libnbd-bin", "NBD client: whole-disk copies"),
     tool("nbd-client", "nbd-client", "NBD client: export lists"),
-    tool("qemu-img", "qemu-utils", "independent VHD reader and writer"),
+    demo_tool("qemu-img", "qemu-utils", "independent VHD reader and writer"),
     tool(
         "qemu-io",
         "qemu-utils",
         "NBD client: single operations of any alignment",
     ),
     tool("qemu-nbd", "qemu-utils", "a second NBD implementation, over VHD"),
-    tool("mke2fs", "e2fsprogs", "real file systems inside test images"),
-    tool("e2fsck", "e2fsprogs", "their verdict"),
-    tool("debugfs", "e2fsprogs", "their files, without a mount"),
+    demo_tool("mke2fs", "e2fsprogs", "real file systems inside test images"),
+    demo_tool("e2fsck", "e2fsprogs", "their verdict"),
+    demo_tool("debugfs", "e2fsprogs", "their files, without a mount"),
     tool(
         "vhdiinfo",
         "libvhdi-utils",
