@@ -61,7 +61,8 @@ impl Error {
     /// The same error, with what was being done put in front. Give it once, where it is known.
     #[must_use]
     pub fn context(self, words: impl fmt::Display) -> Self {
-        let context = if self.0.context.is_empty() { words.to_string() } else { format!("{words}: {}", self.0.context) };
+        let context =
+            if self.0.context.is_empty() { words.to_string() } else { format!("{words}: {}", self.0.context) };
         let source = self.0.source.as_ref().map(copy_of);
         Error(Arc::new(Inner { kind: self.0.kind, context: context.into(), source }))
     }
