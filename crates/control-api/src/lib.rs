@@ -1,1 +1,26 @@
-//! Placeholder until its module lands.
+//! What storage managers, tools and daemons agree on outside the messages themselves: where sockets and markers lie, how
+//! minors are handed out, how a tapdisk is started and asked, and which error number means what.
+//!
+//! ```text
+//!   tap-ctl, oxtap, tapback --Client--> $OXTAP_RUN_DIR/ctl<pid> --> tapdisk
+//!          |                                                           |
+//!          +--allocate, free--> .../tapdisk/tapdisk-<minor> <--hold----+
+//! ```
+//!
+//! The bytes of messages are `wire`'s. Nothing here waits for anybody without saying so, and nothing touches an image.
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod errno;
+mod minors;
+mod paths;
+mod spawn;
+mod syslog;
+
+pub use client::{Client, OpenRequest};
+pub use errno::{describe, errno, reason};
+pub use minors::{HeldMinor, MINORS, Minor, make_directory};
+pub use paths::{RUN_DIRECTORY_VARIABLE, RunDir};
+pub use spawn::{PROGRAM_VARIABLES, Spawned, spawn};
+pub use syslog::{Facility, Severity, Syslog, timestamp};
