@@ -187,6 +187,7 @@ mod tests {
     #[test]
     fn ranges_that_touch_do_not_overlap() {
         assert!(!range(0, 512).overlaps(range(512, 512)));
+        assert!(!range(512, 512).overlaps(range(0, 512)));
         assert!(range(0, 513).overlaps(range(512, 512)));
         assert_eq!(range(0, 600).intersection(range(512, 512)), Some(range(512, 88)));
     }
