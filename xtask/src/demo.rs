@@ -17,11 +17,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let path = env::var_os("PATH").unwrap_or_default();
     let path = env::join_paths(std::iter::once(programs.clone()).chain(env::split_paths(&path)))?;
     // Ctrl-C reaches the demo as it reaches us: it cleans up, and we wait for it.
-    let status = Command::new(programs.join("oxtap"))
-        .arg("demo")
-        .args(arguments)
-        .env("PATH", path)
-        .status()?;
+    let status = Command::new(programs.join("oxtap")).arg("demo").args(arguments).env("PATH", path).status()?;
     ensure!(status.success(), "the demo failed ({status})");
     Ok(())
 }

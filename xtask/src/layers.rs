@@ -18,11 +18,7 @@ struct Layer {
 }
 
 const fn layer(name: &'static str, imports: &'static [&'static str], test_imports: &'static [&'static str]) -> Layer {
-    Layer {
-        name,
-        imports,
-        test_imports,
-    }
+    Layer { name, imports, test_imports }
 }
 
 /// Any test may use this crate; nothing that ships may.
@@ -54,17 +50,9 @@ const LAYERS: &[Layer] = &[
 /// Compares the table with cargo's view of the tree.
 pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     expect_no_arguments(arguments)?;
-    let mut complaints: Vec<String> = workspace
-        .packages
-        .iter()
-        .flat_map(|package| check(package, LAYERS))
-        .collect();
+    let mut complaints: Vec<String> = workspace.packages.iter().flat_map(|package| check(package, LAYERS)).collect();
     complaints.extend(stale_lines(LAYERS, &workspace.packages));
-    ensure!(
-        complaints.is_empty(),
-        "{}\n(the table is in xtask/src/layers.rs)",
-        complaints.join("\n")
-    );
+    ensure!(complaints.is_empty(), "{}\n(the table is in xtask/src/layers.rs)", complaints.join("\n"));
     Ok(())
 }
 
@@ -73,9 +61,7 @@ fn check(package: &Package, layers: &[Layer]) -> Vec<String> {
         return vec![format!("{}: not in the table of layers", package.name)];
     };
     let ours = package.dependencies.iter().filter(|dependency| dependency.is_ours);
-    ours.filter(|dependency| !layer.allows(dependency))
-        .map(|dependency| complaint(package, dependency))
-        .collect()
+    ours.filter(|dependency| !layer.allows(dependency)).map(|dependency| complaint(package, dependency)).collect()
 }
 
 impl Layer {
@@ -94,9 +80,7 @@ fn complaint(package: &Package, dependency: &Dependency) -> String {
 fn stale_lines(layers: &[Layer], packages: &[Package]) -> Vec<String> {
     let exists = |name: &str| packages.iter().any(|package| package.name == name);
     let stale = layers.iter().filter(|layer| !exists(layer.name));
-    stale
-        .map(|layer| format!("{}: in the table of layers, but there is no such crate", layer.name))
-        .collect()
+    stale.map(|layer| format!("{}: in the table of layers, but there is no such crate", layer.name)).collect()
 }
 
 #[cfg(test)]
@@ -111,25 +95,12 @@ mod tests {
             is_ours: name != "libc",
             is_for_tests,
         });
-        Package {
-            name: name.to_owned(),
-            rust_version: None,
-            dependencies: dependencies.collect(),
-            has_program: false,
-        }
+        Package { name: name.to_owned(), rust_version: None, dependencies: dependencies.collect(), has_program: false }
     }
 
     #[test]
     fn what_the_table_allows_is_accepted() {
-        let disk = package(
-            "disk",
-            &[
-                ("words", false),
-                ("libc", false),
-                ("tape", true),
-                ("test-support", true),
-            ],
-        );
+        let disk = package("disk", &[("words", false), ("libc", false), ("tape", true), ("test-support", true)]);
         assert_eq!(check(&disk, TABLE), Vec::<String>::new());
     }
 
@@ -142,10 +113,7 @@ mod tests {
     #[test]
     fn what_tests_may_use_is_refused_in_what_ships() {
         let disk = package("disk", &[("tape", false), ("test-support", false)]);
-        assert_eq!(
-            check(&disk, TABLE),
-            ["disk: may not import tape", "disk: may not import test-support"]
-        );
+        assert_eq!(check(&disk, TABLE), ["disk: may not import tape", "disk: may not import test-support"]);
     }
 
     #[test]
@@ -166,11 +134,7 @@ mod tests {
         // Each crate imports only what stands above it, but for the test support at the end.
         for (index, layer) in LAYERS.iter().enumerate() {
             for import in layer.imports {
-                assert!(
-                    LAYERS[..index].iter().any(|earlier| earlier.name == *import),
-                    "{}: {import}",
-                    layer.name
-                );
+                assert!(LAYERS[..index].iter().any(|earlier| earlier.name == *import), "{}: {import}", layer.name);
             }
         }
     }

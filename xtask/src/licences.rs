@@ -28,14 +28,8 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
 
 /// The strings of the list `allow = [...]` in the section `[licenses]`.
 fn allowed_licences(policy: &str) -> Result<Vec<String>> {
-    let section = policy
-        .split("[licenses]")
-        .nth(1)
-        .context("deny.toml has no section [licenses]")?;
-    let items = section
-        .split("allow = [")
-        .nth(1)
-        .and_then(|rest| rest.split(']').next());
+    let section = policy.split("[licenses]").nth(1).context("deny.toml has no section [licenses]")?;
+    let items = section.split("allow = [").nth(1).and_then(|rest| rest.split(']').next());
     let items = items.context("deny.toml allows no licences")?;
     Ok(items.split('"').skip(1).step_by(2).map(str::to_owned).collect())
 }

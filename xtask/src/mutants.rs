@@ -54,9 +54,8 @@ impl Mutant {
             ci: false,
         };
         for line in text.lines().map_while(|line| line.strip_prefix('#')) {
-            let (key, value) = line
-                .split_once(':')
-                .with_context(|| format!("{path}: header without a colon: #{line}"))?;
+            let (key, value) =
+                line.split_once(':').with_context(|| format!("{path}: header without a colon: #{line}"))?;
             let words = || value.split_whitespace().map(str::to_owned).collect();
             match key.trim() {
                 "breaks" => mutant.breaks = value.trim().to_owned(),
@@ -66,14 +65,8 @@ impl Mutant {
                 other => bail!("{path}: unknown header {other:?}"),
             }
         }
-        ensure!(
-            !mutant.breaks.is_empty(),
-            "{path}: no header line `# breaks: what is wrong with it`"
-        );
-        ensure!(
-            !mutant.test.is_empty(),
-            "{path}: no header line `# test: arguments of cargo test`"
-        );
+        ensure!(!mutant.breaks.is_empty(), "{path}: no header line `# breaks: what is wrong with it`");
+        ensure!(!mutant.test.is_empty(), "{path}: no header line `# test: arguments of cargo test`");
         Ok(mutant)
     }
 
@@ -83,20 +76,20 @@ impl Mutant {
         words.find(|word| matches!(word.as_str(), "-p" | "--package"))?;
         words.next().map(String::as_str)
     }
+
+    /// The last part of the test's name, or of what its name contains.
+    pub(crate) fn test_name(&self) -> &str {
+        let last = self.test.last().expect("a mutant without a test is refused");
+        last.rsplit("::").next().unwrap_or(last)
+    }
 }
 
 /// Runs the mutants that are named, or all.
 pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let (flags, names): (Vec<&String>, Vec<&String>) = arguments.iter().partition(|word| word.starts_with('-'));
-    ensure!(
-        flags.iter().all(|flag| *flag == "--ci"),
-        "mutants takes no option but --ci"
-    );
+    ensure!(flags.iter().all(|flag| *flag == "--ci"), "mutants takes no option but --ci");
     let mut mutants = load(workspace)?;
-    if let Some(unknown) = names
-        .iter()
-        .find(|name| !mutants.iter().any(|mutant| mutant.name == name.as_str()))
-    {
+    if let Some(unknown) = names.iter().find(|name| !mutants.iter().any(|mutant| mutant.name == name.as_str())) {
         bail!("there is no {DIRECTORY}{unknown}.patch");
     }
     mutants.retain(|mutant| names.is_empty() || names.contains(&&mutant.name));
@@ -113,9 +106,7 @@ pub(crate) fn check_after_tests(workspace: &Workspace, all: bool) -> Result<()> 
 
 fn load(workspace: &Workspace) -> Result<Vec<Mutant>> {
     let files = workspace.files()?;
-    let patches = files
-        .iter()
-        .filter(|path| path.starts_with(DIRECTORY) && path.ends_with(".patch"));
+    let patches = files.iter().filter(|path| path.starts_with(DIRECTORY) && path.ends_with(".patch"));
     let read = |path: &String| Mutant::parse(path, &fs::read_to_string(workspace.root.join(path))?);
     patches.map(read).collect()
 }
@@ -141,11 +132,7 @@ impl<'a> Hunt<'a> {
         fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
         let lock = File::create(directory.join("lock")).context("cannot make the lock of the mutants")?;
         lock.lock().context("cannot lock the copy for mutants")?;
-        Ok(Hunt {
-            workspace,
-            copy: TreeCopy::new(&directory),
-            _lock: lock,
-        })
+        Ok(Hunt { workspace, copy: TreeCopy::new(&directory), _lock: lock })
     }
 
     fn run(&self, mutants: &[Mutant], baseline: Baseline) -> Result<()> {
@@ -193,10 +180,7 @@ impl<'a> Hunt<'a> {
         let Mutant { name, breaks, test, .. } = mutant;
         println!("    {name:<28} {:>8}  {verdict}", seconds(duration));
         if !verdict.is_good(is_ci()) {
-            println!(
-                "        breaks: {breaks}\n        test:   cargo test {}",
-                test.join(" ")
-            );
+            println!("        breaks: {breaks}\n        test:   cargo test {}", test.join(" "));
             println!("        output: {}", self.copy.log(name).display());
         }
     }
@@ -223,11 +207,7 @@ mod tests {
         let parse = |text| Mutant::parse("tests/mutants/a.patch", text).map_err(|error| error.to_string());
         assert!(parse("# breaks: x\n--- a/x\n").unwrap_err().contains("# test:"));
         assert!(parse("# test: -p x\n").unwrap_err().contains("# breaks:"));
-        assert!(
-            parse("# tests: -p x\n")
-                .unwrap_err()
-                .contains("unknown header \"tests\"")
-        );
+        assert!(parse("# tests: -p x\n").unwrap_err().contains("unknown header \"tests\""));
         assert!(Mutant::parse("tests/mutants/a.diff", "").is_err());
     }
 }

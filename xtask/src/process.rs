@@ -7,10 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 /// Runs a command with our own output, and fails if it fails.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .stdin(Stdio::null())
-        .status()
-        .with_context(|| format!("cannot start {}", words(command)))?;
+    let status = command.stdin(Stdio::null()).status().with_context(|| format!("cannot start {}", words(command)))?;
     ensure!(status.success(), "{} failed ({status})", words(command));
     Ok(())
 }
@@ -37,20 +34,13 @@ pub(crate) fn watch(command: &mut Command, mut see: impl FnMut(&str)) -> Result<
     let output = child.stdout.take().expect("the output was asked to be piped");
     let mut lines = BufReader::new(output);
     let mut line = Vec::new();
-    while lines
-        .read_until(b'\n', &mut line)
-        .with_context(|| format!("cannot read from {name}"))?
-        > 0
-    {
+    while lines.read_until(b'\n', &mut line).with_context(|| format!("cannot read from {name}"))? > 0 {
         let text = String::from_utf8_lossy(&line);
         print!("{text}");
         see(text.trim_end());
         line.clear();
     }
-    Ok(child
-        .wait()
-        .with_context(|| format!("cannot wait for {name}"))?
-        .success())
+    Ok(child.wait().with_context(|| format!("cannot wait for {name}"))?.success())
 }
 
 /// A command as it would be typed, shortened to its program's name and arguments.
@@ -58,10 +48,6 @@ pub(crate) fn words(command: &Command) -> String {
     let program = std::path::Path::new(command.get_program());
     let program = program.file_name().unwrap_or(command.get_program());
     let mut words = vec![program.to_string_lossy().into_owned()];
-    words.extend(
-        command
-            .get_args()
-            .map(|argument| argument.to_string_lossy().into_owned()),
-    );
+    words.extend(command.get_args().map(|argument| argument.to_string_lossy().into_owned()));
     words.join(" ")
 }

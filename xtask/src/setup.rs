@@ -44,11 +44,7 @@ pub(crate) fn ensure_ready(workspace: &Workspace, scope: Scope) -> Result<()> {
     if !missing.is_empty() {
         install(&missing)?;
         let missing = missing_tools(scope);
-        ensure!(
-            missing.is_empty(),
-            "installed, and still not there:\n{}",
-            describe(&missing)
-        );
+        ensure!(missing.is_empty(), "installed, and still not there:\n{}", describe(&missing));
     }
     if !Path::new("/dev/fuse").exists() {
         println!("note: there is no /dev/fuse here; tests that read VHD chains through vhdimount will be skipped");
@@ -57,28 +53,19 @@ pub(crate) fn ensure_ready(workspace: &Workspace, scope: Scope) -> Result<()> {
 }
 
 fn check_toolchain(workspace: &Workspace) -> Result<()> {
-    let wanted = workspace
-        .packages
-        .iter()
-        .filter_map(|package| package.rust_version.as_deref())
-        .max_by_key(|v| version(v));
+    let wanted =
+        workspace.packages.iter().filter_map(|package| package.rust_version.as_deref()).max_by_key(|v| version(v));
     let output = workspace.cargo(&["--version"]).output().context("cannot start cargo")?;
     let output = String::from_utf8_lossy(&output.stdout).into_owned();
     let found = output.split_whitespace().nth(1).unwrap_or_default();
     if let Some(wanted) = wanted {
-        ensure!(
-            version(found) >= version(wanted),
-            "Rust {wanted} or newer is needed, this is {found}: rustup update"
-        );
+        ensure!(version(found) >= version(wanted), "Rust {wanted} or newer is needed, this is {found}: rustup update");
     }
     for (part, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
         let is_there = succeeds(&mut workspace.cargo(&[part, "--version"]));
         ensure!(is_there, "cargo {part} is missing: rustup component add {component}");
     }
-    ensure!(
-        find_tool("cc").is_some(),
-        "there is no linker (cc): apt-get install gcc libc6-dev"
-    );
+    ensure!(find_tool("cc").is_some(), "there is no linker (cc): apt-get install gcc libc6-dev");
     Ok(())
 }
 
@@ -87,10 +74,7 @@ fn version(text: &str) -> Vec<u32> {
 }
 
 fn missing_tools(scope: Scope) -> Vec<&'static Tool> {
-    TOOLS
-        .iter()
-        .filter(|tool| (tool.demo || scope == Scope::Tests) && find_tool(tool.program).is_none())
-        .collect()
+    TOOLS.iter().filter(|tool| (tool.demo || scope == Scope::Tests) && find_tool(tool.program).is_none()).collect()
 }
 
 /// The packages of some tools, each once.
@@ -104,15 +88,9 @@ fn packages(tools: &[&Tool]) -> Vec<&'static str> {
 fn describe(missing: &[&Tool]) -> String {
     let mut text = String::from("these tools are missing:\n");
     for tool in missing {
-        text.push_str(&format!(
-            "  {:<12} (package {}): {}\n",
-            tool.program, tool.package, tool.needed_for
-        ));
+        text.push_str(&format!("  {:<12} (package {}): {}\n", tool.program, tool.package, tool.needed_for));
     }
-    text + &format!(
-        "to install them, as root: apt-get update && {}",
-        install_words(&packages(missing)).join(" ")
-    )
+    text + &format!("to install them, as root: apt-get update && {}", install_words(&packages(missing)).join(" "))
 }
 
 /// `--no-remove`: rather fail than take something away from the machine.
@@ -129,17 +107,11 @@ fn install(missing: &[&'static Tool]) -> Result<()> {
         "qemu-img is there but not all of qemu-utils; it is left alone.\n{}",
         describe(missing)
     );
-    let Some(prefix) = root_prefix() else {
-        bail!("{}", describe(missing))
-    };
+    let Some(prefix) = root_prefix() else { bail!("{}", describe(missing)) };
     println!("installing {}", packages.join(" "));
     for words in [vec!["apt-get", "update"], install_words(&packages)] {
-        let words: Vec<&str> = prefix
-            .iter()
-            .copied()
-            .chain(["env", "DEBIAN_FRONTEND=noninteractive"])
-            .chain(words)
-            .collect();
+        let words: Vec<&str> =
+            prefix.iter().copied().chain(["env", "DEBIAN_FRONTEND=noninteractive"]).chain(words).collect();
         run_command(Command::new(words[0]).args(&words[1..])).with_context(|| describe(missing))?;
     }
     Ok(())

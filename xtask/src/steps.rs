@@ -28,21 +28,13 @@ impl Steps {
             Some(error) => println!("    {name}: FAILED after {}: {error:#}", seconds(duration)),
         }
         let went_well = error.is_none();
-        self.done.push(Step {
-            name: name.to_owned(),
-            duration,
-            error,
-        });
+        self.done.push(Step { name: name.to_owned(), duration, error });
         went_well
     }
 
     /// The names of the failed steps.
     pub(crate) fn failed(&self) -> Vec<&str> {
-        self.done
-            .iter()
-            .filter(|step| step.error.is_some())
-            .map(|step| step.name.as_str())
-            .collect()
+        self.done.iter().filter(|step| step.error.is_some()).map(|step| step.name.as_str()).collect()
     }
 
     /// A table of all steps.
@@ -53,11 +45,7 @@ impl Steps {
                 None => "ok".to_owned(),
                 Some(error) => format!("FAILED: {}", first_line(&format!("{error:#}"))),
             };
-            text.push_str(&format!(
-                "  {:<12} {:>9}  {verdict}\n",
-                step.name,
-                seconds(step.duration)
-            ));
+            text.push_str(&format!("  {:<12} {:>9}  {verdict}\n", step.name, seconds(step.duration)));
         }
         let total: Duration = self.done.iter().map(|step| step.duration).sum();
         text.push_str(&format!("  {:<12} {:>9}\n", "all", seconds(total)));

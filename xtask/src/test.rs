@@ -63,9 +63,7 @@ fn all_steps(workspace: &Workspace, options: &Options, steps: &mut Steps, result
 }
 
 fn static_checks(workspace: &Workspace, steps: &mut Steps) {
-    steps.run("fmt", || {
-        run_command(&mut workspace.cargo(&["fmt", "--all", "--check"]))
-    });
+    steps.run("fmt", || run_command(&mut workspace.cargo(&["fmt", "--all", "--check"])));
     steps.run("layers", || layers::run(workspace, &[]));
     steps.run("tidy", || tidy::run(workspace, &[]));
     steps.run("licences", || licences::run(workspace, &[]));
@@ -87,9 +85,7 @@ fn locked(mut command: Command) -> Command {
 fn cargo_tests(workspace: &Workspace, options: &Options, results: &mut TestResults) -> Result<()> {
     let skips = SkipsFile::new(workspace)?;
     let mut command = locked(workspace.cargo(&["test", "--workspace", "--no-fail-fast"]));
-    command
-        .env(SKIPS_VARIABLE, &skips.path)
-        .env("OXTAP_PROGRAMS", workspace.release_directory());
+    command.env(SKIPS_VARIABLE, &skips.path).env("OXTAP_PROGRAMS", workspace.release_directory());
     if options.long {
         command.env("OXTAP_LONG", "1");
     }
@@ -97,16 +93,10 @@ fn cargo_tests(workspace: &Workspace, options: &Options, results: &mut TestResul
         command.arg("--").args(&options.filters);
     }
     let succeeded = watch(&mut command, |line| results.read_line(line))?;
-    results
-        .skips
-        .extend(recorded_skips(&skips.path).context("cannot read the list of skipped tests")?);
+    results.skips.extend(recorded_skips(&skips.path).context("cannot read the list of skipped tests")?);
     ensure!(succeeded && results.failed == 0, "{} tests failed", results.failed);
     ensure!(results.passed > 0, "no test ran");
-    ensure!(
-        !is_ci() || results.skips.is_empty(),
-        "{} tests were skipped, and CI=true",
-        results.skips.len()
-    );
+    ensure!(!is_ci() || results.skips.is_empty(), "{} tests were skipped, and CI=true", results.skips.len());
     Ok(())
 }
 
@@ -155,10 +145,7 @@ impl TestResults {
             self.failures.push(name.to_owned());
         } else if let Some(reason) = verdict.strip_prefix("ignored") {
             let reason = format!("ignored{reason}");
-            self.skips.push(Skip {
-                test: name.to_owned(),
-                reason,
-            });
+            self.skips.push(Skip { test: name.to_owned(), reason });
         }
     }
 
@@ -175,17 +162,10 @@ impl TestResults {
             text.push_str(&format!("failed: {failure}\n"));
         }
         // A test that skips itself has passed in the eyes of cargo.
-        let ran = self.passed.saturating_sub(
-            self.skips
-                .iter()
-                .filter(|skip| !skip.reason.starts_with("ignored"))
-                .count() as u64,
-        );
-        text + &format!(
-            "tests: {ran} passed, {} failed, {} skipped\n",
-            self.failed,
-            self.skips.len()
-        )
+        let ran = self
+            .passed
+            .saturating_sub(self.skips.iter().filter(|skip| !skip.reason.starts_with("ignored")).count() as u64);
+        text + &format!("tests: {ran} passed, {} failed, {} skipped\n", self.failed, self.skips.len())
     }
 }
 
@@ -211,10 +191,7 @@ test result: ok. 40 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fin
     fn the_output_of_all_test_programs_is_added_up() {
         let mut results = TestResults::default();
         OUTPUT.lines().for_each(|line| results.read_line(line));
-        results.skips.push(Skip {
-            test: "device".to_owned(),
-            reason: "needs root".to_owned(),
-        });
+        results.skips.push(Skip { test: "device".to_owned(), reason: "needs root".to_owned() });
         let expected = "\
 skipped: disk::slow: ignored, takes hours
 skipped: device: needs root
@@ -227,10 +204,7 @@ tests: 41 passed, 1 failed, 2 skipped
     #[test]
     fn options_and_filters_are_told_apart() {
         let arguments = ["--long".to_owned(), "vhd".to_owned()];
-        let expected = Options {
-            long: true,
-            filters: vec!["vhd".to_owned()],
-        };
+        let expected = Options { long: true, filters: vec!["vhd".to_owned()] };
         assert_eq!(Options::parse(&arguments).unwrap(), expected);
         assert!(Options::parse(&["--fast".to_owned()]).is_err());
     }

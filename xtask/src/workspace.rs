@@ -40,9 +40,7 @@ pub(crate) struct Dependency {
 impl Workspace {
     /// Asks cargo about the tree above this crate.
     pub(crate) fn load() -> Result<Workspace> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .parent()
-            .context("xtask has no parent directory")?;
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent directory")?;
         let metadata = metadata(root, &["--no-deps"])?;
         Workspace::from_metadata(&metadata)
     }
@@ -65,8 +63,7 @@ impl Workspace {
     /// Every file that belongs to the tree, relative to the top: tracked or new, but not ignored, and still there.
     pub(crate) fn files(&self) -> Result<Vec<String>> {
         let mut git = Command::new("git");
-        git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-            .current_dir(&self.root);
+        git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(&self.root);
         let listed = output_of(&mut git)?;
         let mut files: Vec<String> = listed
             .split('\0')
@@ -87,11 +84,7 @@ impl Workspace {
     /// Builds all programs as users get them.
     pub(crate) fn build_programs(&self) -> Command {
         let mut command = self.cargo(&["build", "--release", "--bins"]);
-        for package in self
-            .packages
-            .iter()
-            .filter(|package| package.has_program && package.name != "xtask")
-        {
+        for package in self.packages.iter().filter(|package| package.has_program && package.name != "xtask") {
             command.args(["--package", &package.name]);
         }
         command
@@ -126,10 +119,7 @@ impl Dependency {
 /// `cargo metadata` of the tree at `root`.
 pub(crate) fn metadata(root: &Path, arguments: &[&str]) -> Result<Value> {
     let mut command = cargo();
-    command
-        .args(["metadata", "--format-version", "1"])
-        .args(arguments)
-        .current_dir(root);
+    command.args(["metadata", "--format-version", "1"]).args(arguments).current_dir(root);
     serde_json::from_str(&output_of(&mut command)?).context("cargo metadata printed no JSON")
 }
 
@@ -139,16 +129,12 @@ fn cargo() -> Command {
 
 /// A field of cargo's metadata that is a string.
 pub(crate) fn text<'a>(value: &'a Value, field: &str) -> Result<&'a str> {
-    value[field]
-        .as_str()
-        .with_context(|| format!("cargo metadata has no text {field:?}"))
+    value[field].as_str().with_context(|| format!("cargo metadata has no text {field:?}"))
 }
 
 /// A field of cargo's metadata that is a list.
 pub(crate) fn list<'a>(value: &'a Value, field: &str) -> Result<&'a Vec<Value>> {
-    value[field]
-        .as_array()
-        .with_context(|| format!("cargo metadata has no list {field:?}"))
+    value[field].as_array().with_context(|| format!("cargo metadata has no list {field:?}"))
 }
 
 /// Whether this run decides about a change (`CI=true`).

@@ -28,10 +28,7 @@ pub(crate) struct TreeCopy {
 
 impl TreeCopy {
     pub(crate) fn new(directory: &Path) -> TreeCopy {
-        TreeCopy {
-            directory: directory.to_path_buf(),
-            tree: directory.join("tree"),
-        }
+        TreeCopy { directory: directory.to_path_buf(), tree: directory.join("tree") }
     }
 
     /// Where the output of a test goes.
@@ -54,13 +51,8 @@ impl TreeCopy {
     pub(crate) fn apply(&self, patch: &Path) -> Result<()> {
         let mut git = Command::new("git");
         // The copy lies in an ignored directory of a repository; it must not be taken for a part of it.
-        git.env("GIT_CEILING_DIRECTORIES", &self.directory)
-            .current_dir(&self.tree);
-        let output = git
-            .args(["apply", "--whitespace=nowarn"])
-            .arg(patch)
-            .output()
-            .context("cannot start git")?;
+        git.env("GIT_CEILING_DIRECTORIES", &self.directory).current_dir(&self.tree);
+        let output = git.args(["apply", "--whitespace=nowarn"]).arg(patch).output().context("cannot start git")?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{}", said.trim().replace('\n', "; "));
         Ok(())
@@ -82,11 +74,7 @@ impl TreeCopy {
         fs::write(&skips, "")?;
         let mut run = self.cargo(&log, "test", test)?;
         // A group of its own: when it hangs, what it started goes with it.
-        let child = run
-            .env(SKIPS_VARIABLE, &skips)
-            .process_group(0)
-            .spawn()
-            .context("cannot start cargo")?;
+        let child = run.env(SKIPS_VARIABLE, &skips).process_group(0).spawn().context("cannot start cargo")?;
         let Some(succeeded) = wait_with_limit(child)? else {
             return Ok(Verdict::Hung);
         };
@@ -102,10 +90,7 @@ impl TreeCopy {
             .env("CARGO_TARGET_DIR", self.directory.join("build"))
             .env_remove("OXTAP_PROGRAMS")
             .env_remove("OXTAP_LONG");
-        cargo
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log.try_clone()?);
+        cargo.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
         Ok(cargo)
     }
 }
@@ -119,10 +104,7 @@ fn wait_with_limit(mut child: Child) -> Result<Option<bool>> {
         }
         if Instant::now() > deadline {
             // The group is ours: it was made for this child, which has not been waited for.
-            let group = i32::try_from(child.id())
-                .ok()
-                .and_then(Pid::from_raw)
-                .context("a child has an id")?;
+            let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a child has an id")?;
             kill_process_group(group, Signal::KILL).context("cannot end a test that hangs")?;
             child.wait()?;
             return Ok(None);

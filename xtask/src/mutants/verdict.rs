@@ -45,9 +45,7 @@ impl Verdict {
 /// The sum of all "running N tests".
 fn tests_started(output: &str) -> u64 {
     let counts = output.lines().filter_map(|line| line.strip_prefix("running "));
-    counts
-        .filter_map(|rest| rest.split_once(" test")?.0.parse::<u64>().ok())
-        .sum()
+    counts.filter_map(|rest| rest.split_once(" test")?.0.parse::<u64>().ok()).sum()
 }
 
 impl fmt::Display for Verdict {
@@ -75,10 +73,7 @@ mod tests {
         assert_eq!(Verdict::of_run(one, false, None), Verdict::Caught(1));
         assert_eq!(Verdict::of_run(one, true, None), Verdict::Survived(1));
         assert_eq!(Verdict::of_run("running 0 tests\n", false, None), Verdict::NoTest);
-        assert_eq!(
-            Verdict::of_run("running 0 tests\nrunning 2 tests\n", false, None),
-            Verdict::Caught(2)
-        );
+        assert_eq!(Verdict::of_run("running 0 tests\nrunning 2 tests\n", false, None), Verdict::Caught(2));
         let skipped = Verdict::of_run(one, true, Some("needs root".to_owned()));
         assert!(skipped.is_good(false) && !skipped.is_good(true));
     }

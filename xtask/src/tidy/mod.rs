@@ -29,11 +29,7 @@ pub(crate) struct Complaint {
 
 impl Complaint {
     fn new(path: &str, line: usize, reason: impl Into<String>) -> Complaint {
-        Complaint {
-            path: path.to_owned(),
-            line,
-            reason: reason.into(),
-        }
+        Complaint { path: path.to_owned(), line, reason: reason.into() }
     }
 }
 
@@ -46,6 +42,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     };
     let mut complaints = Vec::new();
     let mut sources = Vec::new();
+    let mut patches = Vec::new();
     for path in workspace.files()? {
         let Some(text) = read_text(&workspace.root.join(&path))? else {
             continue;
@@ -56,9 +53,12 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
             complaints.extend(rules::check_source(&source));
             sources.push(source);
         }
-        if path.starts_with("tests/mutants/") {
-            complaints.extend(mutant_rules::check(&path, &text, workspace)?);
+        if path.starts_with("tests/mutants/") && !path.ends_with(".md") {
+            patches.push((path, text));
         }
+    }
+    for (path, text) in &patches {
+        complaints.extend(mutant_rules::check(path, text, workspace, &sources));
     }
     complaints.extend(check_lengths(workspace, &sources, shrink)?);
     complaints.sort();

@@ -1,28 +1,48 @@
 //! The rules for `tests/mutants/`: each defect says what it breaks and names the test that must notice.
 
-use anyhow::Result;
-
 use super::Complaint;
+use super::source::SourceFile;
 use crate::mutants::Mutant;
 use crate::workspace::Workspace;
 
-/// Checks one file of the directory.
-pub(crate) fn check(path: &str, text: &str, workspace: &Workspace) -> Result<Vec<Complaint>> {
-    if path.ends_with("/README.md") {
-        return Ok(Vec::new());
-    }
-    let complaint = |reason: String| vec![Complaint::new(path, 1, reason)];
+/// Checks one patch against the packages and the tests that there are.
+pub(crate) fn check(path: &str, text: &str, workspace: &Workspace, sources: &[SourceFile]) -> Vec<Complaint> {
+    let packages: Vec<&str> = workspace.packages.iter().map(|package| package.name.as_str()).collect();
+    let complaint = complaint(path, text, &packages, sources);
+    complaint.map(|reason| Complaint::new(path, 1, reason)).into_iter().collect()
+}
+
+fn complaint(path: &str, text: &str, packages: &[&str], sources: &[SourceFile]) -> Option<String> {
     let mutant = match Mutant::parse(path, text) {
         Ok(mutant) => mutant,
-        Err(error) => return Ok(complaint(format!("{error:#}"))),
+        Err(error) => return Some(format!("{error:#}")),
     };
-    let Some(package) = mutant.package() else {
-        return Ok(complaint("the test names no package (-p)".to_owned()));
-    };
-    let is_ours = workspace.packages.iter().any(|ours| ours.name == package);
-    Ok(if is_ours {
-        Vec::new()
-    } else {
-        complaint(format!("there is no package {package}"))
-    })
+    let Some(package) = mutant.package() else { return Some("the test names no package (-p)".to_owned()) };
+    if !packages.contains(&package) {
+        return Some(format!("there is no package {package}"));
+    }
+    let name = mutant.test_name();
+    let directory = format!("crates/{package}/");
+    let mut tests =
+        sources.iter().filter(|source| source.path.starts_with(&directory)).flat_map(|source| &source.functions);
+    let is_there = tests.any(|function| function.is_test && function.name.contains(name));
+    (!is_there).then(|| format!("{package} has no test {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_defect_names_a_test_that_exists() {
+        let source = SourceFile::new("crates/disk/tests/a.rs", "//! A.\nfn data_comes_first() {}\n");
+        let check = |test: &str| {
+            let text = format!("# breaks: the order\n# test: {test}\n--- a/x\n");
+            complaint("tests/mutants/order.patch", &text, &["disk"], std::slice::from_ref(&source))
+        };
+        assert_eq!(check("-p disk a::data_comes"), None);
+        assert_eq!(check("-p disk data_comes_last"), Some("disk has no test data_comes_last".to_owned()));
+        assert_eq!(check("-p tape data_comes"), Some("there is no package tape".to_owned()));
+        assert_eq!(check("data_comes"), Some("the test names no package (-p)".to_owned()));
+    }
 }

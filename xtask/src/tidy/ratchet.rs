@@ -33,9 +33,7 @@ impl Ratchet {
     pub(crate) fn parse(text: &str) -> Result<Ratchet> {
         let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
         let entries = lines.map(|line| Entry::parse(line).with_context(|| format!("{RATCHET}: bad line {line:?}")));
-        Ok(Ratchet {
-            entries: entries.collect::<Result<_>>()?,
-        })
+        Ok(Ratchet { entries: entries.collect::<Result<_>>()? })
     }
 
     pub(crate) fn to_text(&self) -> String {
@@ -54,10 +52,7 @@ impl Ratchet {
             let known = self.entries.iter().find(|known| known.is_same_function(entry));
             let known_length = known.map_or(FUNCTION_LINES_MAX, |known| known.length);
             if entry.length > known_length {
-                let reason = format!(
-                    "{} has {} lines, {known_length} is the most",
-                    entry.function, entry.length
-                );
+                let reason = format!("{} has {} lines, {known_length} is the most", entry.function, entry.length);
                 complaints.push(Complaint::new(&entry.path, *line, reason));
             }
         }
@@ -75,14 +70,9 @@ impl Ratchet {
         let long = long_functions(sources);
         let shrink = |known: &Entry| {
             let length = longest(&long, known)?.min(known.length);
-            Some(Entry {
-                length,
-                ..known.clone()
-            })
+            Some(Entry { length, ..known.clone() })
         };
-        Ratchet {
-            entries: self.entries.iter().filter_map(shrink).collect(),
-        }
+        Ratchet { entries: self.entries.iter().filter_map(shrink).collect() }
     }
 }
 
@@ -101,10 +91,7 @@ impl Entry {
 
 /// Functions of one file with one name share a line: the longest counts.
 fn longest(long: &[(usize, Entry)], known: &Entry) -> Option<usize> {
-    long.iter()
-        .filter(|(_, entry)| entry.is_same_function(known))
-        .map(|(_, entry)| entry.length)
-        .max()
+    long.iter().filter(|(_, entry)| entry.is_same_function(known)).map(|(_, entry)| entry.length).max()
 }
 
 fn long_functions(sources: &[SourceFile]) -> Vec<(usize, Entry)> {
@@ -113,14 +100,7 @@ fn long_functions(sources: &[SourceFile]) -> Vec<(usize, Entry)> {
         for function in &source.functions {
             if function.length > FUNCTION_LINES_MAX && !function.is_test {
                 let (path, name) = (source.path.clone(), function.name.clone());
-                long.push((
-                    function.line,
-                    Entry {
-                        path,
-                        function: name,
-                        length: function.length,
-                    },
-                ));
+                long.push((function.line, Entry { path, function: name, length: function.length }));
             }
         }
     }
@@ -141,11 +121,7 @@ mod tests {
     }
 
     fn reasons(ratchet: &Ratchet, source: SourceFile) -> Vec<String> {
-        ratchet
-            .check(&[source])
-            .into_iter()
-            .map(|complaint| complaint.reason)
-            .collect()
+        ratchet.check(&[source]).into_iter().map(|complaint| complaint.reason).collect()
     }
 
     #[test]

@@ -43,11 +43,7 @@ pub(crate) fn check_text(path: &str, text: &str) -> Vec<Complaint> {
         }
         for private in PRIVATE_PATHS {
             if mentions_path(line, private) {
-                complaints.push(Complaint::new(
-                    path,
-                    number,
-                    format!("a path of somebody's machine: {private}"),
-                ));
+                complaints.push(Complaint::new(path, number, format!("a path of somebody's machine: {private}")));
             }
         }
     }
@@ -71,10 +67,7 @@ pub(crate) fn check_source(source: &SourceFile) -> Vec<Complaint> {
         complain(1, "a module starts with //! and what it is for".to_owned());
     }
     if source.lines.len() > FILE_LINES_MAX {
-        complain(
-            0,
-            format!("{} lines; {FILE_LINES_MAX} is the most: split it", source.lines.len()),
-        );
+        complain(0, format!("{} lines; {FILE_LINES_MAX} is the most: split it", source.lines.len()));
     }
     if must_forbid_unsafe(&source.path) && !source.code.iter().any(|line| line.contains("#![forbid(unsafe_code)]")) {
         complain(1, "#![forbid(unsafe_code)] is missing".to_owned());
@@ -84,10 +77,7 @@ pub(crate) fn check_source(source: &SourceFile) -> Vec<Complaint> {
             complain(index + 1, format!("unfinished: {name}!()"));
         }
         if asks_the_time(code) && !source.is_test[index] && !owns_the_clock(&source.path) {
-            complain(
-                index + 1,
-                "the time comes from the executor, not from the system".to_owned(),
-            );
+            complain(index + 1, "the time comes from the executor, not from the system".to_owned());
         }
         if opens_unsafe(code) && !is_explained(source, index) {
             complain(index + 1, "unsafe without `// SAFETY:` in front of it".to_owned());
@@ -110,9 +100,7 @@ fn calls_macro(code: &str, name: &str) -> bool {
 }
 
 fn asks_the_time(code: &str) -> bool {
-    ["Instant::now", "SystemTime::now", "UNIX_EPOCH.elapsed"]
-        .iter()
-        .any(|call| find_words(code, call).next().is_some())
+    ["Instant::now", "SystemTime::now", "UNIX_EPOCH.elapsed"].iter().any(|call| find_words(code, call).next().is_some())
 }
 
 fn owns_the_clock(path: &str) -> bool {
@@ -155,10 +143,7 @@ mod tests {
 
     fn reasons(path: &str, text: &str) -> Vec<String> {
         let source = SourceFile::new(path, text);
-        check_source(&source)
-            .into_iter()
-            .map(|complaint| format!("{}: {}", complaint.line, complaint.reason))
-            .collect()
+        check_source(&source).into_iter().map(|complaint| format!("{}: {}", complaint.line, complaint.reason)).collect()
     }
 
     #[test]
@@ -169,10 +154,7 @@ mod tests {
 
     #[test]
     fn a_module_says_what_it_is_for() {
-        assert_eq!(
-            reasons("crates/x/src/a.rs", "fn f() {}\n"),
-            ["1: a module starts with //! and what it is for"]
-        );
+        assert_eq!(reasons("crates/x/src/a.rs", "fn f() {}\n"), ["1: a module starts with //! and what it is for"]);
     }
 
     #[test]
@@ -181,11 +163,7 @@ mod tests {
         for path in ["crates/x/src/lib.rs", "crates/x/src/bin/y.rs", "xtask/src/main.rs"] {
             assert_eq!(reasons(path, "//! M.\n// #![forbid(unsafe_code)]\n"), missing, "{path}");
         }
-        for path in [
-            "crates/x/src/a.rs",
-            "crates/storage-io/src/lib.rs",
-            "crates/x/tests/lib.rs",
-        ] {
+        for path in ["crates/x/src/a.rs", "crates/storage-io/src/lib.rs", "crates/x/tests/lib.rs"] {
             assert_eq!(reasons(path, "//! M.\n"), Vec::<String>::new(), "{path}");
         }
     }
@@ -219,10 +197,7 @@ fn f() {
 unsafe impl Send for X {}
 ";
         let reason = "unsafe without `// SAFETY:` in front of it";
-        assert_eq!(
-            reasons("crates/storage-io/src/a.rs", bad),
-            [format!("5: {reason}"), format!("7: {reason}")]
-        );
+        assert_eq!(reasons("crates/storage-io/src/a.rs", bad), [format!("5: {reason}"), format!("7: {reason}")]);
     }
 
     #[test]
@@ -240,20 +215,14 @@ unsafe impl Send for X {}
         let macro_call = format!("//! M.\nfn f() {{ {}!() }}\n", "todo");
         assert_eq!(reasons("crates/x/src/a.rs", &macro_call).len(), 1);
         let text = "a\n# TO~DO: later\nTO~DOS is a word\nmktemp a.XXXXXX\n".replace('~', "");
-        let lines: Vec<usize> = check_text("deny.toml", &text)
-            .iter()
-            .map(|complaint| complaint.line)
-            .collect();
+        let lines: Vec<usize> = check_text("deny.toml", &text).iter().map(|complaint| complaint.line).collect();
         assert_eq!(lines, [2]);
     }
 
     #[test]
     fn paths_of_a_machine_are_refused() {
         let text = "a /wo~rk/x\n\"/ro~ot/y\"\nhome/wo~rk/z\n${HOME}/wo~rk/z\n".replace('~', "");
-        let lines: Vec<usize> = check_text("README.md", &text)
-            .iter()
-            .map(|complaint| complaint.line)
-            .collect();
+        let lines: Vec<usize> = check_text("README.md", &text).iter().map(|complaint| complaint.line).collect();
         assert_eq!(lines, [1, 2]);
     }
 
@@ -266,9 +235,6 @@ unsafe impl Send for X {}
     #[test]
     fn a_long_file_is_refused() {
         let text = format!("//! M.\n{}", "fn f() {}\n".repeat(FILE_LINES_MAX));
-        assert_eq!(
-            reasons("crates/x/src/a.rs", &text),
-            ["0: 901 lines; 900 is the most: split it"]
-        );
+        assert_eq!(reasons("crates/x/src/a.rs", &text), ["0: 901 lines; 900 is the most: split it"]);
     }
 }

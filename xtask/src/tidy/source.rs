@@ -34,22 +34,14 @@ impl SourceFile {
         let is_test = test_lines(&code, lines.len(), is_test_path(path));
         let functions = functions(&code, &is_test);
         let code = code.lines().map(str::to_owned).collect();
-        SourceFile {
-            path: path.to_owned(),
-            lines,
-            code,
-            is_test,
-            functions,
-        }
+        SourceFile { path: path.to_owned(), lines, code, is_test, functions }
     }
 }
 
 /// Whether a whole file is test code, by its place.
 fn is_test_path(path: &str) -> bool {
     let mut parts = path.split('/').rev();
-    let is_test_file = parts
-        .next()
-        .is_some_and(|file| file == "tests.rs" || file.ends_with("_tests.rs"));
+    let is_test_file = parts.next().is_some_and(|file| file == "tests.rs" || file.ends_with("_tests.rs"));
     is_test_file || parts.any(|directory| matches!(directory, "tests" | "benches" | "examples"))
 }
 
@@ -65,11 +57,7 @@ pub(crate) fn mask(text: &str) -> String {
             at += 1;
         } else {
             let end = bytes.len().min(at + length);
-            masked.extend(
-                bytes[at..end]
-                    .iter()
-                    .map(|&byte| if byte == b'\n' { b'\n' } else { b' ' }),
-            );
+            masked.extend(bytes[at..end].iter().map(|&byte| if byte == b'\n' { b'\n' } else { b' ' }));
             at = end;
         }
     }
@@ -128,20 +116,12 @@ fn character_length(bytes: &[u8]) -> usize {
     let is_escape = bytes.get(1) == Some(&b'\\');
     let is_one_character = bytes.get(2) == Some(&b'\'') && bytes.get(1) != Some(&b'\'');
     let is_wide = bytes.get(1).is_some_and(|byte| !byte.is_ascii());
-    if is_escape || is_one_character || is_wide {
-        quoted_length(bytes, b'\'')
-    } else {
-        0
-    }
+    if is_escape || is_one_character || is_wide { quoted_length(bytes, b'\'') } else { 0 }
 }
 
 /// Literals that start with letters: `b"`, `b'`, `c"`, `r"`, `r#"`, `br#"`, `cr#"`.
 fn prefixed_length(bytes: &[u8]) -> usize {
-    let letters = bytes
-        .iter()
-        .take_while(|&&byte| matches!(byte, b'r' | b'b' | b'c'))
-        .count()
-        .min(2);
+    let letters = bytes.iter().take_while(|&&byte| matches!(byte, b'r' | b'b' | b'c')).count().min(2);
     let is_raw = bytes[..letters].contains(&b'r');
     let hashes = bytes[letters..].iter().take_while(|&&byte| byte == b'#').count();
     match bytes.get(letters + hashes) {
@@ -190,11 +170,7 @@ fn test_lines(code: &str, count: usize, whole_file: bool) -> Vec<bool> {
 /// The end of the item that starts here: its closing brace, or the semicolon if it has no body.
 fn item_end(code: &str, start: usize) -> Option<usize> {
     let body = body_start(code, start)?;
-    if code.as_bytes()[body] == b';' {
-        Some(body)
-    } else {
-        matching_brace(code, body)
-    }
+    if code.as_bytes()[body] == b';' { Some(body) } else { matching_brace(code, body) }
 }
 
 /// The first `{` or `;` that is not inside parentheses or brackets.
@@ -227,30 +203,20 @@ fn matching_brace(code: &str, open: usize) -> Option<usize> {
 }
 
 fn functions(code: &str, is_test: &[bool]) -> Vec<Function> {
-    find_words(code, "fn")
-        .filter_map(|at| function(code, at, is_test))
-        .collect()
+    find_words(code, "fn").filter_map(|at| function(code, at, is_test)).collect()
 }
 
 /// The function whose `fn` stands here; none for function types and for declarations without a body.
 fn function(code: &str, at: usize, is_test: &[bool]) -> Option<Function> {
     let rest = code[at + 2..].trim_start();
-    let name: String = rest
-        .chars()
-        .take_while(|&character| is_word(u8::try_from(character).unwrap_or(0)))
-        .collect();
+    let name: String = rest.chars().take_while(|&character| is_word(u8::try_from(character).unwrap_or(0))).collect();
     let body = body_start(code, at)?;
     if name.is_empty() || code.as_bytes()[body] == b';' {
         return None;
     }
     let first = line_of(code, at);
     let last = line_of(code, matching_brace(code, body)?);
-    Some(Function {
-        name,
-        line: first + 1,
-        length: last - first + 1,
-        is_test: is_test[first],
-    })
+    Some(Function { name, line: first + 1, length: last - first + 1, is_test: is_test[first] })
 }
 
 #[cfg(test)]
@@ -310,22 +276,13 @@ fn after() {}
             .collect();
         assert_eq!(
             found,
-            [
-                ("short", 2, 1, false),
-                ("longer", 4, 7, false),
-                ("inside", 13, 2, true),
-                ("after", 16, 1, false)
-            ]
+            [("short", 2, 1, false), ("longer", 4, 7, false), ("inside", 13, 2, true), ("after", 16, 1, false)]
         );
     }
 
     #[test]
     fn files_of_tests_are_known_by_their_place() {
-        for path in [
-            "crates/x/tests/a.rs",
-            "crates/x/src/vhd/tests.rs",
-            "crates/x/src/vhd/tests/open.rs",
-        ] {
+        for path in ["crates/x/tests/a.rs", "crates/x/src/vhd/tests.rs", "crates/x/src/vhd/tests/open.rs"] {
             assert!(is_test_path(path), "{path}");
         }
         assert!(!is_test_path("crates/test-support/src/lib.rs"));
