@@ -67,11 +67,7 @@ impl VbdState {
 
 impl fmt::Display for VbdState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_empty() {
-            f.write_str("0")
-        } else {
-            write!(f, "{:#x}", self.bits())
-        }
+        if self.is_empty() { f.write_str("0") } else { write!(f, "{:#x}", self.bits()) }
     }
 }
 
@@ -84,10 +80,7 @@ mod tests {
         assert_eq!(VbdState::EMPTY.to_string(), "0");
         assert_eq!(VbdState::CLOSED.to_string(), "0x2");
         assert_eq!(VbdState::PAUSED_NORMALLY.to_string(), "0x2a");
-        assert_eq!(
-            (VbdState::PAUSED_NORMALLY | VbdState::RESUME_FAILED).to_string(),
-            "0x22a"
-        );
+        assert_eq!((VbdState::PAUSED_NORMALLY | VbdState::RESUME_FAILED).to_string(), "0x22a");
         assert_eq!(VbdState::PAUSING.to_string(), "0x14");
     }
 }

@@ -113,11 +113,7 @@ mod tests {
     #[test]
     fn numbers_go_there_and_back() {
         assert_eq!(Kind::ALL.len(), 30);
-        assert!(
-            Kind::ALL
-                .iter()
-                .all(|kind| Kind::from_number(kind.number()) == Some(*kind))
-        );
+        assert!(Kind::ALL.iter().all(|kind| Kind::from_number(kind.number()) == Some(*kind)));
         assert!(Kind::ALL.iter().zip(1..).all(|(kind, number)| kind.number() == number));
         assert_eq!((Kind::from_number(0), Kind::from_number(31)), (None, None));
     }

@@ -124,12 +124,7 @@ pub struct ListEntry {
 
 impl ListEntry {
     /// What follows the last entry.
-    pub const END: Self = ListEntry {
-        count: 0,
-        minor: -1,
-        state: VbdState::EMPTY,
-        path: Text::EMPTY,
-    };
+    pub const END: Self = ListEntry { count: 0, minor: -1, state: VbdState::EMPTY, path: Text::EMPTY };
 
     /// Whether this is no entry but the end of the list. Its path may hold anything.
     pub const fn is_end(&self) -> bool {
@@ -229,20 +224,12 @@ impl Message {
         let fields = Fields(*bytes);
         let number = fields.u16(KIND);
         let Some(kind) = Kind::from_number(number) else {
-            return Err(DecodeError {
-                cookie: 0,
-                reason: Reason::UnknownKind(number),
-            });
+            return Err(DecodeError { cookie: 0, reason: Reason::UnknownKind(number) });
         };
         let cookie = fields.u16(COOKIE);
-        let unterminated = |field| DecodeError {
-            cookie,
-            reason: Reason::Unterminated(field),
-        };
+        let unterminated = |field| DecodeError { cookie, reason: Reason::Unterminated(field) };
         fields.text(TERMINATED).ok_or(unterminated("the path"))?;
-        Body::decode(kind, &fields)
-            .map(|body| Message { cookie, body })
-            .map_err(unterminated)
+        Body::decode(kind, &fields).map(|body| Message { cookie, body }).map_err(unterminated)
     }
 
     /// The message as bytes; what no field covers is zero.
@@ -317,9 +304,7 @@ impl Body {
             Kind::List => Body::List,
             Kind::ListResponse => Body::ListResponse(ListEntry::decode(fields)?),
             Kind::Stats => Body::Stats,
-            Kind::StatsResponse => Body::StatsResponse {
-                length: fields.u64(STATISTICS_LENGTH),
-            },
+            Kind::StatsResponse => Body::StatsResponse { length: fields.u64(STATISTICS_LENGTH) },
             Kind::ForceShutdown => Body::ForceShutdown,
             Kind::RingConnect => Body::RingConnect(RingParameters::decode(fields)?),
             Kind::RingConnectResponse => Body::RingConnectResponse(errno),
@@ -434,10 +419,7 @@ impl ListEntry {
 
 impl RingIdentity {
     fn decode(fields: &Fields) -> Self {
-        RingIdentity {
-            domid: fields.u32(ring::DOMID),
-            devid: fields.u32(ring::DEVID),
-        }
+        RingIdentity { domid: fields.u32(ring::DOMID), devid: fields.u32(ring::DEVID) }
     }
 
     fn encode(self, fields: &mut Fields) {
@@ -505,9 +487,6 @@ mod tests {
     fn a_failure_without_words_or_with_garbage_for_words_is_read() {
         let mut bytes = Message::new(7, Body::Error(Errno(2), Text::EMPTY)).encode();
         bytes[12..268].fill(b'x');
-        assert_eq!(
-            Message::decode(&bytes),
-            Ok(Message::new(7, Body::Error(Errno(2), Text::EMPTY)))
-        );
+        assert_eq!(Message::decode(&bytes), Ok(Message::new(7, Body::Error(Errno(2), Text::EMPTY))));
     }
 }

@@ -44,9 +44,7 @@ pub struct EncryptionKey(Vec<u8>);
 impl EncryptionKey {
     /// A key of 1 to [`KEY_BYTES_MAX`] bytes.
     pub fn new(bytes: Vec<u8>) -> Option<Self> {
-        (1..=KEY_BYTES_MAX)
-            .contains(&bytes.len())
-            .then_some(EncryptionKey(bytes))
+        (1..=KEY_BYTES_MAX).contains(&bytes.len()).then_some(EncryptionKey(bytes))
     }
 
     /// The key.
@@ -75,11 +73,7 @@ pub struct Request {
 impl Request {
     /// A request that is a message alone.
     pub const fn new(message: Message) -> Self {
-        Request {
-            message,
-            log_path: None,
-            key: None,
-        }
+        Request { message, log_path: None, key: None }
     }
 
     /// The request as bytes: the message, the log path, the key. The flags of the message are made to say what follows.
@@ -177,19 +171,13 @@ impl RequestReader {
                 let field = bytes.first_chunk().expect("as many bytes as were wanted");
                 let path = Text::from_field(field);
                 let reason = Reason::Unterminated("the log path");
-                request.log_path = Some(path.ok_or(DecodeError {
-                    cookie: request.message.cookie,
-                    reason,
-                })?);
+                request.log_path = Some(path.ok_or(DecodeError { cookie: request.message.cookie, reason })?);
                 Ok(self.key_or_done(request))
             }
             State::KeyLength(request) => {
                 let (cookie, length) = (request.message.cookie, bytes[0]);
                 if !(1..=KEY_BYTES_MAX).contains(&usize::from(length)) {
-                    return Err(DecodeError {
-                        cookie,
-                        reason: Reason::KeyLength(length),
-                    });
+                    return Err(DecodeError { cookie, reason: Reason::KeyLength(length) });
                 }
                 self.state = State::Key(request, usize::from(length));
                 Ok(None)

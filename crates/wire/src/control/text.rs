@@ -21,10 +21,7 @@ impl Text {
         let bytes = bytes.into();
         let shown = || String::from_utf8_lossy(&bytes).into_owned();
         if bytes.len() >= TEXT_BYTES {
-            return Err(Error::new(
-                ErrorKind::LimitReached,
-                format!("{}: longer than 255 bytes", shown()),
-            ));
+            return Err(Error::new(ErrorKind::LimitReached, format!("{}: longer than 255 bytes", shown())));
         }
         if bytes.contains(&0) {
             return Err(Error::new(ErrorKind::Invalid, format!("{:?}: holds a NUL", shown())));

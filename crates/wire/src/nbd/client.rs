@@ -47,11 +47,7 @@ pub fn put_go(out: &mut Vec<u8>, name: &str, wanted: &[InformationKind]) {
 pub fn put_meta_contexts(out: &mut Vec<u8>, option: OptionCode, export: &str, queries: &[&str]) {
     let mut data = Vec::new();
     put_string(&mut data, export);
-    data.extend_from_slice(
-        &u32::try_from(queries.len())
-            .expect("our own queries are few")
-            .to_be_bytes(),
-    );
+    data.extend_from_slice(&u32::try_from(queries.len()).expect("our own queries are few").to_be_bytes());
     for query in queries {
         put_string(&mut data, query);
     }
@@ -61,11 +57,7 @@ pub fn put_meta_contexts(out: &mut Vec<u8>, option: OptionCode, export: &str, qu
 fn export_query(name: &str, wanted: &[InformationKind]) -> Vec<u8> {
     let mut data = Vec::new();
     put_string(&mut data, name);
-    data.extend_from_slice(
-        &u16::try_from(wanted.len())
-            .expect("there are few kinds of information")
-            .to_be_bytes(),
-    );
+    data.extend_from_slice(&u16::try_from(wanted.len()).expect("there are few kinds of information").to_be_bytes());
     data.extend(wanted.iter().flat_map(|kind| kind.0.to_be_bytes()));
     data
 }
@@ -76,9 +68,7 @@ fn put_string(out: &mut Vec<u8>, string: &str) {
 }
 
 fn length_of(bytes: &[u8]) -> [u8; 4] {
-    u32::try_from(bytes.len())
-        .expect("our own options are short")
-        .to_be_bytes()
+    u32::try_from(bytes.len()).expect("our own options are short").to_be_bytes()
 }
 
 fn malformed(what: &'static str) -> Error {
@@ -141,10 +131,7 @@ impl ExportAnswer {
     pub fn decode(input: &[u8], zeroes: bool) -> Option<(Self, usize)> {
         let padding = if zeroes { RESERVED_ZEROES } else { 0 };
         let mut scan = Scan::new(input);
-        let answer = ExportAnswer {
-            size: scan.u64()?,
-            flags: TransmissionFlags::from_bits(scan.u16()?),
-        };
+        let answer = ExportAnswer { size: scan.u64()?, flags: TransmissionFlags::from_bits(scan.u16()?) };
         scan.bytes(padding).map(|_| (answer, 10 + padding))
     }
 }
@@ -169,18 +156,11 @@ impl Information {
         let mut scan = Scan::new(data);
         let information = match InformationKind(scan.u16()?) {
             InformationKind::EXPORT => {
-                let answer = ExportAnswer {
-                    size: scan.u64()?,
-                    flags: TransmissionFlags::from_bits(scan.u16()?),
-                };
+                let answer = ExportAnswer { size: scan.u64()?, flags: TransmissionFlags::from_bits(scan.u16()?) };
                 Information::Export(answer)
             }
             InformationKind::BLOCK_SIZE => {
-                let sizes = BlockSizes {
-                    minimum: scan.u32()?,
-                    preferred: scan.u32()?,
-                    maximum: scan.u32()?,
-                };
+                let sizes = BlockSizes { minimum: scan.u32()?, preferred: scan.u32()?, maximum: scan.u32()? };
                 Information::BlockSizes(sizes)
             }
             InformationKind::NAME => return Some(Information::Name(scan.rest().to_vec())),
@@ -245,26 +225,19 @@ impl OptionReply {
 
     fn parse(kind: AnswerKind, data: &[u8]) -> Option<Self> {
         if let Some(error) = OptionError::from_kind(kind) {
-            return Some(OptionReply::Failed {
-                error,
-                words: data.to_vec(),
-            });
+            return Some(OptionReply::Failed { error, words: data.to_vec() });
         }
         let mut scan = Scan::new(data);
         match kind {
             AnswerKind::ACK => scan.end().map(|()| OptionReply::Ack),
             AnswerKind::SERVER => {
                 let name = scan.counted_bytes()?.to_vec();
-                Some(OptionReply::Server {
-                    name,
-                    description: scan.rest().to_vec(),
-                })
+                Some(OptionReply::Server { name, description: scan.rest().to_vec() })
             }
             AnswerKind::INFO => Information::parse(data).map(OptionReply::Information),
-            AnswerKind::META_CONTEXT => Some(OptionReply::MetaContext {
-                number: scan.u32()?,
-                name: scan.rest().to_vec(),
-            }),
+            AnswerKind::META_CONTEXT => {
+                Some(OptionReply::MetaContext { number: scan.u32()?, name: scan.rest().to_vec() })
+            }
             _ => None,
         }
     }
@@ -307,31 +280,13 @@ impl ReplyHeader {
                 }))
             }
             STRUCTURED_REPLY_MAGIC => {
-                let mut fields = || {
-                    Some((
-                        ChunkFlags::from_bits(scan.u16()?),
-                        scan.u16()?,
-                        scan.u64()?,
-                        scan.u32()?,
-                    ))
-                };
+                let mut fields = || Some((ChunkFlags::from_bits(scan.u16()?), scan.u16()?, scan.u64()?, scan.u32()?));
                 Ok(fields().map(|(flags, kind, cookie, length)| {
                     let done = flags.contains(ChunkFlags::DONE);
-                    (
-                        ReplyHeader::Chunk {
-                            cookie,
-                            done,
-                            kind: ChunkKind(kind),
-                            length,
-                        },
-                        CHUNK_HEADER_BYTES,
-                    )
+                    (ReplyHeader::Chunk { cookie, done, kind: ChunkKind(kind), length }, CHUNK_HEADER_BYTES)
                 }))
             }
-            _ => Err(Error::new(
-                ErrorKind::Invalid,
-                format!("nbd reply: magic {magic:#010x}"),
-            )),
+            _ => Err(Error::new(ErrorKind::Invalid, format!("nbd reply: magic {magic:#010x}"))),
         }
     }
 }
@@ -376,12 +331,8 @@ pub enum ChunkPayload<'a> {
 impl<'a> ChunkPayload<'a> {
     /// Reads a whole payload.
     pub fn decode(kind: ChunkKind, payload: &'a [u8]) -> Result<Self> {
-        Self::parse(kind, Scan::new(payload)).ok_or_else(|| {
-            Error::new(
-                ErrorKind::Invalid,
-                format!("nbd chunk {:#06x}: malformed or unknown", kind.0),
-            )
-        })
+        Self::parse(kind, Scan::new(payload))
+            .ok_or_else(|| Error::new(ErrorKind::Invalid, format!("nbd chunk {:#06x}: malformed or unknown", kind.0)))
     }
 
     fn parse(kind: ChunkKind, mut scan: Scan<'a>) -> Option<Self> {
@@ -394,9 +345,7 @@ impl<'a> ChunkPayload<'a> {
             }
             ChunkKind::OFFSET_HOLE => {
                 let (offset, length) = (scan.u64()?, scan.u32()?);
-                scan.end()
-                    .filter(|()| length != 0)
-                    .map(|()| ChunkPayload::Hole { offset, length })
+                scan.end().filter(|()| length != 0).map(|()| ChunkPayload::Hole { offset, length })
             }
             ChunkKind::BLOCK_STATUS => {
                 let context = scan.u32()?;
@@ -408,16 +357,8 @@ impl<'a> ChunkPayload<'a> {
                 let number = scan.u32().filter(|number| *number != 0)?;
                 let length = scan.u16()?;
                 let words = scan.bytes(usize::from(length))?;
-                let offset = if kind == ChunkKind::ERROR_OFFSET {
-                    Some(scan.u64()?)
-                } else {
-                    None
-                };
-                Some(ChunkPayload::Failed {
-                    error: ErrorCode::from_number(number),
-                    words,
-                    offset,
-                })
+                let offset = if kind == ChunkKind::ERROR_OFFSET { Some(scan.u64()?) } else { None };
+                Some(ChunkPayload::Failed { error: ErrorCode::from_number(number), words, offset })
             }
             _ => None,
         }
@@ -427,8 +368,5 @@ impl<'a> ChunkPayload<'a> {
 fn descriptor(bytes: &[u8; 8]) -> Option<BlockDescriptor> {
     let mut scan = Scan::new(bytes);
     let length = scan.u32().filter(|length| *length != 0)?;
-    Some(BlockDescriptor {
-        length,
-        state: StateFlags::from_bits(scan.u32()?),
-    })
+    Some(BlockDescriptor { length, state: StateFlags::from_bits(scan.u32()?) })
 }

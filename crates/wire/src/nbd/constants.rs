@@ -179,10 +179,7 @@ impl ErrorCode {
 
     /// What a number on the wire means. The protocol asks a client to take a stranger for `Inval`.
     pub fn from_number(number: u32) -> Self {
-        Self::ALL
-            .into_iter()
-            .find(|code| code.number() == number)
-            .unwrap_or(ErrorCode::Inval)
+        Self::ALL.into_iter().find(|code| code.number() == number).unwrap_or(ErrorCode::Inval)
     }
 }
 
@@ -199,11 +196,7 @@ mod tests {
     #[test]
     fn error_codes_have_the_numbers_of_the_protocol() {
         assert_eq!(ErrorCode::ALL.map(ErrorCode::number), [1, 5, 12, 22, 28, 75, 95, 108]);
-        assert!(
-            ErrorCode::ALL
-                .into_iter()
-                .all(|code| ErrorCode::from_number(code.number()) == code)
-        );
+        assert!(ErrorCode::ALL.into_iter().all(|code| ErrorCode::from_number(code.number()) == code));
         assert_eq!(ErrorCode::from_number(116), ErrorCode::Inval);
     }
 }

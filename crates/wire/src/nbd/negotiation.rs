@@ -60,11 +60,7 @@ impl Default for Negotiation {
 impl Negotiation {
     /// A negotiation whose greeting has just been sent.
     pub fn new() -> Self {
-        Negotiation {
-            state: State::ClientFlags,
-            collected: Vec::new(),
-            options: 0,
-        }
+        Negotiation { state: State::ClientFlags, collected: Vec::new(), options: 0 }
     }
 
     /// Takes bytes off the front of `input`: how many, and the event that they complete. Without an event all of `input`
@@ -96,11 +92,7 @@ impl Negotiation {
         };
         let taken = input.len().min(wanted - self.collected.len());
         self.collected.extend_from_slice(&input[..taken]);
-        let event = if self.collected.len() == wanted {
-            self.advance()?
-        } else {
-            None
-        };
+        let event = if self.collected.len() == wanted { self.advance()? } else { None };
         Ok((taken, event))
     }
 
@@ -110,10 +102,7 @@ impl Negotiation {
         match std::mem::replace(&mut self.state, State::Header) {
             State::ClientFlags => client_flags(&collected).map(|flags| Some(Event::ClientFlags(flags))),
             State::Header => self.begin_option(&collected),
-            State::Data {
-                option: OptionCode::EXPORT_NAME,
-                ..
-            } => export_name(&collected).map(Some),
+            State::Data { option: OptionCode::EXPORT_NAME, .. } => export_name(&collected).map(Some),
             State::Data { option, .. } => Ok(Some(Event::Option(OptionRequest::parse(option, &collected)))),
             State::Skip { then, .. } => Ok(Some(Event::Option(then))),
         }
@@ -123,22 +112,13 @@ impl Negotiation {
         let (option, length) = option_header(header)?;
         self.options += 1;
         if self.options > OPTIONS_MAX {
-            return Err(Error::new(
-                ErrorKind::LimitReached,
-                format!("nbd option: more than {OPTIONS_MAX}"),
-            ));
+            return Err(Error::new(ErrorKind::LimitReached, format!("nbd option: more than {OPTIONS_MAX}")));
         }
         if length > OPTION_BYTES_SKIPPED_MAX {
-            return Err(Error::new(
-                ErrorKind::LimitReached,
-                format!("nbd option {}: {length} bytes", option.0),
-            ));
+            return Err(Error::new(ErrorKind::LimitReached, format!("nbd option {}: {length} bytes", option.0)));
         }
         self.state = match plan(option, length)? {
-            Plan::Collect => State::Data {
-                option,
-                length: length as usize,
-            },
+            Plan::Collect => State::Data { option, length: length as usize },
             Plan::Skip(then) => State::Skip { left: length, then },
         };
         // Nothing will arrive for an option without data.
@@ -151,10 +131,7 @@ fn client_flags(bytes: &[u8]) -> Result<ClientFlags> {
     if flags.unknown().is_empty() {
         Ok(flags)
     } else {
-        Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("nbd client flags: {:#x}", flags.bits()),
-        ))
+        Err(Error::new(ErrorKind::Unsupported, format!("nbd client flags: {:#x}", flags.bits())))
     }
 }
 
@@ -163,18 +140,13 @@ fn option_header(bytes: &[u8]) -> Result<(OptionCode, u32)> {
     let mut fields = || Some((scan.u64()?, OptionCode(scan.u32()?), scan.u32()?));
     match fields().expect("an option header is sixteen bytes") {
         (OPTION_MAGIC, option, length) => Ok((option, length)),
-        (magic, ..) => Err(Error::new(
-            ErrorKind::Invalid,
-            format!("nbd option: magic {magic:#018x}"),
-        )),
+        (magic, ..) => Err(Error::new(ErrorKind::Invalid, format!("nbd option: magic {magic:#018x}"))),
     }
 }
 
 fn export_name(bytes: &[u8]) -> Result<Event> {
     let request = OptionRequest::parse_export_name(bytes);
-    request
-        .map(Event::Option)
-        .ok_or_else(|| Error::new(ErrorKind::Invalid, "nbd export name: holds a NUL"))
+    request.map(Event::Option).ok_or_else(|| Error::new(ErrorKind::Invalid, "nbd export name: holds a NUL"))
 }
 
 /// EXPORT_NAME cannot be answered with an error, so a bad one ends the connection. ABORT may carry anything.
@@ -185,10 +157,9 @@ fn plan(option: OptionCode, length: u32) -> Result<Plan> {
         _ => refuse(OptionError::Invalid, "this option carries no data"),
     };
     match option {
-        OptionCode::EXPORT_NAME if length as usize > STRING_BYTES_MAX => Err(Error::new(
-            ErrorKind::LimitReached,
-            format!("nbd export name: {length} bytes"),
-        )),
+        OptionCode::EXPORT_NAME if length as usize > STRING_BYTES_MAX => {
+            Err(Error::new(ErrorKind::LimitReached, format!("nbd export name: {length} bytes")))
+        }
         OptionCode::EXPORT_NAME => Ok(Plan::Collect),
         OptionCode::ABORT => Ok(Plan::Skip(OptionRequest::Abort)),
         OptionCode::LIST => accept_empty(OptionRequest::List),
@@ -203,5 +174,34 @@ fn plan(option: OptionCode, length: u32) -> Result<Plan> {
         }
         OptionCode::EXTENDED_HEADERS => refuse(OptionError::Unsupported, "extended headers are not offered"),
         _ => refuse(OptionError::Unsupported, "unknown option"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skipped_data_is_not_kept() {
+        let mut negotiation = Negotiation::new();
+        negotiation.feed(&[0, 0, 0, 3]).unwrap();
+        negotiation.feed(b"IHAVEOPT\0\0\0\x63\x00\x10\0\0").unwrap();
+        for _ in 0..100 {
+            assert!(matches!(negotiation.feed(&[1; 10_000]).unwrap(), (10_000, None)));
+            assert_eq!(negotiation.collected.capacity(), 0);
+        }
+    }
+
+    #[test]
+    fn no_more_is_kept_than_is_parsed() {
+        let mut negotiation = Negotiation::new();
+        negotiation.feed(&[0, 0, 0, 3]).unwrap();
+        let mut trickle = b"IHAVEOPT\0\0\0\x07\0\0\x20\0".to_vec();
+        trickle.extend([1; OPTION_BYTES_PARSED_MAX]);
+        for byte in trickle {
+            negotiation.feed(&[byte]).unwrap();
+            assert!(negotiation.collected.capacity() <= OPTION_BYTES_PARSED_MAX);
+        }
+        assert!(negotiation.collected.is_empty(), "the option is complete");
     }
 }

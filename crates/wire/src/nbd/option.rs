@@ -165,9 +165,7 @@ impl ExportQuery {
         let mut scan = Scan::new(data);
         let name = string(scan.counted_bytes()?)?;
         let count = scan.u16()?;
-        let wanted = (0..count)
-            .map(|_| scan.u16().map(InformationKind))
-            .collect::<Option<_>>()?;
+        let wanted = (0..count).map(|_| scan.u16().map(InformationKind)).collect::<Option<_>>()?;
         scan.end().map(|()| ExportQuery { name, wanted })
     }
 }
@@ -264,10 +262,7 @@ impl OptionRequest {
 
     /// A writer of answers to this option.
     pub const fn answer<'a>(&self, out: &'a mut Vec<u8>) -> OptionAnswer<'a> {
-        OptionAnswer {
-            option: self.code(),
-            out,
-        }
+        OptionAnswer { option: self.code(), out }
     }
 
     /// What the data of INFO, GO, LIST_META_CONTEXT or SET_META_CONTEXT asks for.
@@ -279,11 +274,7 @@ impl OptionRequest {
             OptionCode::SET_META_CONTEXT => MetaContextQuery::parse(data).map(OptionRequest::SetMetaContext),
             _ => None,
         };
-        parsed.unwrap_or(OptionRequest::Refused {
-            option,
-            error: OptionError::Invalid,
-            words: "malformed option data",
-        })
+        parsed.unwrap_or(OptionRequest::Refused { option, error: OptionError::Invalid, words: "malformed option data" })
     }
 
     /// The request for a name that EXPORT_NAME carried; `None` if it is no string of the protocol, which cannot be
@@ -325,10 +316,7 @@ impl OptionAnswer<'_> {
 
     /// Size and flags, for INFO and GO; always told.
     pub fn export(&mut self, size: u64, flags: TransmissionFlags) {
-        self.information(
-            InformationKind::EXPORT,
-            &[&size.to_be_bytes(), &flags.bits().to_be_bytes()],
-        );
+        self.information(InformationKind::EXPORT, &[&size.to_be_bytes(), &flags.bits().to_be_bytes()]);
     }
 
     /// Alignment and length limits, for INFO and GO.
@@ -365,11 +353,7 @@ fn put_answer(out: &mut Vec<u8>, option: OptionCode, kind: AnswerKind, parts: &[
     out.extend_from_slice(&OPTION_REPLY_MAGIC.to_be_bytes());
     out.extend_from_slice(&option.0.to_be_bytes());
     out.extend_from_slice(&kind.0.to_be_bytes());
-    out.extend_from_slice(
-        &u32::try_from(length)
-            .expect("answers hold a few cut strings")
-            .to_be_bytes(),
-    );
+    out.extend_from_slice(&u32::try_from(length).expect("answers hold a few cut strings").to_be_bytes());
     for part in parts {
         out.extend_from_slice(part);
     }
@@ -380,11 +364,7 @@ pub fn put_greeting(out: &mut Vec<u8>) {
     out.reserve(GREETING_BYTES);
     out.extend_from_slice(&NBD_MAGIC.to_be_bytes());
     out.extend_from_slice(&OPTION_MAGIC.to_be_bytes());
-    out.extend_from_slice(
-        &(HandshakeFlags::FIXED_NEWSTYLE | HandshakeFlags::NO_ZEROES)
-            .bits()
-            .to_be_bytes(),
-    );
+    out.extend_from_slice(&(HandshakeFlags::FIXED_NEWSTYLE | HandshakeFlags::NO_ZEROES).bits().to_be_bytes());
 }
 
 /// Appends the greeting that is the whole oldstyle negotiation: transmission begins behind it.

@@ -59,9 +59,7 @@ pub fn put_none_chunk(out: &mut Vec<u8>, cookie: u64) {
 /// Appends everything of a data chunk but its data: `length` bytes of the export from `offset` must follow. `length` is
 /// not zero and at most `u32::MAX - 8`.
 pub fn put_data_chunk_header(out: &mut Vec<u8>, cookie: u64, done: bool, offset: u64, length: u32) {
-    let payload = length
-        .checked_add(8)
-        .expect("a data chunk is shorter than 4 GiB: longer reads are split");
+    let payload = length.checked_add(8).expect("a data chunk is shorter than 4 GiB: longer reads are split");
     out.reserve(DATA_CHUNK_HEADER_BYTES);
     put_chunk_header(out, cookie, done, ChunkKind::OFFSET_DATA, payload);
     out.extend_from_slice(&offset.to_be_bytes());
@@ -90,18 +88,8 @@ pub fn put_block_status(out: &mut Vec<u8>, cookie: u64, done: bool, context: u32
 pub fn put_error_chunk(out: &mut Vec<u8>, cookie: u64, done: bool, error: ErrorCode, words: &str, offset: Option<u64>) {
     let words = cut(words);
     let length = u16::try_from(words.len()).expect("words are cut at 4096 bytes");
-    let kind = if offset.is_some() {
-        ChunkKind::ERROR_OFFSET
-    } else {
-        ChunkKind::ERROR
-    };
-    put_chunk_header(
-        out,
-        cookie,
-        done,
-        kind,
-        6 + u32::from(length) + if offset.is_some() { 8 } else { 0 },
-    );
+    let kind = if offset.is_some() { ChunkKind::ERROR_OFFSET } else { ChunkKind::ERROR };
+    put_chunk_header(out, cookie, done, kind, 6 + u32::from(length) + if offset.is_some() { 8 } else { 0 });
     out.extend_from_slice(&error.number().to_be_bytes());
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(words.as_bytes());
@@ -112,9 +100,7 @@ pub fn put_error_chunk(out: &mut Vec<u8>, cookie: u64, done: bool, error: ErrorC
 
 /// The longest beginning of `words` that the protocol carries, not cut inside a character.
 pub(super) fn cut(words: &str) -> &str {
-    let end = (0..=words.len().min(STRING_BYTES_MAX))
-        .rev()
-        .find(|&end| words.is_char_boundary(end));
+    let end = (0..=words.len().min(STRING_BYTES_MAX)).rev().find(|&end| words.is_char_boundary(end));
     &words[..end.expect("0 is a boundary")]
 }
 

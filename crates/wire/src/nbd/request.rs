@@ -110,10 +110,7 @@ impl RequestHeader {
         };
         match fields().expect("28 bytes hold the six fields of a request") {
             (REQUEST_MAGIC, header) => Ok(header),
-            (magic, _) => Err(Error::new(
-                ErrorKind::Invalid,
-                format!("nbd request: magic {magic:#010x}"),
-            )),
+            (magic, _) => Err(Error::new(ErrorKind::Invalid, format!("nbd request: magic {magic:#010x}"))),
         }
     }
 
