@@ -13,6 +13,8 @@
 #![forbid(unsafe_code)]
 
 mod bitmap;
+mod format;
 pub mod vhd;
 
 pub use bitmap::Bitmap;
+pub use format::{Format, Freed, ImageKind, Lookup, MappedExtent, Mapping, Miss, ParentReference, WritePlan};
