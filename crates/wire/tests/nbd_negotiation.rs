@@ -259,6 +259,48 @@ fn answers_have_the_bytes_of_the_protocol() {
     );
 }
 
+#[test]
+fn errors_of_options_have_the_numbers_of_the_protocol() {
+    let errors = [
+        OptionError::Unsupported,
+        OptionError::Policy,
+        OptionError::Invalid,
+        OptionError::Platform,
+        OptionError::TlsRequired,
+        OptionError::UnknownExport,
+        OptionError::Shutdown,
+        OptionError::BlockSizeRequired,
+        OptionError::TooBig,
+        OptionError::ExtendedHeadersRequired,
+    ];
+    for (number, error) in (1_u8..).zip(errors) {
+        let mut out = Vec::new();
+        OptionRequest::List.answer(&mut out).error(error, "");
+        assert_eq!(out, answer_bytes(3, [0x80, 0, 0, number], b""), "{error:?}");
+        let failed = OptionReply::Failed { error, words: vec![] };
+        assert_eq!(OptionReply::decode(&out, OptionCode::LIST).unwrap(), Some((failed, out.len())));
+    }
+}
+
+#[test]
+fn transmission_flags_have_the_bits_of_the_protocol() {
+    let flags = [
+        TransmissionFlags::HAS_FLAGS,
+        TransmissionFlags::READ_ONLY,
+        TransmissionFlags::SEND_FLUSH,
+        TransmissionFlags::SEND_FUA,
+        TransmissionFlags::ROTATIONAL,
+        TransmissionFlags::SEND_TRIM,
+        TransmissionFlags::SEND_WRITE_ZEROES,
+        TransmissionFlags::SEND_DF,
+        TransmissionFlags::CAN_MULTI_CONN,
+        TransmissionFlags::SEND_RESIZE,
+        TransmissionFlags::SEND_CACHE,
+        TransmissionFlags::SEND_FAST_ZERO,
+    ];
+    assert!(flags.into_iter().enumerate().all(|(bit, flag)| flag.bits() == 1 << bit));
+}
+
 /// Everything a server answers to one request, as its client reads it with the answers cut at `cut`.
 fn read_answers(bytes: &[u8], code: OptionCode, cut: usize) -> Vec<OptionReply> {
     let mut replies = Vec::new();

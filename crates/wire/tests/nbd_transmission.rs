@@ -46,6 +46,19 @@ fn commands_have_the_numbers_of_the_protocol() {
     assert_eq!(Command::from_number(8), Command::Unknown(8));
 }
 
+#[test]
+fn command_flags_have_the_bits_of_the_protocol() {
+    let flags = [
+        CommandFlags::FUA,
+        CommandFlags::NO_HOLE,
+        CommandFlags::DF,
+        CommandFlags::REQ_ONE,
+        CommandFlags::FAST_ZERO,
+        CommandFlags::PAYLOAD_LEN,
+    ];
+    assert!(flags.into_iter().enumerate().all(|(bit, flag)| flag.bits() == 1 << bit));
+}
+
 fn request(command: Command, flags: CommandFlags) -> RequestHeader {
     RequestHeader { flags, command, cookie: 1, offset: 0, length: 512 }
 }

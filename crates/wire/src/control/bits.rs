@@ -83,4 +83,35 @@ mod tests {
         assert_eq!((VbdState::PAUSED_NORMALLY | VbdState::RESUME_FAILED).to_string(), "0x22a");
         assert_eq!(VbdState::PAUSING.to_string(), "0x14");
     }
+
+    #[test]
+    fn flags_are_one_bit_each_in_the_order_of_the_protocol() {
+        let open = [
+            OpenFlags::SHARED,
+            OpenFlags::READ_ONLY,
+            OpenFlags::ADD_CACHE,
+            OpenFlags::VHD_INDEX,
+            OpenFlags::ADD_LOG,
+            OpenFlags::ADD_LOCAL_CACHE,
+            OpenFlags::REUSE_PARENT,
+            OpenFlags::SECONDARY,
+            OpenFlags::STANDBY,
+            OpenFlags::NO_O_DIRECT,
+            OpenFlags::ENCRYPTED,
+        ];
+        assert!(open.into_iter().enumerate().all(|(bit, flag)| flag.bits() == 1 << bit));
+        let state = [
+            VbdState::DEAD,
+            VbdState::CLOSED,
+            VbdState::QUIESCE_REQUESTED,
+            VbdState::QUIESCED,
+            VbdState::PAUSE_REQUESTED,
+            VbdState::PAUSED,
+            VbdState::SHUTDOWN_REQUESTED,
+            VbdState::LOCKING,
+            VbdState::LOG_DROPPED,
+            VbdState::RESUME_FAILED,
+        ];
+        assert!(state.into_iter().enumerate().all(|(bit, flag)| flag.bits() == 1 << bit));
+    }
 }
