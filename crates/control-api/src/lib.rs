@@ -23,4 +23,7 @@ pub use errno::{describe, errno, reason};
 pub use minors::{HeldMinor, MINORS, Minor, make_directory};
 pub use paths::{RUN_DIRECTORY_VARIABLE, RunDir};
 pub use spawn::{PROGRAM_VARIABLES, Spawned, spawn};
+/// The messages themselves.
+pub use wire::control as protocol;
+
 pub use syslog::{Facility, Severity, Syslog, timestamp};

@@ -24,6 +24,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{MemfdFlags, memfd_create},
     io::Errno,
+    process::{Pid, Signal, kill_process},
 };
 
 use crate::{Client, RunDir, errno, paths::RUN_DIRECTORY_VARIABLE, reason};
@@ -51,6 +52,16 @@ pub struct Spawned {
     /// What was started. It has usually ended by now, having put the tapdisk into the background: a long-lived caller
     /// should wait for it. If it has the tapdisk's own id, it *is* the tapdisk.
     pub child: Child,
+}
+
+impl Spawned {
+    /// Asks the tapdisk to end: for those who can do nothing with it after all. One that has gone already is fine.
+    pub fn terminate(&self) {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+    }
 }
 
 /// Starts a tapdisk: the program that the environment names, else the one beside our own program, else the installed

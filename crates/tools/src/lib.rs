@@ -1,1 +1,5 @@
-//! Placeholder until its module lands.
+//! The command-line programs: each is a module here and a thin `src/bin/*.rs`.
+
+#![forbid(unsafe_code)]
+
+pub mod tap_ctl;

@@ -1,0 +1,117 @@
+//! What may be asked of `oxtap`. Help, the manual page and shell completions come from here.
+
+use std::{io, net::SocketAddr, path::PathBuf};
+
+use block_core::Result;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use super::size;
+
+/// Virtual disks from user space: serve images, see what runs, try it out.
+#[derive(Debug, Parser)]
+#[command(name = "oxtap", version, about, arg_required_else_help = true, max_term_width = 100)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve an image over NBD until Ctrl-C.
+    Serve(Serve),
+    /// Show every disk of this host: process, minor, state, size, image.
+    Ls(Ls),
+    /// Put the whole system to work on a VHD chain with an ext4 file system, and have others' tools check it.
+    Demo(Demo),
+    /// Print completions for a shell.
+    Completions(Completions),
+}
+
+/// The rules of an image file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Virtual Hard Disk: dynamic and differencing images that grow, and fixed ones.
+    Vhd,
+    /// The bytes of the disk, and nothing else.
+    Raw,
+}
+
+/// `oxtap serve`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  oxtap serve disk.vhd                            on a socket in a private directory
+  oxtap serve --create 20G disk.vhd               a new image that grows as it is written
+  oxtap serve --create 20G --parent base.vhd leaf.vhd
+  oxtap serve --listen 127.0.0.1:10809 --read-only disk.raw")]
+pub struct Serve {
+    /// Make the image first, with a disk of this size (10G, 512M, ...); it must not exist yet.
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub create: Option<u64>,
+    /// The format of the image; needed unless its name ends in .vhd, .raw or .img. It is never guessed from content.
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+    /// Make the image as a snapshot of this one; its size is the parent's unless --create says more.
+    #[arg(long, value_name = "IMAGE")]
+    pub parent: Option<PathBuf>,
+    /// Refuse writes.
+    #[arg(long)]
+    pub read_only: bool,
+    /// Listen on this Unix socket.
+    #[arg(long, value_name = "PATH", conflicts_with = "listen")]
+    pub socket: Option<PathBuf>,
+    /// Listen on this TCP address. There is no encryption and no password: keep it to networks that you trust.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// The image file, or a block device.
+    pub image: PathBuf,
+}
+
+/// `oxtap ls`.
+#[derive(Debug, Args)]
+pub struct Ls {
+    /// Print JSON: a list of objects.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `oxtap demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Leave the images in their directory and say where it is.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// `oxtap completions`.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// Which shell.
+    pub shell: Shell,
+}
+
+impl Completions {
+    /// Prints them on stdout.
+    pub(super) fn print(&self) -> Result<()> {
+        clap_complete::generate(self.shell, &mut Arguments::command(), "oxtap", &mut io::stdout());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_socket_and_an_address_exclude_each_other() {
+        let both = ["oxtap", "serve", "--socket", "/s", "--listen", "127.0.0.1:1", "a.vhd"];
+        assert!(Arguments::try_parse_from(both).is_err());
+    }
+}

@@ -1,0 +1,32 @@
+//! Small pieces of output.
+
+/// Rows in columns: each as wide as its widest cell, two blanks between, nothing behind the last.
+pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            line.push_str(&format!("{cell:width$}  "));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [["PID", "IMAGE"], ["12345", "vhd:/a b"]].map(|row| row.map(str::to_owned));
+        assert_eq!(columns(&rows), "PID    IMAGE\n12345  vhd:/a b\n");
+    }
+}
