@@ -551,12 +551,33 @@ impl Executor {
         self.watch(descriptor.as_fd(), Interest::Write)
     }
 
+    /// As [`Executor::readable`], for a future that is stored beside the descriptor that it waits for.
+    pub fn readable_owned(&self, descriptor: Rc<OwnedFd>) -> Readiness<'static> {
+        self.watch_owned(descriptor, Interest::Read)
+    }
+
+    /// As [`Executor::writable`], for a future that is stored beside the descriptor that it waits for.
+    pub fn writable_owned(&self, descriptor: Rc<OwnedFd>) -> Readiness<'static> {
+        self.watch_owned(descriptor, Interest::Write)
+    }
+
+    fn watch_owned(&self, descriptor: Rc<OwnedFd>, interest: Interest) -> Readiness<'static> {
+        let key = self.0.reactor.borrow_mut().watch(descriptor.as_raw_fd(), interest);
+        Readiness {
+            executor: self.clone(),
+            key: Some(key),
+            descriptor: PhantomData,
+            _owned: Some(descriptor),
+        }
+    }
+
     fn watch<'fd>(&self, descriptor: BorrowedFd<'fd>, interest: Interest) -> Readiness<'fd> {
         let key = self.0.reactor.borrow_mut().watch(descriptor.as_raw_fd(), interest);
         Readiness {
             executor: self.clone(),
             key: Some(key),
             descriptor: PhantomData,
+            _owned: None,
         }
     }
 

@@ -6,6 +6,7 @@ use std::{
     cell::RefCell,
     future::Future,
     marker::PhantomData,
+    os::fd::OwnedFd,
     pin::Pin,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
@@ -102,6 +103,8 @@ pub struct Readiness<'fd> {
     pub(crate) executor: Executor,
     pub(crate) key: Option<Key>,
     pub(crate) descriptor: PhantomData<&'fd ()>,
+    /// A descriptor that nobody else is sure to keep open meanwhile.
+    pub(crate) _owned: Option<Rc<OwnedFd>>,
 }
 
 impl Future for Readiness<'_> {
