@@ -68,7 +68,7 @@ fn static_checks(workspace: &Workspace, steps: &mut Steps) {
     steps.run("tidy", || tidy::run(workspace, &[]));
     steps.run("licences", || licences::run(workspace, &[]));
     steps.run("clippy", || {
-        let clippy = workspace.cargo(&["clippy", "--workspace", "--all-targets", "--quiet"]);
+        let clippy = workspace.cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--keep-going"]);
         let mut clippy = locked(clippy);
         run_command(clippy.args(["--", "-D", "warnings"]))
     });
