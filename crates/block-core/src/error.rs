@@ -15,8 +15,10 @@ pub enum ErrorKind {
     Invalid,
     /// An image's bytes break the rules of its format.
     Corrupt,
-    /// A parent's identity, or a size that must not change, differs from what was recorded.
+    /// A parent's identity differs from what was recorded.
     Mismatch,
+    /// The size of a disk, which must not change while it is paused, has changed.
+    SizeChanged,
     /// Known, but not offered here.
     Unsupported,
     /// A write to something that may only be read.

@@ -14,6 +14,7 @@ fn of_kind(kind: ErrorKind) -> Errno {
     match kind {
         ErrorKind::NotFound => Errno::NOENT,
         ErrorKind::Invalid | ErrorKind::Corrupt | ErrorKind::Mismatch => Errno::INVAL,
+        ErrorKind::SizeChanged => Errno::MEDIUMTYPE,
         ErrorKind::Unsupported => Errno::NOSYS,
         ErrorKind::ReadOnly => Errno::ROFS,
         ErrorKind::Busy => Errno::BUSY,
@@ -57,6 +58,7 @@ mod tests {
         let error = Error::new(ErrorKind::Corrupt, "/a.vhd: footer: bad checksum");
         assert_eq!((errno(&error), reason(&error)), (22, "/a.vhd: footer: bad checksum".into()));
         assert_eq!(errno(&Error::new(ErrorKind::Unsupported, "qcow")), 38);
+        assert_eq!(errno(&Error::new(ErrorKind::SizeChanged, "another disk")), 124);
     }
 
     #[test]
