@@ -1,1 +1,44 @@
-//! Placeholder until its module lands.
+//! Several images, one disk: read through the parents, write to the leaf, discard, zero, tell extents. Formats answer
+//! where bytes are; this crate alone moves them.
+//!
+//! ```text
+//!   queue A --+ read the owner map, do I/O in place, on their own executors
+//!   queue B --+
+//!      |  ^
+//!      |  '--- claims and fences ----------+
+//!      v                                   |
+//!   home: one job per message: walk | write + commit | clear | flush | reclaim
+//!      |
+//!      +-- owner map: who owns each granule (a cache, written by home alone)
+//!      +-- layers:    leaf --> parent --> base, each a Format over a Storage
+//! ```
+//!
+//! Three rules keep many queues safe without a lock. What changes tables is a job at home. What is more than one I/O in
+//! place holds a *claim* on its range: overlapping writes wait. Room that was freed is used again only behind a *fence*:
+//! every request that could know the old place has ended.
+//!
+//! This crate knows no requests, tags or clients (that is the disk above it) and no bytes on disk (the formats below).
+
+#![forbid(unsafe_code)]
+
+mod chain;
+mod claiming;
+mod claims;
+mod fences;
+mod home;
+mod jobs;
+mod messages;
+mod name;
+mod owners;
+mod piece;
+mod queue;
+mod registry;
+mod shared;
+mod transfer;
+mod waiting;
+mod walk;
+
+pub use home::{Home, HomeOptions, Layer, OWNER_BYTES_DEFAULT};
+pub use name::ImageName;
+pub use queue::{Queue, QueueSeed};
+pub use shared::{ChainStatistics, LayerStatus};

@@ -1,0 +1,161 @@
+//! Home: the one executor that opens a chain, changes its tables and closes it. Queues send it what they cannot do.
+
+use std::{rc::Rc, sync::Arc};
+
+use block_core::{Error, ErrorKind, Result, SECTOR};
+use image_format::{Format, ImageKind};
+use storage_io::{Executor, Receiver, Sender, Storage, Task, mailbox};
+
+use crate::{
+    chain::Chain,
+    messages::ToHome,
+    owners::OwnerWriter,
+    queue::QueueSeed,
+    shared::{ChainStatistics, LayerStatus, Shared, TableClock},
+};
+
+/// One image of a chain, opened.
+#[derive(Debug)]
+pub struct Layer<F> {
+    /// How it was named.
+    pub name: String,
+    /// Its format.
+    pub kind: ImageKind,
+    /// The image.
+    pub format: F,
+}
+
+/// How a chain is run.
+#[derive(Clone, Copy, Debug)]
+pub struct HomeOptions {
+    /// Bytes that the owner map may take; zero works, slowly.
+    pub owner_bytes_max: usize,
+    /// Refuse to write, even if the leaf could.
+    pub read_only: bool,
+}
+
+/// 32 MiB hold the words of a 4 TiB disk whose blocks are all mixed of sixteen runs.
+pub const OWNER_BYTES_DEFAULT: usize = 32 << 20;
+
+impl Default for HomeOptions {
+    fn default() -> Self {
+        HomeOptions { owner_bytes_max: OWNER_BYTES_DEFAULT, read_only: false }
+    }
+}
+
+/// An open chain. It stays on the executor that opened it; [`Home::attach`] makes queues for this thread and others.
+pub struct Home<F: Format + 'static> {
+    chain: Rc<Chain<F>>,
+    logical_block_size: u32,
+    mail: Sender<ToHome>,
+    /// Takes what the queues send, while the chain is open.
+    taking: Task<()>,
+}
+
+impl<F: Format + 'static> Home<F> {
+    /// A chain of images, leaf first.
+    ///
+    /// # Panics
+    /// Without an image, or with more than 65536.
+    pub fn new(executor: &Executor, layers: Vec<Layer<F>>, options: HomeOptions) -> Home<F> {
+        let mut layers = layers;
+        assert!(!layers.is_empty() && layers.len() <= 1 << 16, "a chain has one to 65536 images");
+        layers.reverse();
+        let statistics = ChainStatistics::new(layers.iter().map(|layer| (layer.name.clone(), layer.kind)));
+        let leaf = layers.last().expect("a chain has at least one image");
+        let leaf_limits = leaf.format.storage().limits();
+        let logical_block_size = match leaf.kind {
+            ImageKind::Raw => leaf_limits.logical_block_size,
+            ImageKind::Vhd => u32::try_from(SECTOR).expect("a sector is small"),
+        };
+        let size = leaf.format.size() / SECTOR * SECTOR;
+        let granule = leaf.format.granule();
+        let owners = OwnerWriter::new(size, granule, options.owner_bytes_max);
+        let shared = Arc::new(Shared {
+            size,
+            granule,
+            read_only: options.read_only || leaf_limits.read_only,
+            owners: owners.map().clone(),
+            storages: layers.iter().map(|layer| layer.format.storage().clone()).collect(),
+            leaf_limits,
+            statistics,
+            tables: TableClock::default(),
+        });
+        let formats = layers.into_iter().map(|layer| layer.format).collect();
+        let chain = Chain::new(executor, formats, shared, owners);
+        let (mail, received) = mailbox();
+        let taking = executor.spawn(take_mail(chain.clone(), received));
+        Home { chain, logical_block_size, mail, taking }
+    }
+
+    /// Bytes of the disk.
+    pub fn size(&self) -> u64 {
+        self.chain.shared.size
+    }
+
+    /// Bytes in the unit in which the disk likes to be used.
+    pub fn logical_block_size(&self) -> u32 {
+        self.logical_block_size
+    }
+
+    /// Whether writes are refused.
+    pub fn is_read_only(&self) -> bool {
+        self.chain.shared.read_only
+    }
+
+    /// The images, leaf first, with their counters.
+    pub fn layers(&self) -> Vec<LayerStatus> {
+        self.statistics().layers()
+    }
+
+    /// The counters, to be read by any thread while the chain is open and after.
+    pub fn statistics(&self) -> ChainStatistics {
+        self.chain.shared.statistics.clone()
+    }
+
+    /// The storage of the leaf: what the disk can do is up to it.
+    pub fn leaf_storage(&self) -> &Arc<dyn Storage> {
+        self.chain.leaf().storage()
+    }
+
+    /// A new queue, to be sent to the thread that shall run it.
+    pub fn attach(&self) -> QueueSeed {
+        let (to_queue, mail) = mailbox();
+        let (id, claims) = self.chain.claiming.add_queue(to_queue);
+        QueueSeed { id, shared: self.chain.shared.clone(), home: self.mail.clone(), mail, claims }
+    }
+
+    /// Makes what any queue has answered durable.
+    pub async fn flush(&self) -> Result<()> {
+        let (to, answer) = storage_io::reply();
+        self.chain.take(ToHome::Flush { reply: to });
+        let gone = || Error::new(ErrorKind::Closed, "the executor ended before the flush");
+        if self.is_read_only() { Ok(()) } else { answer.await.ok_or_else(gone)? }
+    }
+
+    /// Ends the chain: waits for its jobs, flushes, leaves the leaf as a reader expects it, lets go of files and lock.
+    /// Nothing may be running on the queues, and they keep the files open as long as they exist. What fails is told, and
+    /// does not keep the rest from being closed.
+    pub async fn close(self) -> Result<()> {
+        drop(self.taking);
+        self.chain.jobs.all_ended().await;
+        let mut result = self.chain.flush_if_writable().await;
+        for format in self.chain.layers.iter().rev() {
+            result = result.and(format.close(&self.chain.executor).await);
+        }
+        result
+    }
+}
+
+impl<F: Format + 'static> std::fmt::Debug for Home<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Home({} images, {} bytes)", self.chain.layers.len(), self.size())
+    }
+}
+
+/// Each message becomes a job of its own: one that waits holds up no other.
+async fn take_mail<F: Format + 'static>(chain: Rc<Chain<F>>, mut mail: Receiver<ToHome>) {
+    while let Some(message) = mail.recv().await {
+        chain.take(message);
+    }
+}

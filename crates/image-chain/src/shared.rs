@@ -1,0 +1,161 @@
+//! What the queues of a disk share with home: the owner map to read, the storages to use, counters. No locks.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use image_format::ImageKind;
+use storage_io::{Limits, Storage};
+
+use crate::{
+    owners::OwnerMap,
+    piece::{LayerId, Owner, Piece},
+};
+
+/// Shared by home and all queues of a chain.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) size: u64,
+    pub(crate) granule: u64,
+    pub(crate) read_only: bool,
+    pub(crate) owners: Arc<OwnerMap>,
+    /// Base first: a layer's id is its index.
+    pub(crate) storages: Vec<Arc<dyn Storage>>,
+    pub(crate) leaf_limits: Limits,
+    pub(crate) statistics: ChainStatistics,
+    pub(crate) tables: TableClock,
+}
+
+impl Shared {
+    /// The writable layer.
+    pub(crate) fn leaf(&self) -> LayerId {
+        LayerId(u16::try_from(self.storages.len() - 1).expect("the number of layers is checked when home is made"))
+    }
+
+    pub(crate) fn storage(&self, layer: LayerId) -> &Arc<dyn Storage> {
+        &self.storages[layer.index()]
+    }
+
+    /// Where `piece` is in the leaf, if it is there.
+    pub(crate) fn is_in_leaf(&self, piece: &Piece) -> bool {
+        matches!(piece.owner, Owner::Data { layer, .. } if layer == self.leaf())
+    }
+}
+
+/// Whether the leaf's tables have changed since they were last made durable. A durable write in place needs its tables
+/// durable as well as its data.
+#[derive(Debug, Default)]
+pub(crate) struct TableClock {
+    changes: AtomicU64,
+    durable: AtomicU64,
+}
+
+impl TableClock {
+    /// A change is about to become visible.
+    pub(crate) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The changes that a sync which begins now makes durable.
+    pub(crate) fn now(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// That sync has succeeded.
+    pub(crate) fn made_durable(&self, changes: u64) {
+        self.durable.fetch_max(changes, Ordering::AcqRel);
+    }
+
+    /// Whether all changes that are visible are durable.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.durable.load(Ordering::Acquire) >= self.changes.load(Ordering::Acquire)
+    }
+}
+
+/// What a transfer does; the index of its counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Read = 0,
+    Write = 1,
+}
+
+/// Counters of one image, in sectors.
+#[derive(Debug)]
+struct LayerCounters {
+    name: String,
+    kind: ImageKind,
+    hits: [AtomicU64; 2],
+    fails: [AtomicU64; 2],
+}
+
+/// A snapshot of one image's counters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerStatus {
+    /// The image, as it was named when it was opened.
+    pub name: String,
+    /// Its format.
+    pub kind: ImageKind,
+    /// Sectors that this image read and wrote, failures included.
+    pub hits: [u64; 2],
+    /// Sectors of reads and writes that failed.
+    pub fails: [u64; 2],
+}
+
+/// Live counters of a chain. A handle: any thread reads them, and it keeps no image open.
+#[derive(Clone, Debug)]
+pub struct ChainStatistics(Arc<Counters>);
+
+#[derive(Debug)]
+struct Counters {
+    /// Base first.
+    layers: Vec<LayerCounters>,
+    leads_written: AtomicU64,
+    leads_skipped: AtomicU64,
+}
+
+impl ChainStatistics {
+    pub(crate) fn new(names: impl IntoIterator<Item = (String, ImageKind)>) -> ChainStatistics {
+        let layers = names
+            .into_iter()
+            .map(|(name, kind)| LayerCounters { name, kind, hits: Default::default(), fails: Default::default() })
+            .collect();
+        ChainStatistics(Arc::new(Counters {
+            layers,
+            leads_written: AtomicU64::new(0),
+            leads_skipped: AtomicU64::new(0),
+        }))
+    }
+
+    /// The images' counters, leaf first.
+    pub fn layers(&self) -> Vec<LayerStatus> {
+        let read = |counters: &[AtomicU64; 2]| counters.each_ref().map(|counter| counter.load(Ordering::Relaxed));
+        let status = |layer: &LayerCounters| LayerStatus {
+            name: layer.name.clone(),
+            kind: layer.kind,
+            hits: read(&layer.hits),
+            fails: read(&layer.fails),
+        };
+        self.0.layers.iter().rev().map(status).collect()
+    }
+
+    /// Gaps between blocks that were written with the data behind them to keep a sequential write sequential, and those
+    /// that were skipped over.
+    pub fn gaps(&self) -> [u64; 2] {
+        [&self.0.leads_written, &self.0.leads_skipped].map(|counter| counter.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn count(&self, layer: LayerId, direction: Direction, bytes: u64, succeeded: bool) {
+        let layer = &self.0.layers[layer.index()];
+        let sectors = bytes / block_core::SECTOR;
+        layer.hits[direction as usize].fetch_add(sectors, Ordering::Relaxed);
+        if !succeeded {
+            layer.fails[direction as usize].fetch_add(sectors, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn count_lead(&self, written: bool) {
+        let counter = if written { &self.0.leads_written } else { &self.0.leads_skipped };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
