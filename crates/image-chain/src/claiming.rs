@@ -7,9 +7,9 @@ use std::{
 
 use block_core::GuestRange;
 use futures_util::future::join_all;
-use storage_io::{ReplyTo, Sender, reply};
+use storage_io::{ReplyTo, Sender, Signal, reply};
 
-use crate::{claims::ClaimId, messages::ToQueue, queue::QueueId, registry::Registry, waiting::WaitList};
+use crate::{claims::ClaimId, messages::ToQueue, queue::QueueId, registry::Registry};
 
 /// Who is asked, and which claims are held or being asked for.
 #[derive(Default)]
@@ -17,7 +17,7 @@ pub(crate) struct Claiming {
     registry: Rc<Registry>,
     queues: RefCell<Vec<(QueueId, Sender<ToQueue>)>>,
     claims: RefCell<Vec<(ClaimId, GuestRange)>>,
-    released: WaitList,
+    released: Signal,
     next: Cell<u64>,
 }
 
@@ -63,13 +63,13 @@ impl Claiming {
     }
 
     /// Puts the claim into the books, unless one that overlaps is there.
-    fn enter(&self, id: ClaimId, range: GuestRange) -> Option<()> {
+    fn enter(&self, id: ClaimId, range: GuestRange) -> bool {
         let mut claims = self.claims.borrow_mut();
         if claims.iter().any(|(_, other)| other.overlaps(range)) {
-            return None;
+            return false;
         }
         claims.push((id, range));
-        Some(())
+        true
     }
 
     /// Returns when every request that any queue runs now has ended.
@@ -98,7 +98,7 @@ impl Claiming {
         for (_, queue) in self.queues.borrow().iter() {
             let _ = queue.send(ToQueue::Release { id });
         }
-        self.released.wake_all();
+        self.released.notify();
     }
 }
 

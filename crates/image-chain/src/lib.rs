@@ -35,7 +35,6 @@ mod queue;
 mod registry;
 mod shared;
 mod transfer;
-mod waiting;
 mod walk;
 
 pub use home::{Home, HomeOptions, Layer, OWNER_BYTES_DEFAULT};

@@ -4,12 +4,11 @@
 use std::{cell::RefCell, rc::Rc};
 
 use block_core::GuestRange;
-use storage_io::ReplyTo;
+use storage_io::{ReplyTo, Signal};
 
 use crate::{
     claims::{ClaimId, Claims, WriteId},
     fences::{Epoch, Fences},
-    waiting::WaitList,
 };
 
 /// The running requests of one queue, the claims on it and the fences that wait for it.
@@ -18,7 +17,7 @@ pub(crate) struct Registry {
     claims: RefCell<Claims<ReplyTo<()>>>,
     fences: RefCell<Fences<ReplyTo<()>>>,
     /// Writes that wait for a claim to end.
-    claimed: WaitList,
+    claimed: Signal,
 }
 
 impl Registry {
@@ -30,7 +29,7 @@ impl Registry {
 
     /// Registers a write of `range` as soon as no claim has it. It looks up places only after this.
     pub(crate) async fn begin_write(self: &Rc<Self>, range: GuestRange) -> Rc<Ticket> {
-        let write = self.claimed.until(|| self.claims.borrow_mut().begin_write(range)).await;
+        let write = self.claimed.find(|| self.claims.borrow_mut().begin_write(range)).await;
         let epoch = self.fences.borrow_mut().begin();
         Rc::new(Ticket { registry: self.clone(), epoch, write: Some(write) })
     }
@@ -44,7 +43,7 @@ impl Registry {
     /// Ends a claim.
     pub(crate) fn release(&self, id: ClaimId) {
         self.claims.borrow_mut().release(id);
-        self.claimed.wake_all();
+        self.claimed.notify();
     }
 
     /// `passed` is answered when every request that runs now has ended.

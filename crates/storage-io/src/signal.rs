@@ -25,9 +25,14 @@ impl Signal {
 
     /// Waits until `condition` holds; it is asked now and after every [`notify`](Self::notify).
     pub async fn until(&self, mut condition: impl FnMut() -> bool) {
+        self.find(|| condition().then_some(())).await;
+    }
+
+    /// Waits until `look` finds something; it is asked now and after every [`notify`](Self::notify).
+    pub async fn find<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
         poll_fn(|cx| {
-            if condition() {
-                return Poll::Ready(());
+            if let Some(found) = look() {
+                return Poll::Ready(found);
             }
             let mut waiting = self.0.borrow_mut();
             if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
@@ -35,7 +40,7 @@ impl Signal {
             }
             Poll::Pending
         })
-        .await;
+        .await
     }
 }
 

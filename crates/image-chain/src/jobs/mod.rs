@@ -9,11 +9,11 @@ mod write;
 use std::{cell::Cell, future::Future, rc::Rc};
 
 use image_format::Format;
+use storage_io::Signal;
 
 use crate::{
     chain::Chain,
     messages::{Clear, ToHome},
-    waiting::WaitList,
 };
 
 pub(crate) use reclaim::Reclaim;
@@ -23,13 +23,13 @@ pub(crate) use sync::Syncs;
 #[derive(Default)]
 pub(crate) struct Jobs {
     running: Cell<usize>,
-    ended: WaitList,
+    ended: Signal,
 }
 
 impl Jobs {
     /// Waits until no job runs.
     pub(crate) async fn all_ended(&self) {
-        self.ended.until(|| (self.running.get() == 0).then_some(())).await;
+        self.ended.until(|| self.running.get() == 0).await;
     }
 }
 
@@ -47,7 +47,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.0.running.set(self.0.running.get() - 1);
         if self.0.running.get() == 0 {
-            self.0.ended.wake_all();
+            self.0.ended.notify();
         }
     }
 }

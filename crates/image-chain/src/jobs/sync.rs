@@ -14,13 +14,15 @@ use std::{cell::RefCell, rc::Rc};
 use block_core::{Error, ErrorKind, Result};
 use image_format::Format;
 
-use crate::{chain::Chain, waiting::WaitList};
+use storage_io::Signal;
+
+use crate::chain::Chain;
 
 /// Which syncs have begun and ended.
 #[derive(Default)]
 pub(crate) struct Syncs {
     state: RefCell<State>,
-    ended: WaitList,
+    ended: Signal,
 }
 
 #[derive(Default)]
@@ -59,7 +61,7 @@ impl Syncs {
         state.ended = state.begun;
         state.failed = result.as_ref().err().cloned();
         drop(state);
-        self.ended.wake_all();
+        self.ended.notify();
     }
 
     /// The first sync that begins after now.
@@ -73,7 +75,7 @@ impl<F: Format + 'static> Chain<F> {
     pub(crate) async fn flush(self: &Rc<Self>) -> Result<()> {
         let wanted = self.syncs.next();
         loop {
-            match self.syncs.ended.until(|| self.syncs.turn(wanted)).await {
+            match self.syncs.ended.find(|| self.syncs.turn(wanted)).await {
                 Turn::Over(result) => return result,
                 Turn::Begin => {
                     let tables = self.shared.tables.now();
