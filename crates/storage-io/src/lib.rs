@@ -40,6 +40,11 @@ pub use pending::{Blocking, Hold, Pending, Readiness};
 pub use process::{Fork, Signals, fork};
 pub use signal::Signal;
 pub use storage::{Completion, Limits, Storage, StorageExt, StorageKind, StorageOperation};
-pub use stores::{memory::MemoryStorage, memory_files::MemoryFiles};
+pub use stores::{
+    crash::{CrashPoint, CrashStorage},
+    faulty::{Effect, Fault, FaultRule, FaultScript, FaultyStorage, OperationKind},
+    memory::MemoryStorage,
+    memory_files::MemoryFiles,
+};
 pub use task::Task;
 pub use time::{Moment, SimulatedClock, Sleep};

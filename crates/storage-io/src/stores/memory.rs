@@ -189,7 +189,7 @@ impl Storage for MemoryStorage {
 }
 
 /// Up to three steps, mostly few.
-async fn delay(executor: &Executor) {
+pub(super) async fn delay(executor: &Executor) {
     for _ in 0..(executor.random() % 8).saturating_sub(4) {
         executor.yield_now().await;
     }
