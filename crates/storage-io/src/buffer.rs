@@ -33,25 +33,15 @@ impl Memory {
         let layout = Self::layout(capacity);
         // SAFETY: the layout has a size above zero.
         let start = unsafe { alloc::alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else {
-            alloc::handle_alloc_error(layout)
-        };
-        Memory {
-            start,
-            capacity,
-            pool: Weak::new(),
-        }
+        let Some(start) = NonNull::new(start) else { alloc::handle_alloc_error(layout) };
+        Memory { start, capacity, pool: Weak::new() }
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
         if let Some(pool) = self.pool.upgrade()
-            && pool.keep(Memory {
-                start: self.start,
-                capacity: self.capacity,
-                pool: Weak::new(),
-            })
+            && pool.keep(Memory { start: self.start, capacity: self.capacity, pool: Weak::new() })
         {
             return;
         }
@@ -85,11 +75,7 @@ impl Segment {
 
     /// Keeps the first `at` bytes, gives the rest.
     fn split_off(&mut self, at: usize) -> Segment {
-        let rest = Segment {
-            memory: self.memory.clone(),
-            from: self.from + at,
-            length: self.length - at,
-        };
+        let rest = Segment { memory: self.memory.clone(), from: self.from + at, length: self.length - at };
         self.length = at;
         rest
     }
@@ -132,15 +118,7 @@ impl Buffer {
         if length == 0 {
             return Buffer::default();
         }
-        Buffer {
-            first: Some(Segment {
-                memory: Arc::new(memory),
-                from: 0,
-                length,
-            }),
-            more: Vec::new(),
-            length,
-        }
+        Buffer { first: Some(Segment { memory: Arc::new(memory), from: 0, length }), more: Vec::new(), length }
     }
 
     /// Bytes.
@@ -207,11 +185,7 @@ impl Buffer {
             return;
         }
         self.length += segment.length;
-        let last = if self.more.is_empty() {
-            self.first.as_mut()
-        } else {
-            self.more.last_mut()
-        };
+        let last = if self.more.is_empty() { self.first.as_mut() } else { self.more.last_mut() };
         match last {
             None => self.first = Some(segment),
             Some(last) if last.continues_in(&segment) => last.length += segment.length,
@@ -278,8 +252,18 @@ impl Buffer {
 
     /// Whether every segment's address and length is a multiple of `unit`, a power of two.
     pub fn is_aligned(&self, unit: usize) -> bool {
-        self.segments()
-            .all(|segment| (segment.as_ptr().addr() | segment.len()) & (unit - 1) == 0)
+        self.segments().all(|segment| (segment.as_ptr().addr() | segment.len()) & (unit - 1) == 0)
+    }
+
+    /// The kernel's view of its bytes behind the first `done`, if they are one run. Valid as long as the buffer is.
+    pub(crate) fn single_run(&self, done: usize) -> Option<libc::iovec> {
+        let (first, []) = (self.first.as_ref()?, self.more.as_slice()) else {
+            return None;
+        };
+        assert!(done <= first.length, "no more is done than there is");
+        // SAFETY: `done` is at most the segment's length.
+        let start = unsafe { first.start().add(done) };
+        Some(libc::iovec { iov_base: start.cast(), iov_len: first.length - done })
     }
 
     /// The kernel's list of its bytes behind the first `done`, at most `IOV_MAX` entries. Valid as long as the buffer is.
@@ -297,10 +281,7 @@ impl Buffer {
             }
             // SAFETY: `skip` is smaller than the segment's length.
             let start = unsafe { segment.start().add(skip) };
-            vectors.push(libc::iovec {
-                iov_base: start.cast(),
-                iov_len: segment.length - skip,
-            });
+            vectors.push(libc::iovec { iov_base: start.cast(), iov_len: segment.length - skip });
             skip = 0;
         }
     }
@@ -341,10 +322,7 @@ impl BufferPool {
         if length == 0 || class >= CLASSES {
             return Buffer::zeroed(length);
         }
-        let recycled = self.0.classes[class]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
+        let recycled = self.0.classes[class].lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut memory = recycled.unwrap_or_else(|| Memory::new(PAGE << class));
         memory.pool = Arc::downgrade(&self.0);
         Buffer::of(memory, length)
@@ -416,10 +394,7 @@ mod tests {
         buffer.copy_out(90, &mut out);
         assert_eq!(out.as_slice(), counting(20));
         buffer.fill(95, 10, 0xff);
-        assert_eq!(
-            buffer.to_vec()[94..106],
-            [4, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 15]
-        );
+        assert_eq!(buffer.to_vec()[94..106], [4, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 15]);
     }
 
     #[test]
@@ -429,11 +404,7 @@ mod tests {
         let address = buffer.segments().next().unwrap().as_ptr();
         let tail = buffer.split_off(4096);
         drop(buffer);
-        assert_ne!(
-            pool.take(8192).segments().next().unwrap().as_ptr(),
-            address,
-            "a part is still in use"
-        );
+        assert_ne!(pool.take(8192).segments().next().unwrap().as_ptr(), address, "a part is still in use");
         drop(tail);
         let addresses = [pool.take(8192), pool.take(8192)].map(|buffer| buffer.segments().next().unwrap().as_ptr());
         assert!(addresses.contains(&address) || pool.take(5000).segments().next().unwrap().as_ptr() == address);

@@ -8,7 +8,6 @@
 use std::{
     cell::{Cell, Ref, RefCell, RefMut},
     collections::VecDeque,
-    fs::File,
     future::Future,
     marker::PhantomData,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -29,6 +28,7 @@ use slab::Slab;
 use crate::{
     Blocking, Buffer, Completion, EngineChoice, EngineKind, Hold, Pending, Readiness, Task,
     engine::{self, CommandKind, Engine, Interest, Key, Simulated},
+    open_file::OpenFile,
     reactor::Reactor,
     task::Slot,
     time::{Clock, Moment, SimulatedClock, Sleep, Timers},
@@ -101,11 +101,7 @@ struct SharedState {
 impl Shared {
     fn new() -> std::io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Shared {
-            state: Mutex::default(),
-            sleeping: AtomicBool::new(false),
-            wake,
-        })
+        Ok(Shared { state: Mutex::default(), sleeping: AtomicBool::new(false), wake })
     }
 
     /// The lock guards a few words; nothing waits and nothing can panic while it is held.
@@ -219,11 +215,7 @@ impl Executor {
         let slot = Slot::new();
         let result = slot.clone();
         let id = self.insert(Box::pin(async move { Slot::fill(&result, future.await) }));
-        Task {
-            executor: self.clone(),
-            id: Some(id),
-            slot,
-        }
+        Task { executor: self.clone(), id: Some(id), slot }
     }
 
     fn insert(&self, future: BoxedFuture) -> TaskId {
@@ -232,11 +224,7 @@ impl Executor {
         let mut tasks = self.0.tasks.borrow_mut();
         let vacant = tasks.vacant_entry();
         let index = vacant.key();
-        let wake = Arc::new(TaskWake {
-            index,
-            queued: AtomicBool::new(false),
-            shared: self.0.shared.clone(),
-        });
+        let wake = Arc::new(TaskWake { index, queued: AtomicBool::new(false), shared: self.0.shared.clone() });
         let waker = Waker::from(wake.clone());
         waker.wake_by_ref();
         vacant.insert(TaskEntry {
@@ -253,10 +241,7 @@ impl Executor {
     /// Ends a task: at once, or when its own poll returns.
     pub(crate) fn cancel(&self, id: TaskId) {
         let mut tasks = self.0.tasks.borrow_mut();
-        let Some(entry) = tasks
-            .get_mut(id.index)
-            .filter(|entry| entry.generation == id.generation)
-        else {
+        let Some(entry) = tasks.get_mut(id.index).filter(|entry| entry.generation == id.generation) else {
             return;
         };
         if entry.future.is_none() {
@@ -280,10 +265,7 @@ impl Executor {
 
     fn take_any_future(&self) -> Option<BoxedFuture> {
         let mut tasks = self.0.tasks.borrow_mut();
-        let index = tasks
-            .iter()
-            .find(|(_, entry)| entry.future.is_some())
-            .map(|(index, _)| index)?;
+        let index = tasks.iter().find(|(_, entry)| entry.future.is_some()).map(|(index, _)| index)?;
         tasks.remove(index).future
     }
 
@@ -295,9 +277,11 @@ impl Executor {
         let collected = self.collect(wait);
         let ran = self.dispatch();
         if self.0.driven_from_outside.get() {
-            self.leave_to_outside();
+            collected.and(self.leave_to_outside())?;
+        } else {
+            collected?;
         }
-        collected.map(|()| ran)
+        Ok(ran)
     }
 
     /// Runs `future` to its end, and the other tasks meanwhile.
@@ -306,11 +290,7 @@ impl Executor {
     /// When the kernel can no longer be waited for, and in a simulation when nothing is left that could ever end it.
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
-        let wake = Arc::new(TaskWake {
-            index: MAIN,
-            queued: AtomicBool::new(true),
-            shared: self.0.shared.clone(),
-        });
+        let wake = Arc::new(TaskWake { index: MAIN, queued: AtomicBool::new(true), shared: self.0.shared.clone() });
         let waker = Waker::from(wake.clone());
         loop {
             if wake.queued.swap(false, Ordering::AcqRel)
@@ -318,17 +298,10 @@ impl Executor {
             {
                 return result;
             }
-            let wait = if wake.queued.load(Ordering::Acquire) {
-                Wait::No
-            } else {
-                Wait::Forever
-            };
+            let wait = if wake.queued.load(Ordering::Acquire) { Wait::No } else { Wait::Forever };
             let ran = self.turn(wait).expect("the kernel can be waited for");
             let stuck = self.0.shuffled && !ran && !wake.queued.load(Ordering::Acquire);
-            assert!(
-                !stuck || self.advance_clock(),
-                "the simulation waits for something that nobody will do"
-            );
+            assert!(!stuck || self.advance_clock(), "the simulation waits for something that nobody will do");
         }
     }
 
@@ -343,10 +316,7 @@ impl Executor {
                 return false;
             }
             let chosen = usize::try_from(self.random()).unwrap_or(0) % state.ready.len();
-            state
-                .ready
-                .swap_remove_back(chosen)
-                .expect("chosen among those that are there")
+            state.ready.swap_remove_back(chosen).expect("chosen among those that are there")
         };
         self.run(index);
         true
@@ -375,7 +345,9 @@ impl Executor {
         let wait = if shared.state().is_empty() { wait } else { Wait::No };
         let timer = self.next_timer().map(|deadline| deadline - self.now());
         let collected = self.0.reactor.borrow_mut().collect(wait, timer);
+        // Before anyone is woken: who is awake needs no eventfd.
         shared.sleeping.store(false, Ordering::SeqCst);
+        self.0.reactor.borrow_mut().complete_collected();
         let completed = std::mem::take(&mut shared.state().completed);
         for (key, result) in completed {
             self.0.reactor.borrow_mut().complete(key, result);
@@ -429,9 +401,7 @@ impl Executor {
         };
         let poll = future.as_mut().poll(&mut Context::from_waker(&waker));
         let mut tasks = self.0.tasks.borrow_mut();
-        let entry = tasks
-            .get_mut(index)
-            .expect("a task stays in its place while it is polled");
+        let entry = tasks.get_mut(index).expect("a task stays in its place while it is polled");
         if poll.is_pending() && !entry.cancelled {
             entry.future = Some(future);
             if std::mem::take(&mut entry.ready_again) {
@@ -459,7 +429,8 @@ impl Executor {
     /// when it is readable, drives this executor. Call `turn` once after asking for it.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.0.driven_from_outside.set(true);
-        self.leave_to_outside();
+        // What the kernel refuses now, it refuses in the next turn, which can say so.
+        let _ = self.leave_to_outside();
         let reactor = self.0.reactor.borrow();
         let descriptor = reactor.descriptor().as_raw_fd();
         // SAFETY: the engine owns the descriptor as long as this executor lives, and the borrow ends before that.
@@ -467,12 +438,14 @@ impl Executor {
     }
 
     /// From now on, whatever becomes ready makes the descriptor readable.
-    fn leave_to_outside(&self) {
+    fn leave_to_outside(&self) -> Result<()> {
         let shared = &self.0.shared;
         shared.sleeping.store(true, Ordering::SeqCst);
         if !shared.state().is_empty() {
             shared.wake_if_asleep();
         }
+        let timer = self.next_timer().map(|deadline| deadline - self.now());
+        self.0.reactor.borrow_mut().leave(timer)
     }
 
     /// The time on its clock.
@@ -535,10 +508,7 @@ impl Executor {
             0
         };
         let key = self.0.reactor.borrow_mut().job(Box::new(run), hold);
-        Blocking {
-            pending: Pending::kernel(self.clone(), key),
-            result,
-        }
+        Blocking { pending: Pending::kernel(self.clone(), key), result }
     }
 
     /// Ends when `descriptor`, which must be non-blocking, can be read. At most one task waits for it at a time.
@@ -563,22 +533,12 @@ impl Executor {
 
     fn watch_owned(&self, descriptor: Rc<OwnedFd>, interest: Interest) -> Readiness<'static> {
         let key = self.0.reactor.borrow_mut().watch(descriptor.as_raw_fd(), interest);
-        Readiness {
-            executor: self.clone(),
-            key: Some(key),
-            descriptor: PhantomData,
-            _owned: Some(descriptor),
-        }
+        Readiness { executor: self.clone(), key: Some(key), descriptor: PhantomData, _owned: Some(descriptor) }
     }
 
     fn watch<'fd>(&self, descriptor: BorrowedFd<'fd>, interest: Interest) -> Readiness<'fd> {
         let key = self.0.reactor.borrow_mut().watch(descriptor.as_raw_fd(), interest);
-        Readiness {
-            executor: self.clone(),
-            key: Some(key),
-            descriptor: PhantomData,
-            _owned: None,
-        }
+        Readiness { executor: self.clone(), key: Some(key), descriptor: PhantomData, _owned: None }
     }
 
     pub(crate) fn unwatch(&self, key: Key) {
@@ -589,7 +549,7 @@ impl Executor {
     pub(crate) fn start(
         &self,
         kind: CommandKind,
-        file: Arc<File>,
+        file: Arc<OpenFile>,
         buffer: Option<Buffer>,
         hold: Option<Hold>,
     ) -> Pending {

@@ -20,6 +20,7 @@ mod buffer;
 mod engine;
 mod executor;
 mod mailbox;
+mod open_file;
 mod opener;
 mod pending;
 mod process;
@@ -43,6 +44,7 @@ pub use storage::{Completion, Limits, Storage, StorageExt, StorageKind, StorageO
 pub use stores::{
     crash::{CrashPoint, CrashStorage},
     faulty::{Effect, Fault, FaultRule, FaultScript, FaultyStorage, OperationKind},
+    files::Files,
     memory::MemoryStorage,
     memory_files::MemoryFiles,
 };

@@ -24,12 +24,7 @@ fn open<T>(shared: &Box<T>) -> MutexGuard<'_, Shared<T>> {
 
 /// A queue of messages: any thread sends, one executor receives.
 pub fn mailbox<T>() -> (Sender<T>, Receiver<T>) {
-    let shared = Shared {
-        messages: VecDeque::new(),
-        senders: 1,
-        receiver: None,
-        receiver_gone: false,
-    };
+    let shared = Shared { messages: VecDeque::new(), senders: 1, receiver: None, receiver_gone: false };
     let shared = Arc::new(Mutex::new(shared));
     (Sender(shared.clone()), Receiver(shared))
 }
@@ -65,11 +60,7 @@ impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
         let mut shared = open(&self.0);
         shared.senders -= 1;
-        let waker = if shared.senders == 0 {
-            shared.receiver.take()
-        } else {
-            None
-        };
+        let waker = if shared.senders == 0 { shared.receiver.take() } else { None };
         drop(shared);
         if let Some(waker) = waker {
             waker.wake();

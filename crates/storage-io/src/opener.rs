@@ -62,25 +62,13 @@ pub struct OpenOptions {
 impl OpenOptions {
     /// Reading, past the page cache, without a lock.
     pub fn read() -> Self {
-        OpenOptions {
-            access: Access::Read,
-            direct: true,
-            lock: LockPolicy::None,
-            create: CreateMode::No,
-        }
+        OpenOptions { access: Access::Read, direct: true, lock: LockPolicy::None, create: CreateMode::No }
     }
 
     /// Writing, past the page cache, as the only writer: waits ten seconds for the one before.
     pub fn write() -> Self {
-        let lock = LockPolicy::Exclusive {
-            deadline: Duration::from_secs(10),
-        };
-        OpenOptions {
-            access: Access::Write,
-            direct: true,
-            lock,
-            create: CreateMode::No,
-        }
+        let lock = LockPolicy::Exclusive { deadline: Duration::from_secs(10) };
+        OpenOptions { access: Access::Write, direct: true, lock, create: CreateMode::No }
     }
 }
 

@@ -36,10 +36,7 @@ enum State {
 impl Pending {
     /// An operation that has ended before it was asked for.
     pub fn ready(operation: StorageOperation, result: Result<()>) -> Pending {
-        Pending(State::Ready(Some(Completion {
-            buffer: operation.into_buffer(),
-            result,
-        })))
+        Pending(State::Ready(Some(Completion { buffer: operation.into_buffer(), result })))
     }
 
     /// An operation whose answer is known.

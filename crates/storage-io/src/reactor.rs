@@ -1,8 +1,7 @@
 //! What is on its way: operations with the memory that the kernel owns meanwhile, readiness, jobs on worker threads.
 
 use std::{
-    fs::File,
-    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    os::fd::{BorrowedFd, RawFd},
     sync::Arc,
     task::{Context, Waker},
     time::Duration,
@@ -13,8 +12,9 @@ use slab::Slab;
 
 use crate::{
     Buffer, Completion, Hold,
-    engine::{Command, CommandKind, Engine, EngineKind, Interest, Key, Started, run_command},
+    engine::{Command, CommandKind, Engine, EngineKind, Interest, Key, Memory, Started},
     executor::{Shared, Wait},
+    open_file::OpenFile,
     worker::{Job, Workers},
 };
 
@@ -38,13 +38,7 @@ struct Entry {
 
 enum Work {
     /// I/O on a file. The kernel reads or writes `buffer` until it completes; `file` keeps descriptor and lock.
-    Operation {
-        kind: CommandKind,
-        file: Arc<File>,
-        buffer: Option<Buffer>,
-        vectors: Vec<libc::iovec>,
-        done: usize,
-    },
+    Operation { kind: CommandKind, file: Arc<OpenFile>, buffer: Option<Buffer>, vectors: Vec<libc::iovec>, done: usize },
     /// Somebody wants to know that a descriptor is ready.
     Watch,
     /// A worker runs a job.
@@ -65,13 +59,7 @@ enum Waiter {
 impl Reactor {
     pub(crate) fn new(engine: Box<dyn Engine>, shared: Arc<Shared>) -> Self {
         let workers = Workers::new(shared);
-        Reactor {
-            entries: Slab::new(),
-            engine,
-            workers,
-            collected: Vec::new(),
-            orphans: Vec::new(),
-        }
+        Reactor { entries: Slab::new(), engine, workers, collected: Vec::new(), orphans: Vec::new() }
     }
 
     pub(crate) fn engine_kind(&self) -> EngineKind {
@@ -91,54 +79,36 @@ impl Reactor {
     pub(crate) fn start(
         &mut self,
         kind: CommandKind,
-        file: Arc<File>,
+        file: Arc<OpenFile>,
         buffer: Option<Buffer>,
         hold: Option<Hold>,
     ) -> Key {
-        let work = Work::Operation {
-            kind,
-            file,
-            buffer,
-            vectors: Vec::new(),
-            done: 0,
-        };
-        let key = self.entries.insert(Entry {
-            work,
-            waiter: Waiter::None,
-            _hold: hold,
-        });
+        let work = Work::Operation { kind, file, buffer, vectors: Vec::new(), done: 0 };
+        let key = self.entries.insert(Entry { work, waiter: Waiter::None, _hold: hold });
         self.issue(key);
         key
     }
 
     /// Gives the kernel what is left of an operation.
     fn issue(&mut self, key: Key) {
-        let Work::Operation {
-            kind,
-            file,
-            buffer,
-            vectors,
-            done,
-        } = &mut self.entries[key].work
-        else {
+        let Work::Operation { kind, file, buffer, vectors, done } = &mut self.entries[key].work else {
             unreachable!("only operations are issued")
         };
-        if let Some(buffer) = buffer {
-            buffer.io_vectors(*done, vectors);
-        }
-        let command = Command::new(*kind, file.as_raw_fd(), vectors, *done);
+        let command = Command {
+            kind: *kind,
+            descriptor: file.descriptor(),
+            direct: file.is_direct(),
+            memory: buffer.as_mut().map_or(Memory::None, |buffer| memory_of(buffer, *done, vectors)),
+            done: *done,
+        };
         if let Started::Refused = self.engine.start(key, command) {
-            self.run_job(key, Box::new(move || run_command(&command)));
+            self.run_job(key, Box::new(move || command.run()));
         }
     }
 
     /// Runs a job on a worker thread.
     pub(crate) fn job(&mut self, job: Job, hold: Option<Hold>) -> Key {
-        let key = self.entries.insert(Entry {
-            work: Work::Job,
-            waiter: Waiter::None,
-            _hold: hold,
-        });
+        let key = self.entries.insert(Entry { work: Work::Job, waiter: Waiter::None, _hold: hold });
         self.run_job(key, job);
         key
     }
@@ -154,11 +124,7 @@ impl Reactor {
 
     /// Waits for `descriptor` to become ready, once.
     pub(crate) fn watch(&mut self, descriptor: RawFd, interest: Interest) -> Key {
-        let key = self.entries.insert(Entry {
-            work: Work::Watch,
-            waiter: Waiter::None,
-            _hold: None,
-        });
+        let key = self.entries.insert(Entry { work: Work::Watch, waiter: Waiter::None, _hold: None });
         if let Err(error) = self.engine.watch(key, descriptor, interest) {
             self.complete(key, -error.raw_os_error().unwrap_or(libc::EIO));
         }
@@ -190,23 +156,33 @@ impl Reactor {
     pub(crate) fn abandon(&mut self, key: Key) {
         let entry = &mut self.entries[key];
         if let Waiter::Answered(_) = entry.waiter {
-            self.orphans.push(Orphan {
-                _entry: self.entries.remove(key),
-            });
+            self.orphans.push(Orphan { _entry: self.entries.remove(key) });
         } else {
             entry.waiter = Waiter::Gone;
         }
     }
 
-    /// Collects what has completed, waiting as told; wakes who waits.
+    /// Collects what has completed, waiting as told. Nobody is woken yet.
     pub(crate) fn collect(&mut self, wait: Wait, timer: Option<Duration>) -> Result<(), Error> {
+        self.engine
+            .collect(wait, timer, &mut self.collected)
+            .map_err(|error| Error::from_os("waiting for completions", error))
+    }
+
+    /// Takes the completions that were collected; wakes who waits for them.
+    pub(crate) fn complete_collected(&mut self) {
         let mut collected = std::mem::take(&mut self.collected);
-        let result = self.engine.collect(wait, timer, &mut collected);
         for (key, result) in collected.drain(..) {
             self.complete(key, result);
         }
+        // What was started again meanwhile, and done at once, has been collected behind it.
+        collected.append(&mut self.collected);
         self.collected = collected;
-        result.map_err(|error| Error::from_os("waiting for completions", error))
+    }
+
+    /// Leaves waiting to whoever polls the descriptor.
+    pub(crate) fn leave(&mut self, timer: Option<Duration>) -> Result<(), Error> {
+        self.engine.leave(timer).map_err(|error| Error::from_os("handing over operations", error))
     }
 
     /// What completed with nobody waiting. The caller drops it when the reactor is no longer borrowed, since the drop of
@@ -228,9 +204,7 @@ impl Reactor {
         };
         match std::mem::replace(&mut entry.waiter, Waiter::Answered(result)) {
             Waiter::Task(waker) => waker.wake(),
-            Waiter::Gone => self.orphans.push(Orphan {
-                _entry: self.entries.remove(key),
-            }),
+            Waiter::Gone => self.orphans.push(Orphan { _entry: self.entries.remove(key) }),
             Waiter::None => {}
             Waiter::Answered(_) => unreachable!("an operation completes once"),
         }
@@ -255,43 +229,60 @@ impl Entry {
     /// Accounts for a result of the kernel. A transfer may be cut short by a signal or a limit and goes on where it
     /// stopped; one that moves nothing has met the end of the file.
     fn advance(&mut self, result: i32) -> Advance {
-        let Work::Operation {
-            buffer: Some(buffer),
-            done,
-            ..
-        } = &mut self.work
-        else {
-            return if result == -libc::EINTR && matches!(self.work, Work::Operation { .. }) {
-                Advance::Again
-            } else {
-                Advance::Done(result.min(0))
-            };
+        let Work::Operation { kind, file, buffer, done, .. } = &mut self.work else {
+            return Advance::Done(result.min(0));
         };
-        match usize::try_from(result) {
-            Err(_) if result == -libc::EINTR => Advance::Again,
-            Err(_) => Advance::Done(result),
-            Ok(0) if *done < buffer.len() => Advance::Done(SHORT),
-            Ok(moved) => {
-                *done += moved;
-                if *done < buffer.len() {
-                    Advance::Again
-                } else {
-                    Advance::Done(0)
-                }
-            }
+        if result == -libc::EINTR {
+            return Advance::Again;
         }
+        let length = buffer.as_ref().map_or(0, Buffer::len);
+        let advance = match (usize::try_from(result), buffer) {
+            (Ok(moved), Some(buffer)) => transferred(*kind, buffer, done, moved),
+            // Behind a short direct read, the rest is not aligned: that was the end of the file.
+            (Err(_), Some(_)) if result == -libc::EINVAL && *done > 0 => Advance::Done(SHORT),
+            (_, _) => Advance::Done(result.min(0)),
+        };
+        if let Advance::Done(0) = advance {
+            file.was_done(*kind, length);
+        }
+        advance
     }
 
     fn into_completion(self, result: i32) -> Completion {
-        let buffer = match self.work {
-            Work::Operation { buffer, .. } => buffer,
-            Work::Watch | Work::Job => None,
-        };
-        Completion {
-            buffer,
-            result: to_result(result),
+        match self.work {
+            Work::Operation { kind, file, buffer, .. } => {
+                let length = buffer.as_ref().map_or(0, Buffer::len);
+                Completion { buffer, result: to_result(result).map_err(|error| file.explain(kind, length, error)) }
+            }
+            Work::Watch | Work::Job => Completion { buffer: None, result: to_result(result) },
         }
     }
+}
+
+/// The kernel's view of what is left of a buffer; a single run needs no list.
+fn memory_of(buffer: &mut Buffer, done: usize, vectors: &mut Vec<libc::iovec>) -> Memory {
+    if let Some(run) = buffer.single_run(done) {
+        return Memory::of(&[run]);
+    }
+    buffer.io_vectors(done, vectors);
+    Memory::of(vectors)
+}
+
+/// Accounts for `moved` bytes of a transfer.
+fn transferred(kind: CommandKind, buffer: &mut Buffer, done: &mut usize, moved: usize) -> Advance {
+    *done += moved;
+    if *done >= buffer.len() {
+        return Advance::Done(0);
+    }
+    let tail = match kind {
+        CommandKind::Read { tail, .. } => tail,
+        _ => 0,
+    };
+    if tail > 0 && *done + tail >= buffer.len() {
+        buffer.fill(*done, buffer.len() - *done, 0);
+        return Advance::Done(0);
+    }
+    if moved == 0 { Advance::Done(SHORT) } else { Advance::Again }
 }
 
 /// A transfer that met the end of the file; no error number of the kernel is this small.
@@ -300,10 +291,7 @@ const SHORT: i32 = -5000;
 fn to_result(result: i32) -> Result<(), Error> {
     match result {
         0.. => Ok(()),
-        SHORT => Err(Error::new(
-            block_core::ErrorKind::Io,
-            "the storage ends before the range does",
-        )),
+        SHORT => Err(Error::new(block_core::ErrorKind::Io, "the storage ends before the range does")),
         errno => Err(Error::from_os("", std::io::Error::from_raw_os_error(-errno))),
     }
 }

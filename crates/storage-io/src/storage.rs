@@ -125,10 +125,7 @@ pub trait Storage: Send + Sync + Debug {
 }
 
 /// The operations as one would like to write them.
-#[allow(
-    async_fn_in_trait,
-    reason = "executors are single-threaded; no future crosses a thread"
-)]
+#[allow(async_fn_in_trait, reason = "executors are single-threaded; no future crosses a thread")]
 pub trait StorageExt {
     /// Fills `buffer` from `offset`.
     async fn read(&self, executor: &Executor, offset: FileOffset, buffer: Buffer) -> (Buffer, Result<()>);
@@ -156,16 +153,7 @@ impl<S: Storage + ?Sized> StorageExt for S {
     }
 
     async fn write(&self, executor: &Executor, offset: FileOffset, buffer: Buffer) -> (Buffer, Result<()>) {
-        with_buffer(self.submit(
-            executor,
-            StorageOperation::Write {
-                offset,
-                buffer,
-                durable: false,
-            },
-            None,
-        ))
-        .await
+        with_buffer(self.submit(executor, StorageOperation::Write { offset, buffer, durable: false }, None)).await
     }
 
     async fn sync(&self, executor: &Executor) -> Result<()> {
@@ -173,27 +161,19 @@ impl<S: Storage + ?Sized> StorageExt for S {
     }
 
     async fn allocate(&self, executor: &Executor, range: FileRange) -> Result<()> {
-        self.submit(executor, StorageOperation::Allocate(range), None)
-            .await
-            .result
+        self.submit(executor, StorageOperation::Allocate(range), None).await.result
     }
 
     async fn discard(&self, executor: &Executor, range: FileRange) -> Result<()> {
-        self.submit(executor, StorageOperation::Discard(range), None)
-            .await
-            .result
+        self.submit(executor, StorageOperation::Discard(range), None).await.result
     }
 
     async fn write_zeroes(&self, executor: &Executor, range: FileRange, may_free: bool) -> Result<()> {
-        self.submit(executor, StorageOperation::WriteZeroes { range, may_free }, None)
-            .await
-            .result
+        self.submit(executor, StorageOperation::WriteZeroes { range, may_free }, None).await.result
     }
 
     async fn set_length(&self, executor: &Executor, length: u64) -> Result<()> {
-        self.submit(executor, StorageOperation::SetLength(length), None)
-            .await
-            .result
+        self.submit(executor, StorageOperation::SetLength(length), None).await.result
     }
 
     async fn read_bytes(&self, executor: &Executor, offset: FileOffset, length: usize) -> Result<Vec<u8>> {

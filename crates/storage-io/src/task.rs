@@ -18,10 +18,7 @@ pub(crate) struct Slot<T> {
 
 impl<T> Slot<T> {
     pub(crate) fn new() -> Rc<RefCell<Self>> {
-        Rc::new(RefCell::new(Slot {
-            result: None,
-            waiter: None,
-        }))
+        Rc::new(RefCell::new(Slot { result: None, waiter: None }))
     }
 
     /// Leaves the result and wakes whoever waits.

@@ -118,11 +118,7 @@ pub struct Sleep {
 
 impl Sleep {
     pub(crate) fn new(executor: Executor, deadline: Moment) -> Self {
-        Sleep {
-            executor,
-            deadline,
-            registered: None,
-        }
+        Sleep { executor, deadline, registered: None }
     }
 
     fn unregister(&mut self) {

@@ -38,10 +38,7 @@ struct State {
 
 impl Workers {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Workers {
-            queue: Arc::default(),
-            shared,
-        }
+        Workers { queue: Arc::default(), shared }
     }
 
     /// Hands a job to an idle thread, or to a new one, or lets it wait for one.
@@ -52,10 +49,7 @@ impl Workers {
         let mut state = self.queue.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.idle <= state.jobs.len() && state.threads < WORKERS_MAX {
             let (queue, shared) = (self.queue.clone(), self.shared.clone());
-            match thread::Builder::new()
-                .name("oxtap-io".into())
-                .spawn(move || work(&queue, &shared))
-            {
+            match thread::Builder::new().name("oxtap-io".into()).spawn(move || work(&queue, &shared)) {
                 Ok(_) => state.threads += 1,
                 Err(error) if state.threads == 0 => return Err(error),
                 Err(_) => {}

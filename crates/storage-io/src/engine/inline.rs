@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Command, Engine, EngineKind, Interest, Key, Started, poller::Poller, run_command};
+use super::{Command, Engine, EngineKind, Interest, Key, Started, poller::Poller};
 use crate::executor::{Shared, Wait};
 
 pub(super) struct Inline {
@@ -18,10 +18,7 @@ pub(super) struct Inline {
 
 impl Inline {
     pub(super) fn new(shared: &Arc<Shared>) -> io::Result<Self> {
-        Ok(Inline {
-            poller: Poller::new(shared)?,
-            finished: Vec::new(),
-        })
+        Ok(Inline { poller: Poller::new(shared)?, finished: Vec::new() })
     }
 }
 
@@ -31,7 +28,7 @@ impl Engine for Inline {
     }
 
     fn start(&mut self, key: Key, command: Command) -> Started {
-        self.finished.push((key, run_command(&command)));
+        self.finished.push((key, command.run()));
         Started::Yes
     }
 
@@ -53,6 +50,10 @@ impl Engine for Inline {
 
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.poller.descriptor()
+    }
+
+    fn leave(&mut self, timer: Option<Duration>) -> io::Result<()> {
+        self.poller.leave(timer)
     }
 
     fn runs_jobs_inline(&self) -> bool {

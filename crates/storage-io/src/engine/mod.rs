@@ -7,17 +7,25 @@
 //! | threads | worker threads | epoll |
 //! | inline | done at once by the caller: tools that do one thing after the other | epoll |
 
+mod command;
 mod inline;
 mod poller;
 mod simulated;
 mod threads;
+mod uring;
 
-use std::{io, os::fd::BorrowedFd, os::fd::RawFd, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::fd::{BorrowedFd, RawFd},
+    sync::Arc,
+    time::Duration,
+};
 
-use block_core::{Error, FileRange, Result};
+use block_core::{Error, Result};
 
 use crate::executor::{Shared, Wait};
 
+pub(crate) use command::{Command, CommandKind, Memory};
 pub(crate) use simulated::Simulated;
 
 /// Names what is on its way.
@@ -61,43 +69,6 @@ pub(crate) enum Interest {
     Write,
 }
 
-/// What a command does with its file.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum CommandKind {
-    Read { offset: u64 },
-    Write { offset: u64, durable: bool },
-    Sync,
-    Fallocate { range: FileRange, mode: i32 },
-    SetLength(u64),
-}
-
-/// One call to the kernel. Its vectors are borrowed from the reactor's entry, which outlives it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Command {
-    pub(crate) kind: CommandKind,
-    pub(crate) descriptor: RawFd,
-    pub(crate) vectors: *const libc::iovec,
-    pub(crate) vector_count: u32,
-    /// Bytes of the operation that are done already; offsets move by as much.
-    pub(crate) done: usize,
-}
-
-// SAFETY: the vectors point to memory that the reactor keeps until the command's completion, whichever thread runs it.
-unsafe impl Send for Command {}
-
-impl Command {
-    pub(crate) fn new(kind: CommandKind, descriptor: RawFd, vectors: &[libc::iovec], done: usize) -> Self {
-        let vector_count = u32::try_from(vectors.len()).expect("at most IOV_MAX vectors");
-        Command {
-            kind,
-            descriptor,
-            vectors: vectors.as_ptr(),
-            vector_count,
-            done,
-        }
-    }
-}
-
 /// Whether an engine took a command.
 pub(crate) enum Started {
     /// Its key will be reported.
@@ -122,8 +93,12 @@ pub(crate) trait Engine {
     /// Puts what has completed into `done`, waiting as told, but no longer than `timer`.
     fn collect(&mut self, wait: Wait, timer: Option<Duration>, done: &mut Vec<(Key, i32)>) -> io::Result<()>;
 
-    /// Becomes readable when `collect` would find something, or a timer that `collect` was told of is due.
+    /// Becomes readable when `collect` would find something.
     fn descriptor(&self) -> BorrowedFd<'_>;
+
+    /// Somebody else waits for the descriptor now: what was started is on its way, and when `timer` runs out it becomes
+    /// readable too.
+    fn leave(&mut self, timer: Option<Duration>) -> io::Result<()>;
 
     /// Whether jobs for worker threads are run at once instead.
     fn runs_jobs_inline(&self) -> bool {
@@ -134,7 +109,7 @@ pub(crate) trait Engine {
 /// Sets up the engine that is wanted; probing tells why each earlier one was refused, should all be.
 pub(crate) fn set_up(choice: EngineChoice, shared: &Arc<Shared>) -> Result<Box<dyn Engine>> {
     let candidates = match choice {
-        EngineChoice::Probe => &[EngineKind::Threads][..],
+        EngineChoice::Probe => &[EngineKind::IoUring, EngineKind::Threads][..],
         EngineChoice::IoUring => &[EngineKind::IoUring],
         EngineChoice::Libaio => &[EngineKind::Libaio],
         EngineChoice::Threads => &[EngineKind::Threads],
@@ -147,56 +122,28 @@ pub(crate) fn set_up(choice: EngineChoice, shared: &Arc<Shared>) -> Result<Box<d
             Err(error) => reasons.push((*kind, error)),
         }
     }
-    let words: Vec<_> = reasons
-        .iter()
-        .map(|(kind, error)| format!("{kind:?}: {error}"))
-        .collect();
+    let words: Vec<_> = reasons.iter().map(|(kind, error)| format!("{kind:?}: {error}")).collect();
     let (_, last) = reasons.pop().expect("there is always a candidate");
-    Err(Error::from_os(
-        format!("no I/O engine can be set up ({})", words.join("; ")),
-        last,
-    ))
+    Err(Error::from_os(format!("no I/O engine can be set up ({})", words.join("; ")), last))
 }
 
 fn set_up_one(kind: EngineKind, shared: &Arc<Shared>) -> io::Result<Box<dyn Engine>> {
     Ok(match kind {
         EngineKind::Threads => Box::new(threads::Threads::new(shared)?),
         EngineKind::Inline => Box::new(inline::Inline::new(shared)?),
-        EngineKind::IoUring | EngineKind::Libaio | EngineKind::Simulated => {
+        EngineKind::IoUring => Box::new(uring::Uring::new(shared)?),
+        EngineKind::Libaio | EngineKind::Simulated => {
             return Err(io::Error::from_raw_os_error(libc::ENOSYS));
         }
     })
 }
 
-/// Runs a command on the calling thread; the kernel's result or its negative error number.
-pub(crate) fn run_command(command: &Command) -> i32 {
-    let count = command.vector_count.try_into().expect("at most IOV_MAX vectors");
-    let done = command.done as u64;
-    // SAFETY: the descriptor is open and the vectors' memory is ours until the command has ended, as `Command` promises.
-    let result = unsafe {
-        match command.kind {
-            CommandKind::Read { offset } => {
-                libc::preadv(command.descriptor, command.vectors, count, signed(offset + done))
-            }
-            CommandKind::Write { offset, durable } => {
-                let flags = if durable { libc::RWF_DSYNC } else { 0 };
-                libc::pwritev2(command.descriptor, command.vectors, count, signed(offset + done), flags)
-            }
-            CommandKind::Sync => libc::fdatasync(command.descriptor) as isize,
-            CommandKind::Fallocate { range, mode } => {
-                let (start, length) = (signed(range.start().get()), signed(range.length()));
-                libc::fallocate(command.descriptor, mode, start, length) as isize
-            }
-            CommandKind::SetLength(length) => libc::ftruncate(command.descriptor, signed(length)) as isize,
-        }
-    };
-    if result < 0 {
-        return -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+/// How long a wait may last; none for ever.
+fn wait_limit(wait: Wait, timer: Option<Duration>) -> Option<Duration> {
+    match (wait, timer) {
+        (Wait::No, _) => Some(Duration::ZERO),
+        (Wait::For(limit), Some(timer)) => Some(limit.min(timer)),
+        (Wait::For(limit), None) => Some(limit),
+        (Wait::Forever, timer) => timer,
     }
-    i32::try_from(result).expect("one call moves less than 2 GiB")
-}
-
-/// The kernel's signed offsets; what does not fit is refused by the kernel as out of range.
-pub(crate) fn signed(offset: u64) -> i64 {
-    i64::try_from(offset).unwrap_or(i64::MAX)
 }

@@ -1,7 +1,6 @@
 //! epoll: readiness of descriptors, wake-ups from other threads, and timers, behind one pollable descriptor.
 
 use std::{
-    cell::Cell,
     collections::HashMap,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
@@ -14,7 +13,7 @@ use rustix::{
     time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime},
 };
 
-use super::{Interest, Key};
+use super::{Interest, Key, wait_limit};
 use crate::executor::{Shared, Wait};
 
 /// Events that are not a watched descriptor's carry numbers that no descriptor has.
@@ -25,8 +24,6 @@ const EXTRA: u64 = u64::MAX - 2;
 pub(super) struct Poller {
     epoll: OwnedFd,
     timer: OwnedFd,
-    /// Whether somebody polls our descriptor: only they need the timer, our own wait has a timeout.
-    polled_from_outside: Cell<bool>,
     shared: Arc<Shared>,
     watched: HashMap<RawFd, Watched>,
     by_key: HashMap<Key, (RawFd, Interest)>,
@@ -59,36 +56,16 @@ impl Watched {
 impl Poller {
     pub(super) fn new(shared: &Arc<Shared>) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let timer = timerfd_create(
-            TimerfdClockId::Monotonic,
-            TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
-        )?;
-        epoll::add(
-            &epoll,
-            shared.wake_descriptor(),
-            EventData::new_u64(WAKE),
-            EventFlags::IN,
-        )?;
+        let timer = new_timer()?;
+        epoll::add(&epoll, shared.wake_descriptor(), EventData::new_u64(WAKE), EventFlags::IN)?;
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
         let (watched, by_key) = (HashMap::new(), HashMap::new());
-        Ok(Poller {
-            epoll,
-            timer,
-            polled_from_outside: Cell::new(false),
-            shared: shared.clone(),
-            watched,
-            by_key,
-        })
+        Ok(Poller { epoll, timer, shared: shared.clone(), watched, by_key })
     }
 
     /// One more descriptor whose readability ends a wait; its owner looks for itself what it means.
     pub(super) fn add_extra(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-        Ok(epoll::add(
-            &self.epoll,
-            descriptor,
-            EventData::new_u64(EXTRA),
-            EventFlags::IN,
-        )?)
+        Ok(epoll::add(&self.epoll, descriptor, EventData::new_u64(EXTRA), EventFlags::IN)?)
     }
 
     pub(super) fn watch(&mut self, key: Key, descriptor: RawFd, interest: Interest) -> io::Result<()> {
@@ -103,10 +80,7 @@ impl Poller {
     }
 
     fn arm(&mut self, descriptor: RawFd) -> io::Result<()> {
-        let watched = self
-            .watched
-            .get_mut(&descriptor)
-            .expect("armed descriptors are watched");
+        let watched = self.watched.get_mut(&descriptor).expect("armed descriptors are watched");
         let data = EventData::new_u64(u64::try_from(descriptor).expect("descriptors are not negative"));
         // SAFETY: whoever watches borrows the descriptor until the watch ends.
         let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
@@ -131,10 +105,7 @@ impl Poller {
         let Some((descriptor, interest)) = self.by_key.remove(&key) else {
             return true;
         };
-        let watched = self
-            .watched
-            .get_mut(&descriptor)
-            .expect("every key names a watched descriptor");
+        let watched = self.watched.get_mut(&descriptor).expect("every key names a watched descriptor");
         *watched.waiter(interest) = None;
         if watched.read.is_none() && watched.write.is_none() {
             // SAFETY: as in `arm`; the watch that ends now still borrows it.
@@ -152,16 +123,7 @@ impl Poller {
         timer: Option<Duration>,
         done: &mut Vec<(Key, i32)>,
     ) -> io::Result<()> {
-        if self.polled_from_outside.get() {
-            self.set_timer(timer)?;
-        }
-        let timeout = match (wait, timer) {
-            (Wait::No, _) => Some(Duration::ZERO),
-            (Wait::For(limit), Some(timer)) => Some(limit.min(timer)),
-            (Wait::For(limit), None) => Some(limit),
-            (Wait::Forever, timer) => timer,
-        };
-        let timeout = timeout.map(to_timespec);
+        let timeout = wait_limit(wait, timer).map(to_timespec);
         let mut events = [const { std::mem::MaybeUninit::<epoll::Event>::uninit() }; 64];
         let ready = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
             Ok((ready, _)) => ready,
@@ -203,28 +165,32 @@ impl Poller {
         }
     }
 
-    fn set_timer(&self, timer: Option<Duration>) -> io::Result<()> {
-        // Zero would stop the timer; a due timer is one that runs out at once.
-        let value = timer.map_or(Duration::ZERO, |timer| timer.max(Duration::from_nanos(1)));
-        let interval = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let setting = Itimerspec {
-            it_interval: interval,
-            it_value: to_timespec(value),
-        };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &setting)?;
-        Ok(())
-    }
-
     pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.polled_from_outside.set(true);
         self.epoll.as_fd()
     }
+
+    /// Our own waits have a timeout; who polls our descriptor needs the timer.
+    pub(super) fn leave(&self, timer: Option<Duration>) -> io::Result<()> {
+        set_timer(&self.timer, timer)
+    }
+}
+
+/// A timer as a descriptor, stopped.
+pub(super) fn new_timer() -> io::Result<OwnedFd> {
+    Ok(timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?)
+}
+
+/// Makes a timer's descriptor readable after `timer`, never for none; until then it is not.
+pub(super) fn set_timer(descriptor: &OwnedFd, timer: Option<Duration>) -> io::Result<()> {
+    // Zero would stop the timer; a due timer is one that runs out at once.
+    let value = timer.map_or(Duration::ZERO, |timer| timer.max(Duration::from_nanos(1)));
+    let interval = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let setting = Itimerspec { it_interval: interval, it_value: to_timespec(value) };
+    timerfd_settime(descriptor, TimerfdTimerFlags::empty(), &setting)?;
+    Ok(())
 }
 
 fn to_timespec(duration: Duration) -> Timespec {
     let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-    Timespec {
-        tv_sec: seconds,
-        tv_nsec: duration.subsec_nanos().into(),
-    }
+    Timespec { tv_sec: seconds, tv_nsec: duration.subsec_nanos().into() }
 }

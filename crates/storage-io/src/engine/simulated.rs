@@ -39,6 +39,10 @@ impl Engine for Simulated {
         self.shared.wake_descriptor().as_fd()
     }
 
+    fn leave(&mut self, _timer: Option<Duration>) -> io::Result<()> {
+        Ok(())
+    }
+
     fn runs_jobs_inline(&self) -> bool {
         true
     }

@@ -16,9 +16,7 @@ pub(super) struct Threads {
 
 impl Threads {
     pub(super) fn new(shared: &Arc<Shared>) -> io::Result<Self> {
-        Ok(Threads {
-            poller: Poller::new(shared)?,
-        })
+        Ok(Threads { poller: Poller::new(shared)? })
     }
 }
 
@@ -45,5 +43,9 @@ impl Engine for Threads {
 
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.poller.descriptor()
+    }
+
+    fn leave(&mut self, timer: Option<Duration>) -> io::Result<()> {
+        self.poller.leave(timer)
     }
 }

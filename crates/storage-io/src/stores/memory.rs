@@ -58,55 +58,34 @@ impl MemoryStorage {
     /// Carries out an operation at once.
     pub(crate) fn apply(&self, operation: StorageOperation) -> Completion {
         if let Err(error) = self.check(&operation) {
-            return Completion {
-                buffer: operation.into_buffer(),
-                result: Err(error),
-            };
+            return Completion { buffer: operation.into_buffer(), result: Err(error) };
         }
         let mut bytes = self.bytes();
         match operation {
             StorageOperation::Read { offset, mut buffer } => {
                 let result = read(&bytes, offset.get(), &mut buffer);
-                Completion {
-                    buffer: Some(buffer),
-                    result,
-                }
+                Completion { buffer: Some(buffer), result }
             }
             StorageOperation::Write { offset, buffer, .. } => {
                 write(&mut bytes, offset.get(), &buffer);
-                Completion {
-                    buffer: Some(buffer),
-                    result: Ok(()),
-                }
+                Completion { buffer: Some(buffer), result: Ok(()) }
             }
             StorageOperation::Allocate(range) => {
                 let end = index(range.end().get());
                 if bytes.len() < end {
                     bytes.resize(end, 0);
                 }
-                Completion {
-                    buffer: None,
-                    result: Ok(()),
-                }
+                Completion { buffer: None, result: Ok(()) }
             }
             StorageOperation::Discard(range) | StorageOperation::WriteZeroes { range, .. } => {
                 zero(&mut bytes, range);
-                Completion {
-                    buffer: None,
-                    result: Ok(()),
-                }
+                Completion { buffer: None, result: Ok(()) }
             }
             StorageOperation::SetLength(length) => {
                 bytes.resize(index(length), 0);
-                Completion {
-                    buffer: None,
-                    result: Ok(()),
-                }
+                Completion { buffer: None, result: Ok(()) }
             }
-            StorageOperation::Sync => Completion {
-                buffer: None,
-                result: Ok(()),
-            },
+            StorageOperation::Sync => Completion { buffer: None, result: Ok(()) },
         }
     }
 
@@ -124,11 +103,7 @@ impl MemoryStorage {
             }
             _ => true,
         };
-        if aligned && memory {
-            Ok(())
-        } else {
-            Err(Error::new(ErrorKind::Invalid, "the operation is not aligned"))
-        }
+        if aligned && memory { Ok(()) } else { Err(Error::new(ErrorKind::Invalid, "the operation is not aligned")) }
     }
 }
 

@@ -29,10 +29,7 @@ pub struct MemoryFiles {
 impl MemoryFiles {
     /// No files.
     pub fn new() -> Self {
-        MemoryFiles {
-            files: Rc::default(),
-            wrap: Rc::default(),
-        }
+        MemoryFiles { files: Rc::default(), wrap: Rc::default() }
     }
 
     /// Puts a storage under a name.
@@ -68,10 +65,7 @@ impl MemoryFiles {
         let found = self.get(&path);
         let storage = match (found, options.create) {
             (Some(_), CreateMode::New) => {
-                return Err(Error::new(
-                    ErrorKind::Invalid,
-                    format!("{}: exists already", path.display()),
-                ));
+                return Err(Error::new(ErrorKind::Invalid, format!("{}: exists already", path.display())));
             }
             (Some(storage), CreateMode::No) => storage,
             (_, CreateMode::New | CreateMode::Truncate) => {
@@ -82,10 +76,7 @@ impl MemoryFiles {
             (None, CreateMode::No) => return Err(no_such(&path)),
         };
         if options.access == Access::Write && storage.limits().read_only {
-            return Err(Error::new(
-                ErrorKind::ReadOnly,
-                format!("{}: is read-only", path.display()),
-            ));
+            return Err(Error::new(ErrorKind::ReadOnly, format!("{}: is read-only", path.display())));
         }
         let wrap = self.wrap.borrow().clone();
         Ok(match wrap {

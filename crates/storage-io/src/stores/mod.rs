@@ -2,5 +2,8 @@
 
 pub(crate) mod crash;
 pub(crate) mod faulty;
+mod file;
+pub(crate) mod files;
+mod limits;
 pub(crate) mod memory;
 pub(crate) mod memory_files;

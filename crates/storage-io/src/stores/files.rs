@@ -1,0 +1,157 @@
+//! The file system: how a path becomes a storage.
+//!
+//! Everything that may wait for a dead server or a slow device is done by worker threads. The order matters: open, take
+//! the lock, and only then look (length) or cut (truncate), since the writer before may still be writing.
+
+use std::{
+    fs::File,
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use block_core::{Error, ErrorKind, Result, ResultExt};
+use futures_util::future::LocalBoxFuture;
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags, fcntl_getfl, fcntl_setfl, flock},
+    io::Errno,
+};
+
+use super::{file::FileStorage, limits};
+use crate::{Access, CreateMode, Executor, LockPolicy, OpenOptions, Opener, Storage, open_file::OpenFile};
+
+/// The file system of this machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Files;
+
+/// Between two attempts to get a lock, at most.
+const LOCK_PAUSE_MAX: Duration = Duration::from_millis(50);
+
+impl Opener for Files {
+    fn open(
+        &self,
+        executor: &Executor,
+        path: &Path,
+        options: OpenOptions,
+    ) -> LocalBoxFuture<'static, Result<Arc<dyn Storage>>> {
+        Box::pin(open(executor.clone(), path.to_path_buf(), options))
+    }
+
+    fn canonical(&self, executor: &Executor, path: &Path) -> LocalBoxFuture<'static, Result<PathBuf>> {
+        let (executor, path) = (executor.clone(), path.to_path_buf());
+        Box::pin(async move {
+            let asked = path.clone();
+            let found = executor.blocking(move || asked.canonicalize()).await?;
+            found.context(path.display())
+        })
+    }
+}
+
+async fn open(executor: Executor, path: PathBuf, options: OpenOptions) -> Result<Arc<dyn Storage>> {
+    let name = path.clone();
+    let opened = executor.blocking(move || open_file(&name, options)).await;
+    let mut file = opened.and_then(|result| result).context(path.display())?;
+    if let LockPolicy::Exclusive { deadline } = options.lock {
+        file = lock(&executor, file, deadline).await.context(path.display())?;
+    }
+    let name = path.clone();
+    let looked = executor.blocking(move || look(file, name, options)).await;
+    let storage = looked.and_then(|result| result).context(path.display())?;
+    Ok(Arc::new(storage))
+}
+
+/// Opens a file that can be a storage.
+fn open_file(path: &Path, options: OpenOptions) -> Result<File> {
+    match path.metadata() {
+        // Opening some devices and pipes has effects, or waits for another process: they are not even opened.
+        Ok(metadata) => refuse_others(metadata.file_type())?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && options.create != CreateMode::No => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut flags = OFlags::CLOEXEC
+        | match options.access {
+            Access::Read => OFlags::RDONLY,
+            Access::Write => OFlags::RDWR,
+        };
+    flags.set(OFlags::CREATE, options.create != CreateMode::No);
+    flags.set(OFlags::EXCL, options.create == CreateMode::New);
+    // A file system without O_DIRECT may refuse the flag when it has made the file already: a new file gets it later.
+    let direct_later = options.create == CreateMode::New;
+    flags.set(OFlags::DIRECT, options.direct && !direct_later);
+    let file = match open_retrying(path, flags) {
+        Err(Errno::INVAL) if flags.contains(OFlags::DIRECT) => open_retrying(path, flags - OFlags::DIRECT),
+        other => other,
+    };
+    let file = file.map_err(std::io::Error::from)?;
+    refuse_others(file.metadata()?.file_type())?;
+    if options.direct && direct_later {
+        // Refused where there is no O_DIRECT; then the file is used through the page cache.
+        let _ = fcntl_setfl(&file, fcntl_getfl(&file).map_err(std::io::Error::from)? | OFlags::DIRECT);
+    }
+    Ok(file)
+}
+
+fn open_retrying(path: &Path, flags: OFlags) -> rustix::io::Result<File> {
+    let mode = Mode::from_raw_mode(0o644);
+    rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, mode)).map(File::from)
+}
+
+fn refuse_others(kind: std::fs::FileType) -> Result<()> {
+    let words = if kind.is_file() || kind.is_block_device() {
+        return Ok(());
+    } else if kind.is_dir() {
+        "is a directory"
+    } else if kind.is_fifo() {
+        "is a pipe"
+    } else if kind.is_char_device() {
+        "is a character device"
+    } else {
+        "is a socket"
+    };
+    Err(Error::new(ErrorKind::Invalid, format!("{words}, not a file or a block device")))
+}
+
+/// Takes the writer's lock, waiting until `limit` has passed. The kernel gives it only when the last I/O of whoever had
+/// it before has ended.
+async fn lock(executor: &Executor, mut file: File, limit: Duration) -> Result<File> {
+    let deadline = executor.now() + limit;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let attempt = move || {
+            let taken = flock(&file, FlockOperation::NonBlockingLockExclusive);
+            (file, taken)
+        };
+        let (returned, taken) = executor.blocking(attempt).await?;
+        file = returned;
+        match taken {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => {}
+            Err(error) => return Err(Error::from_os("taking its lock", error.into())),
+        }
+        let left = deadline - executor.now();
+        if left.is_zero() {
+            return Err(Error::new(ErrorKind::Busy, "is in use by another process"));
+        }
+        executor.sleep(pause.min(left)).await;
+        pause = (pause * 2).min(LOCK_PAUSE_MAX);
+    }
+}
+
+/// Finds out what was opened.
+fn look(file: File, path: PathBuf, options: OpenOptions) -> Result<FileStorage> {
+    let is_device = file.metadata()?.file_type().is_block_device();
+    if options.create == CreateMode::Truncate && !is_device {
+        file.set_len(0)?;
+    }
+    let flags = fcntl_getfl(&file).map_err(std::io::Error::from)?;
+    let mut direct = flags.contains(OFlags::DIRECT);
+    let alignment = if direct { limits::direct_alignment(&file)? } else { None };
+    if direct && alignment.is_none() {
+        fcntl_setfl(&file, flags - OFlags::DIRECT).map_err(std::io::Error::from)?;
+        direct = false;
+    }
+    let length = limits::length(&file)?;
+    let limits = limits::of(&file, alignment.unwrap_or(1), options.access == Access::Read)?;
+    Ok(FileStorage::new(OpenFile::new(file, path, direct, length), limits))
+}
