@@ -2,4 +2,5 @@
 
 #![forbid(unsafe_code)]
 
+mod getopt;
 pub mod tap_ctl;

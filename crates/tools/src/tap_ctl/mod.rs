@@ -13,7 +13,6 @@ mod create;
 mod disk;
 mod list;
 mod minor;
-mod options;
 
 use std::{
     env,
@@ -26,7 +25,7 @@ use std::{
 use block_core::{Error, ErrorKind, Result, ResultExt};
 use control_api::{Client, Facility, Minor, RunDir, Severity, Syslog, describe, errno, reason};
 
-use options::Options;
+use crate::getopt::Options;
 
 const EINVAL: u8 = 22;
 

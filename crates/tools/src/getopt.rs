@@ -7,21 +7,26 @@ use std::{
 
 /// The options of one command line, in order.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Options(Vec<(u8, OsString)>);
+pub(crate) struct Options {
+    given: Vec<(u8, OsString)>,
+    /// Words that are no options.
+    operands: usize,
+}
 
 impl Options {
     /// Reads options; in `letters`, a colon behind a letter says that it has a value. None: an unknown letter, or a value
-    /// is missing. What is no option is passed over.
-    pub(super) fn parse(letters: &str, arguments: &[OsString]) -> Option<Options> {
+    /// is missing. What is no option is passed over and counted.
+    pub(crate) fn parse(letters: &str, arguments: &[OsString]) -> Option<Options> {
         let mut options = Options::default();
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
             match argument.as_bytes() {
                 b"--" => break,
                 [b'-', group @ ..] if !group.is_empty() => options.take_group(letters, group, &mut arguments)?,
-                _ => {}
+                _ => options.operands += 1,
             }
         }
+        options.operands += arguments.len();
         Some(options)
     }
 
@@ -34,36 +39,46 @@ impl Options {
     ) -> Option<()> {
         for (index, letter) in group.iter().enumerate() {
             if !has_value(letters, *letter)? {
-                self.0.push((*letter, OsString::new()));
+                self.given.push((*letter, OsString::new()));
                 continue;
             }
             let rest = &group[index + 1..];
             let value = if rest.is_empty() { arguments.next()?.clone() } else { OsString::from_vec(rest.to_vec()) };
-            self.0.push((*letter, value));
+            self.given.push((*letter, value));
             break;
         }
         Some(())
     }
 
-    pub(super) fn count(&self, letter: u8) -> usize {
-        self.0.iter().filter(|(name, _)| *name == letter).count()
+    pub(crate) fn count(&self, letter: u8) -> usize {
+        self.given.iter().filter(|(name, _)| *name == letter).count()
     }
 
-    pub(super) fn has(&self, letter: u8) -> bool {
+    pub(crate) fn has(&self, letter: u8) -> bool {
         self.count(letter) > 0
     }
 
     /// The value of an option; the last one counts.
-    pub(super) fn value(&self, letter: u8) -> Option<&OsStr> {
-        self.0.iter().rev().find(|(name, _)| *name == letter).map(|(_, value)| value.as_os_str())
+    pub(crate) fn value(&self, letter: u8) -> Option<&OsStr> {
+        self.given.iter().rev().find(|(name, _)| *name == letter).map(|(_, value)| value.as_os_str())
     }
 
-    pub(super) fn bytes(&self, letter: u8) -> Option<&[u8]> {
+    pub(crate) fn bytes(&self, letter: u8) -> Option<&[u8]> {
         self.value(letter).map(OsStr::as_bytes)
     }
 
-    pub(super) fn number(&self, letter: u8) -> Option<i32> {
+    pub(crate) fn number(&self, letter: u8) -> Option<i32> {
+        let wide = self.wide_number(letter)?;
+        Some(wide.clamp(i32::MIN.into(), i32::MAX.into()).try_into().expect("clamped to 32 bits"))
+    }
+
+    pub(crate) fn wide_number(&self, letter: u8) -> Option<i64> {
         self.bytes(letter).map(leading_number)
+    }
+
+    /// Whether there were words that are no options.
+    pub(crate) fn has_operands(&self) -> bool {
+        self.operands > 0
     }
 }
 
@@ -74,7 +89,7 @@ fn has_value(letters: &str, letter: u8) -> Option<bool> {
 }
 
 /// Blanks, a sign, digits; whatever follows is passed over, and no digits at all are 0.
-fn leading_number(text: &[u8]) -> i32 {
+fn leading_number(text: &[u8]) -> i64 {
     let text = text.trim_ascii_start();
     let (is_negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
@@ -82,7 +97,7 @@ fn leading_number(text: &[u8]) -> i32 {
         digits => (false, digits),
     };
     let digits = digits.iter().take_while(|digit| digit.is_ascii_digit());
-    let size = digits.fold(0i32, |number, digit| number.saturating_mul(10).saturating_add(i32::from(digit - b'0')));
+    let size = digits.fold(0i64, |number, digit| number.saturating_mul(10).saturating_add(i64::from(digit - b'0')));
     if is_negative { -size } else { size }
 }
 
@@ -119,13 +134,23 @@ mod tests {
 
     #[test]
     fn nothing_is_an_option_behind_two_dashes() {
-        assert_eq!(parse("p:", "-- -x"), Some(Options::default()));
-        assert_eq!(parse("p:", "-"), Some(Options::default()));
+        assert_eq!(parse("p:", "-- -x").unwrap().count(b'x'), 0);
+        assert_eq!(parse("p:", "-p 1 --").unwrap().number(b'p'), Some(1));
+    }
+
+    #[test]
+    fn words_that_are_no_options_are_counted() {
+        assert!(!parse("p:", "-p x").unwrap().has_operands());
+        for line in ["x -p 1", "-p 1 x", "-", "-- x"] {
+            assert!(parse("p:", line).unwrap().has_operands(), "{line}");
+        }
     }
 
     #[test]
     fn numbers_are_read_as_atoi_reads_them() {
-        let numbers = ["12", " 7x", "-4", "+4", "x", "", "99999999999"].map(|text| leading_number(text.as_bytes()));
-        assert_eq!(numbers, [12, 7, -4, 4, 0, 0, i32::MAX]);
+        let numbers = ["12", " 7x", "-4", "+4", "x", ""].map(|text| leading_number(text.as_bytes()));
+        assert_eq!(numbers, [12, 7, -4, 4, 0, 0]);
+        let large = parse("p:", "-p 99999999999").unwrap();
+        assert_eq!((large.number(b'p'), large.wide_number(b'p')), (Some(i32::MAX), Some(99_999_999_999)));
     }
 }
