@@ -27,7 +27,7 @@ use slab::Slab;
 
 use crate::{
     Blocking, Buffer, Completion, EngineChoice, EngineKind, Hold, Pending, Readiness, Task,
-    engine::{self, CommandKind, Engine, Interest, Key, Simulated},
+    engine::{self, Chosen, CommandKind, Interest, Key, Simulated},
     open_file::OpenFile,
     reactor::Reactor,
     task::Slot,
@@ -61,6 +61,7 @@ struct Inner {
     tasks: RefCell<Slab<TaskEntry>>,
     next_generation: Cell<u64>,
     reactor: RefCell<Reactor>,
+    refused: Vec<(EngineKind, Error)>,
     timers: RefCell<Timers>,
     clock: Clock,
     random: Cell<u64>,
@@ -165,9 +166,9 @@ impl Executor {
     /// The engine cannot be set up, or for [`EngineChoice::Probe`] none can; the text says why for each.
     pub fn new(choice: EngineChoice) -> Result<Executor> {
         let shared = Arc::new(Shared::new().map_err(|error| Error::from_os("eventfd", error))?);
-        let engine = engine::set_up(choice, &shared)?;
+        let chosen = engine::set_up(choice, &shared)?;
         let seed = u64::from(std::process::id()) << 32 ^ Arc::as_ptr(&shared).addr() as u64;
-        Ok(Self::with(engine, shared, Clock::monotonic(), seed, false))
+        Ok(Self::with(chosen, shared, Clock::monotonic(), seed, false))
     }
 
     /// An executor without a kernel: memory storages only, time from `clock`, ready tasks in an order drawn from
@@ -178,14 +179,16 @@ impl Executor {
     pub fn simulated(seed: u64, clock: SimulatedClock) -> Executor {
         let shared = Arc::new(Shared::new().expect("a simulation needs one descriptor"));
         let engine = Box::new(Simulated { shared: shared.clone() });
-        Self::with(engine, shared, Clock::Simulated(clock), seed, true)
+        let chosen = Chosen { engine, refused: Vec::new() };
+        Self::with(chosen, shared, Clock::Simulated(clock), seed, true)
     }
 
-    fn with(engine: Box<dyn Engine>, shared: Arc<Shared>, clock: Clock, seed: u64, shuffled: bool) -> Executor {
+    fn with(chosen: Chosen, shared: Arc<Shared>, clock: Clock, seed: u64, shuffled: bool) -> Executor {
         Executor(Rc::new(Inner {
             tasks: RefCell::new(Slab::new()),
             next_generation: Cell::new(0),
-            reactor: RefCell::new(Reactor::new(engine, shared.clone())),
+            reactor: RefCell::new(Reactor::new(chosen.engine, shared.clone())),
+            refused: chosen.refused,
             timers: RefCell::default(),
             clock,
             random: Cell::new(seed),
@@ -198,6 +201,11 @@ impl Executor {
     /// The engine it runs on.
     pub fn engine(&self) -> EngineKind {
         self.0.reactor.borrow().engine_kind()
+    }
+
+    /// The engines that probing tried before, and why each could not be set up.
+    pub fn refused_engines(&self) -> &[(EngineKind, Error)] {
+        &self.0.refused
     }
 
     /// Whether it is a simulation.

@@ -9,13 +9,14 @@
 
 mod command;
 mod inline;
+mod libaio;
 mod poller;
 mod simulated;
 mod threads;
 mod uring;
 
 use std::{
-    io,
+    fmt, io,
     os::fd::{BorrowedFd, RawFd},
     sync::Arc,
     time::Duration,
@@ -44,6 +45,18 @@ pub enum EngineKind {
     Inline,
     /// None: a simulation.
     Simulated,
+}
+
+impl fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            EngineKind::IoUring => "io_uring",
+            EngineKind::Libaio => "libaio",
+            EngineKind::Threads => "threads",
+            EngineKind::Inline => "inline",
+            EngineKind::Simulated => "simulated",
+        })
+    }
 }
 
 /// Which engine is wanted.
@@ -106,35 +119,42 @@ pub(crate) trait Engine {
     }
 }
 
-/// Sets up the engine that is wanted; probing tells why each earlier one was refused, should all be.
-pub(crate) fn set_up(choice: EngineChoice, shared: &Arc<Shared>) -> Result<Box<dyn Engine>> {
+/// An engine, and the reasons why better ones were refused.
+pub(crate) struct Chosen {
+    pub(crate) engine: Box<dyn Engine>,
+    pub(crate) refused: Vec<(EngineKind, Error)>,
+}
+
+/// Sets up the engine that is wanted; probing takes the first that can be set up.
+pub(crate) fn set_up(choice: EngineChoice, shared: &Arc<Shared>) -> Result<Chosen> {
     let candidates = match choice {
-        EngineChoice::Probe => &[EngineKind::IoUring, EngineKind::Threads][..],
+        EngineChoice::Probe => &[EngineKind::IoUring, EngineKind::Libaio, EngineKind::Threads][..],
         EngineChoice::IoUring => &[EngineKind::IoUring],
         EngineChoice::Libaio => &[EngineKind::Libaio],
         EngineChoice::Threads => &[EngineKind::Threads],
         EngineChoice::Inline => &[EngineKind::Inline],
     };
-    let mut reasons = Vec::new();
+    let mut refused = Vec::new();
     for kind in candidates {
         match set_up_one(*kind, shared) {
-            Ok(engine) => return Ok(engine),
-            Err(error) => reasons.push((*kind, error)),
+            Ok(engine) => return Ok(Chosen { engine, refused }),
+            Err(error) => refused.push((*kind, Error::from_os("cannot be set up", error))),
         }
     }
-    let words: Vec<_> = reasons.iter().map(|(kind, error)| format!("{kind:?}: {error}")).collect();
-    let (_, last) = reasons.pop().expect("there is always a candidate");
-    Err(Error::from_os(format!("no I/O engine can be set up ({})", words.join("; ")), last))
+    let reasons: Vec<_> = refused.iter().map(|(kind, error)| format!("{kind}: {error}")).collect();
+    let (_, last) = refused.pop().expect("there is always a candidate");
+    let number = last.os_error().unwrap_or(libc::ENOSYS);
+    let words = format!("no I/O engine ({})", reasons.join("; "));
+    Err(Error::from_os(words, io::Error::from_raw_os_error(number)))
 }
 
 fn set_up_one(kind: EngineKind, shared: &Arc<Shared>) -> io::Result<Box<dyn Engine>> {
     Ok(match kind {
+        EngineKind::IoUring => Box::new(uring::Uring::new(shared)?),
+        EngineKind::Libaio => Box::new(libaio::Libaio::new(shared)?),
         EngineKind::Threads => Box::new(threads::Threads::new(shared)?),
         EngineKind::Inline => Box::new(inline::Inline::new(shared)?),
-        EngineKind::IoUring => Box::new(uring::Uring::new(shared)?),
-        EngineKind::Libaio | EngineKind::Simulated => {
-            return Err(io::Error::from_raw_os_error(libc::ENOSYS));
-        }
+        EngineKind::Simulated => return Err(io::Error::from_raw_os_error(libc::ENOSYS)),
     })
 }
 

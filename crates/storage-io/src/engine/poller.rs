@@ -63,9 +63,11 @@ impl Poller {
         Ok(Poller { epoll, timer, shared: shared.clone(), watched, by_key })
     }
 
-    /// One more descriptor whose readability ends a wait; its owner looks for itself what it means.
+    /// One more descriptor whose readability ends a wait, once each time that it is raised; its owner looks for itself
+    /// what it means.
     pub(super) fn add_extra(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-        Ok(epoll::add(&self.epoll, descriptor, EventData::new_u64(EXTRA), EventFlags::IN)?)
+        let flags = EventFlags::IN | EventFlags::ET;
+        Ok(epoll::add(&self.epoll, descriptor, EventData::new_u64(EXTRA), flags)?)
     }
 
     pub(super) fn watch(&mut self, key: Key, descriptor: RawFd, interest: Interest) -> io::Result<()> {
