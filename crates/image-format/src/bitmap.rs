@@ -15,10 +15,7 @@ pub struct Bitmap {
 impl Bitmap {
     /// `bits` clear bits.
     pub fn new(bits: usize) -> Self {
-        Self {
-            words: vec![0; bits.div_ceil(WORD_BITS)],
-            bits,
-        }
+        Self { words: vec![0; bits.div_ceil(WORD_BITS)], bits }
     }
 
     /// The first `bits` bits of `bytes`.
@@ -26,11 +23,7 @@ impl Bitmap {
     /// # Panics
     /// When `bytes` has fewer bits.
     pub fn from_bytes(bytes: &[u8], bits: usize) -> Self {
-        assert!(
-            bytes.len() >= bits.div_ceil(8),
-            "a bitmap of {bits} bits was given {} bytes",
-            bytes.len()
-        );
+        assert!(bytes.len() >= bits.div_ceil(8), "a bitmap of {bits} bits was given {} bytes", bytes.len());
         let mut bitmap = Self::new(bits);
         for (word, chunk) in bitmap.words.iter_mut().zip(bytes.chunks(8)) {
             let mut eight = [0; 8];
@@ -46,11 +39,7 @@ impl Bitmap {
     /// # Panics
     /// When `length` bytes do not hold all bits.
     pub fn to_bytes(&self, length: usize) -> Vec<u8> {
-        assert!(
-            length >= self.bits.div_ceil(8),
-            "{length} bytes do not hold {} bits",
-            self.bits
-        );
+        assert!(length >= self.bits.div_ceil(8), "{length} bytes do not hold {} bits", self.bits);
         let mut bytes = Vec::with_capacity(self.words.len() * 8);
         for word in &self.words {
             bytes.extend_from_slice(&word.to_be_bytes());
@@ -154,11 +143,7 @@ impl Bitmap {
     }
 
     fn for_words(&mut self, range: Range<usize>, change: impl Fn(&mut u64, u64)) {
-        assert!(
-            range.start <= range.end && range.end <= self.bits,
-            "bits {range:?} of {}",
-            self.bits
-        );
+        assert!(range.start <= range.end && range.end <= self.bits, "bits {range:?} of {}", self.bits);
         let mut start = range.start;
         while start < range.end {
             let index = start / WORD_BITS;
@@ -183,10 +168,7 @@ impl Bitmap {
 
 impl std::fmt::Debug for Bitmap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let set = self
-            .runs(0..self.bits)
-            .filter(|(is_set, _)| *is_set)
-            .map(|(_, range)| range);
+        let set = self.runs(0..self.bits).filter(|(is_set, _)| *is_set).map(|(_, range)| range);
         write!(f, "Bitmap({} bits, set: ", self.bits)?;
         f.debug_list().entries(set).finish()?;
         f.write_str(")")

@@ -14,7 +14,13 @@
 
 mod bitmap;
 mod format;
+mod image;
+mod promise;
+mod raw;
+mod sync;
 pub mod vhd;
 
 pub use bitmap::Bitmap;
 pub use format::{Format, Freed, ImageKind, Lookup, MappedExtent, Mapping, Miss, ParentReference, WritePlan};
+pub use image::Image;
+pub use raw::RawImage;

@@ -44,11 +44,7 @@ impl UncheckedBatmapHeader {
         if map.length() < blocks.div_ceil(8).max(checksummed_batmap_bytes(disk_bytes)) {
             return Err(corrupt("invalid batmap size"));
         }
-        Ok(BatmapHeader {
-            bytes: self.0,
-            place: table_end,
-            map,
-        })
+        Ok(BatmapHeader { bytes: self.0, place: table_end, map })
     }
 
     /// The bytes, as they are.
@@ -96,29 +92,20 @@ impl BatmapHeader {
 
     /// The hash of the key, if the disk is encrypted.
     pub fn key_hash(&self) -> Option<KeyHash> {
-        (self.bytes.key_cookie != 0).then_some(KeyHash {
-            nonce: self.bytes.key_nonce,
-            hash: self.bytes.key_hash,
-        })
+        (self.bytes.key_cookie != 0).then_some(KeyHash { nonce: self.bytes.key_nonce, hash: self.bytes.key_hash })
     }
 
     /// Whether `map`, the bytes of [`Self::map_range`] or at least those that the checksum covers, are what was
     /// written.
     pub fn check_map(&self, map: &[u8], disk_bytes: u64) -> Result<()> {
         let is_signed = self.bytes.batmap_version.get() == BATMAP_VERSION_SIGNED;
-        let covered = usize::try_from(checksummed_batmap_bytes(disk_bytes))
-            .ok()
-            .and_then(|length| map.get(..length));
+        let covered = usize::try_from(checksummed_batmap_bytes(disk_bytes)).ok().and_then(|length| map.get(..length));
         let sum = match covered {
             None => return Err(corrupt("invalid batmap size")),
             Some(covered) if is_signed => !signed_byte_sum(covered),
             Some(covered) => !byte_sum(covered),
         };
-        if sum == self.bytes.checksum.get() {
-            Ok(())
-        } else {
-            Err(corrupt("invalid checksum"))
-        }
+        if sum == self.bytes.checksum.get() { Ok(()) } else { Err(corrupt("invalid checksum")) }
     }
 
     /// The same for a map that has changed; versions with signed sums become the one with unsigned.
@@ -170,6 +157,8 @@ fn corrupt(reason: &'static str) -> Error {
 mod tests {
     use super::*;
 
+    type Change = fn(&mut BatmapHeaderBytes);
+
     const DISK: u64 = 64 << 20;
 
     fn header() -> BatmapHeader {
@@ -220,7 +209,7 @@ mod tests {
 
     #[test]
     fn hostile_headers_are_refused() {
-        let stories: [(fn(&mut BatmapHeaderBytes), &str); 6] = [
+        let stories: [(Change, &str); 6] = [
             (|h| h.cookie[0] = 0, "invalid cookie"),
             (|h| h.batmap_offset = 2048.into(), "invalid batmap offset"),
             (|h| h.batmap_offset = 2561.into(), "invalid batmap offset"),
@@ -240,13 +229,7 @@ mod tests {
     #[test]
     fn a_key_hash_and_a_marker_are_seen() {
         let header = checked(|h| (h.key_cookie, h.key_hash, h.marker) = (1, [3; 32], 7)).unwrap();
-        assert_eq!(
-            header.key_hash(),
-            Some(KeyHash {
-                nonce: [0; 32],
-                hash: [3; 32]
-            })
-        );
+        assert_eq!(header.key_hash(), Some(KeyHash { nonce: [0; 32], hash: [3; 32] }));
         assert_eq!(header.marker(), 7);
         assert_eq!(header.with_marker(9).marker(), 9);
     }

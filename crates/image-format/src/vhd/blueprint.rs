@@ -9,11 +9,13 @@ use super::{BatmapHeader, BlockShape, DiskType, Footer, Header, Timestamp, disk_
 
 /// The image that is wanted.
 #[derive(Clone, Debug)]
-pub struct NewImage {
+pub struct CreateOptions {
     /// Bytes of the disk; rounded up to 2 MiB.
     pub disk_bytes: u64,
     /// Bytes that the tables have room for, so that the disk can grow quickly; at least the disk's own.
     pub reserved_bytes: u64,
+    /// All room at once, and no tables.
+    pub fixed: bool,
     /// Its identity.
     pub uuid: Uuid,
     /// Now.
@@ -45,13 +47,9 @@ pub struct Blueprint {
 }
 
 impl Blueprint {
-    /// Computes the bytes.
-    pub fn new(image: &NewImage) -> Result<Self> {
-        let disk_type = if image.parent.is_some() {
-            DiskType::Differencing
-        } else {
-            DiskType::Dynamic
-        };
+    /// Computes the bytes of a dynamic image, or of a differencing one if it has a parent.
+    pub fn new(image: &CreateOptions) -> Result<Self> {
+        let disk_type = if image.parent.is_some() { DiskType::Differencing } else { DiskType::Dynamic };
         let disk_bytes = disk_bytes_rounded(image.disk_bytes)?;
         let entries = table_entries(disk_bytes_rounded(image.reserved_bytes.max(image.disk_bytes))?)?;
         let footer = Footer::new(disk_type, disk_bytes, image.uuid, image.timestamp);
@@ -66,10 +64,7 @@ impl Blueprint {
         let mut head = Head::default();
         head.put(FileOffset::new(0), footer.as_bytes());
         head.put(FileOffset::new(FOOTER_BYTES as u64), header.as_bytes());
-        head.put(
-            header.table_range().start(),
-            &vec![UNUSED_ENTRY.to_be_bytes(); entries as usize].concat(),
-        );
+        head.put(header.table_range().start(), &vec![UNUSED_ENTRY.to_be_bytes(); entries as usize].concat());
         head.put(batmap.header_range().start(), batmap.as_bytes());
         head.pad_to(batmap.map_range().end());
         for (locator, path) in paths {
@@ -82,12 +77,8 @@ impl Blueprint {
 
 /// Entries of the table of a disk of `disk_bytes`.
 fn table_entries(disk_bytes: u64) -> Result<u32> {
-    u32::try_from(BlockShape::DEFAULT.blocks(disk_bytes)).map_err(|_| {
-        Error::new(
-            ErrorKind::LimitReached,
-            "the disk has more blocks than a table can name",
-        )
-    })
+    u32::try_from(BlockShape::DEFAULT.blocks(disk_bytes))
+        .map_err(|_| Error::new(ErrorKind::LimitReached, "the disk has more blocks than a table can name"))
 }
 
 /// An encoded path to the parent and its place.
@@ -132,30 +123,28 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn image(disk_bytes: u64) -> NewImage {
-        NewImage {
+    fn image(disk_bytes: u64) -> CreateOptions {
+        CreateOptions {
             disk_bytes,
             reserved_bytes: 0,
+            fixed: false,
             uuid: Uuid::from_u128(1),
             timestamp: Timestamp::new(9),
             parent: None,
         }
     }
 
-    fn child(disk_bytes: u64) -> NewImage {
+    fn child(disk_bytes: u64) -> CreateOptions {
         let parent = ParentLink {
             uuid: Some(Uuid::from_u128(2)),
             timestamp: Timestamp::new(8),
             name: "a.vhd".into(),
             path: "./a.vhd".into(),
         };
-        NewImage {
-            parent: Some(parent),
-            ..image(disk_bytes)
-        }
+        CreateOptions { parent: Some(parent), ..image(disk_bytes) }
     }
 
-    fn empty_file_bytes(image: &NewImage) -> usize {
+    fn empty_file_bytes(image: &CreateOptions) -> usize {
         Blueprint::new(image).unwrap().head.len() + FOOTER_BYTES
     }
 
@@ -165,13 +154,7 @@ mod tests {
         let metadata = Metadata::new(&footer, &header, blueprint.head.len() as u64).unwrap();
         let batmap = &blueprint.head[usize::try_from(header.table_range().end().get()).unwrap()..];
         let batmap = UncheckedBatmapHeader::parse(batmap).unwrap();
-        let batmap = batmap
-            .check(
-                header.table_range().end(),
-                metadata.blocks() as u64,
-                footer.disk_bytes(),
-            )
-            .unwrap();
+        let batmap = batmap.check(header.table_range().end(), metadata.blocks() as u64, footer.disk_bytes()).unwrap();
         let map = &blueprint.head[usize::try_from(batmap.map_range().start().get()).unwrap()..];
         batmap.check_map(map, footer.disk_bytes()).unwrap();
         (footer, header, metadata.with_batmap(&batmap))
@@ -193,10 +176,7 @@ mod tests {
         assert_eq!(footer.disk_type(), DiskType::Differencing);
         assert_eq!(header.parent_uuid(), Some(Uuid::from_u128(2)));
         assert_eq!(metadata.end_of_headers().get(), 4608);
-        assert_eq!(
-            metadata.shape().place_behind(metadata.end_of_headers()).unwrap().get(),
-            7680
-        );
+        assert_eq!(metadata.shape().place_behind(metadata.end_of_headers()).unwrap().get(), 7680);
     }
 
     #[test]
@@ -211,14 +191,8 @@ mod tests {
         assert_eq!(head[3584..3598], *b".\0\\\0a\0.\0v\0h\0d\0");
         assert_eq!(head[4096..4110], *b".\0\\\0a\0.\0v\0h\0d\0");
         let slot = |index: usize| head[512 + 576 + index * 24..][..24].to_vec();
-        let expected: Vec<u8> = [
-            &b"MacX"[..],
-            &512_u32.to_be_bytes(),
-            &14_u32.to_be_bytes(),
-            &[0; 4],
-            &3072_u64.to_be_bytes(),
-        ]
-        .concat();
+        let expected: Vec<u8> =
+            [&b"MacX"[..], &512_u32.to_be_bytes(), &14_u32.to_be_bytes(), &[0; 4], &3072_u64.to_be_bytes()].concat();
         assert_eq!(slot(0), expected);
         assert_eq!(slot(1)[..4], *b"W2ku");
         assert_eq!(slot(2)[..4], *b"W2ru");
@@ -227,16 +201,9 @@ mod tests {
 
     #[test]
     fn tables_have_room_for_what_is_reserved() {
-        let blueprint = Blueprint::new(&NewImage {
-            reserved_bytes: 64 << 30,
-            ..image(64 * MIB)
-        })
-        .unwrap();
+        let blueprint = Blueprint::new(&CreateOptions { reserved_bytes: 64 << 30, ..image(64 * MIB) }).unwrap();
         let (footer, header, metadata) = reopened(&blueprint);
-        assert_eq!(
-            (footer.disk_bytes(), header.table_entries(), metadata.blocks()),
-            (64 * MIB, 32768, 32)
-        );
+        assert_eq!((footer.disk_bytes(), header.table_entries(), metadata.blocks()), (64 * MIB, 32768, 32));
     }
 
     #[test]

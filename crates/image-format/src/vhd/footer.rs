@@ -74,9 +74,7 @@ impl UncheckedFooter {
         let mut whole = [0; FOOTER_BYTES];
         let length = bytes.len().min(FOOTER_BYTES);
         whole[..length].copy_from_slice(&bytes[..length]);
-        Ok(Self(
-            FooterBytes::read_from_bytes(&whole).expect("the array is as long as a footer"),
-        ))
+        Ok(Self(FooterBytes::read_from_bytes(&whole).expect("the array is as long as a footer")))
     }
 
     /// Everything that using the image relies on.
@@ -99,10 +97,7 @@ impl UncheckedFooter {
             Some(reason) => Err(corrupt(reason)),
             None => {
                 let disk_type = DiskType::from_bits(self.0.disk_type.get()).expect("the type has just been checked");
-                Ok(Footer {
-                    bytes: self.0,
-                    disk_type,
-                })
+                Ok(Footer { bytes: self.0, disk_type })
             }
         }
     }
@@ -123,31 +118,16 @@ impl UncheckedFooter {
         self.cookie_problem()
             .or(self.checksum_problem())
             .or(when(features & FEATURE_RESERVED == 0, "invalid 'reserved' feature"))
-            .or(when(
-                features & !(FEATURE_RESERVED | FEATURE_TEMPORARY) != 0,
-                "invalid extra features",
-            ))
-            .or(when(
-                bytes.file_format_version.get() != FORMAT_VERSION,
-                "invalid file format version",
-            ))
-            .or(when(
-                is_fixed && bytes.data_offset.get() != NO_OFFSET,
-                "invalid data offset",
-            ))
+            .or(when(features & !(FEATURE_RESERVED | FEATURE_TEMPORARY) != 0, "invalid extra features"))
+            .or(when(bytes.file_format_version.get() != FORMAT_VERSION, "invalid file format version"))
+            .or(when(is_fixed && bytes.data_offset.get() != NO_OFFSET, "invalid data offset"))
             .or(when(bytes.timestamp.get() > latest, "creation time in future"))
             .or(self.creator_version_problem())
-            .or(when(
-                geometry.bytes() > DiskGeometry::of(bytes.current_size.get()).bytes(),
-                "geometry too large",
-            ))
+            .or(when(geometry.bytes() > DiskGeometry::of(bytes.current_size.get()).bytes(), "geometry too large"))
             .or(self.type_problem())
             .or(when(bytes.saved > 1, "invalid 'saved' state"))
             .or(when(bytes.hidden > 1, "invalid 'hidden' state"))
-            .or(when(
-                bytes.reserved.iter().any(|&byte| byte != 0),
-                "invalid 'reserved' bits",
-            ))
+            .or(when(bytes.reserved.iter().any(|&byte| byte != 0), "invalid 'reserved' bits"))
             .or(when(bytes.uuid == [0; 16], "invalid (NULL) uuid"))
     }
 
@@ -187,9 +167,7 @@ impl UncheckedFooter {
     }
 
     fn type_problem(&self) -> Option<&'static str> {
-        DiskType::from_bits(self.0.disk_type.get())
-            .is_none()
-            .then_some("invalid type")
+        DiskType::from_bits(self.0.disk_type.get()).is_none().then_some("invalid type")
     }
 }
 
@@ -299,13 +277,7 @@ impl Footer {
 
 impl std::fmt::Debug for Footer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Footer({:?}, {} bytes, {})",
-            self.disk_type,
-            self.disk_bytes(),
-            self.uuid()
-        )
+        write!(f, "Footer({:?}, {} bytes, {})", self.disk_type, self.disk_bytes(), self.uuid())
     }
 }
 
@@ -361,6 +333,8 @@ fn corrupt(reason: &'static str) -> Error {
 mod tests {
     use super::*;
 
+    type Change = fn(&mut FooterBytes);
+
     const MIB: u64 = 1 << 20;
 
     fn footer(disk_type: DiskType) -> Footer {
@@ -398,33 +372,21 @@ mod tests {
         for disk_type in [DiskType::Fixed, DiskType::Dynamic, DiskType::Differencing] {
             let written = footer(disk_type).with_hidden(1);
             let read = reparsed(&written).unwrap();
-            assert_eq!(
-                (read.disk_type(), read.hidden(), read.disk_bytes()),
-                (disk_type, 1, 64 * MIB)
-            );
-            assert_eq!(
-                UncheckedFooter::parse(written.as_bytes()).unwrap().first_problem(None),
-                None
-            );
+            assert_eq!((read.disk_type(), read.hidden(), read.disk_bytes()), (disk_type, 1, 64 * MIB));
+            assert_eq!(UncheckedFooter::parse(written.as_bytes()).unwrap().first_problem(None), None);
         }
     }
 
     #[test]
     fn every_rule_is_told_by_its_own_words_and_in_order() {
-        let stories: [(fn(&mut FooterBytes), &str); 12] = [
+        let stories: [(Change, &str); 12] = [
             (|f| f.cookie[0] = b'C', "invalid cookie"),
             (|f| f.features = 0.into(), "invalid 'reserved' feature"),
             (|f| f.features = 6.into(), "invalid extra features"),
             (|f| f.file_format_version = 1.into(), "invalid file format version"),
-            (
-                |f| (f.disk_type, f.data_offset) = (2.into(), 512.into()),
-                "invalid data offset",
-            ),
+            (|f| (f.disk_type, f.data_offset) = (2.into(), 512.into()), "invalid data offset"),
             (|f| f.timestamp = 1_000_000.into(), "creation time in future"),
-            (
-                |f| f.creator_version = 0x0001_0004.into(),
-                "unsupported tap creator version",
-            ),
+            (|f| f.creator_version = 0x0001_0004.into(), "unsupported tap creator version"),
             (|f| f.geometry = 0xffff_10ff.into(), "geometry too large"),
             (|f| f.disk_type = 5.into(), "invalid type"),
             (|f| f.saved = 2, "invalid 'saved' state"),
@@ -442,14 +404,7 @@ mod tests {
     #[test]
     fn a_disabled_image_is_refused_but_may_be_looked_at() {
         let disabled = changed(|f| f.cookie = DISABLED_COOKIE);
-        assert!(
-            disabled
-                .clone()
-                .check()
-                .unwrap_err()
-                .to_string()
-                .contains("unfinished resize")
-        );
+        assert!(disabled.clone().check().unwrap_err().to_string().contains("unfinished resize"));
         assert!(disabled.check_all_but_disabled().is_ok());
     }
 
@@ -474,12 +429,7 @@ mod tests {
 
     #[test]
     fn a_footer_of_511_bytes_is_whole() {
-        assert!(
-            UncheckedFooter::parse(&footer(DiskType::Fixed).as_bytes()[..511])
-                .unwrap()
-                .check()
-                .is_ok()
-        );
+        assert!(UncheckedFooter::parse(&footer(DiskType::Fixed).as_bytes()[..511]).unwrap().check().is_ok());
         assert!(UncheckedFooter::parse(&footer(DiskType::Fixed).as_bytes()[..510]).is_err());
     }
 
@@ -487,25 +437,14 @@ mod tests {
     fn the_copy_at_the_start_wins_unless_the_end_says_fixed() {
         let broken = || Err(corrupt("invalid cookie"));
         let chosen = |start: Result<Footer>, end: Result<Footer>| choose_footer(start, end).map(|f| f.disk_type());
-        let (fixed, dynamic, child) = (
-            footer(DiskType::Fixed),
-            footer(DiskType::Dynamic),
-            footer(DiskType::Differencing),
-        );
-        assert_eq!(
-            chosen(Ok(dynamic.clone()), Ok(child.clone())).unwrap(),
-            DiskType::Dynamic
-        );
+        let (fixed, dynamic, child) =
+            (footer(DiskType::Fixed), footer(DiskType::Dynamic), footer(DiskType::Differencing));
+        assert_eq!(chosen(Ok(dynamic.clone()), Ok(child.clone())).unwrap(), DiskType::Dynamic);
         assert_eq!(chosen(Ok(dynamic.clone()), broken()).unwrap(), DiskType::Dynamic);
         assert_eq!(chosen(broken(), Ok(child.clone())).unwrap(), DiskType::Differencing);
         assert_eq!(chosen(broken(), Ok(fixed.clone())).unwrap(), DiskType::Fixed);
         assert_eq!(chosen(Ok(fixed.clone()), Ok(fixed.clone())).unwrap(), DiskType::Fixed);
-        assert!(
-            chosen(Ok(dynamic), Ok(fixed.clone()))
-                .unwrap_err()
-                .to_string()
-                .contains("repair")
-        );
+        assert!(chosen(Ok(dynamic), Ok(fixed.clone())).unwrap_err().to_string().contains("repair"));
         assert!(chosen(Ok(fixed), broken()).is_err());
         assert!(chosen(broken(), broken()).is_err());
     }

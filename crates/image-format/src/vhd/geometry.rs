@@ -49,11 +49,7 @@ impl DiskGeometry {
     /// From the footer's number.
     pub fn from_bits(bits: u32) -> Self {
         let [high, low, heads, sectors] = bits.to_be_bytes();
-        Self {
-            cylinders: u16::from_be_bytes([high, low]),
-            heads,
-            sectors,
-        }
+        Self { cylinders: u16::from_be_bytes([high, low]), heads, sectors }
     }
 
     /// The footer's number.

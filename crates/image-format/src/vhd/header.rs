@@ -28,10 +28,7 @@ impl UncheckedHeader {
             LocatorCode::from_bits(slot.platform_code.get())?;
         }
         let block_shape = BlockShape::new(self.0.block_size.get())?;
-        Ok(Header {
-            bytes: self.0,
-            block_shape,
-        })
+        Ok(Header { bytes: self.0, block_shape })
     }
 
     /// The first rule of the format that the header breaks, for `check`; `file_bytes` is the size of the image.
@@ -40,14 +37,8 @@ impl UncheckedHeader {
         let reserved = [self.0.reserved_1.as_bytes(), &self.0.reserved_2];
         self.first_problem_of_use()
             .or((table_offset >= file_bytes).then_some("invalid table offset"))
-            .or(BlockShape::new(self.0.block_size.get())
-                .is_err()
-                .then_some("invalid block size"))
-            .or(reserved
-                .concat()
-                .iter()
-                .any(|&byte| byte != 0)
-                .then_some("invalid reserved bits"))
+            .or(BlockShape::new(self.0.block_size.get()).is_err().then_some("invalid block size"))
+            .or(reserved.concat().iter().any(|&byte| byte != 0).then_some("invalid reserved bits"))
     }
 
     /// The bytes, as they are.
@@ -60,28 +51,17 @@ impl UncheckedHeader {
         let table_offset = bytes.table_offset.get();
         let when = |broken: bool, reason: &'static str| broken.then_some(reason);
         when(bytes.cookie != HEADER_COOKIE, "invalid cookie")
-            .or(when(
-                bytes.checksum.get() != bytes.computed_checksum(),
-                "invalid checksum",
-            ))
-            .or(when(
-                bytes.header_version.get() != HEADER_VERSION,
-                "invalid header version",
-            ))
+            .or(when(bytes.checksum.get() != bytes.computed_checksum(), "invalid checksum"))
+            .or(when(bytes.header_version.get() != HEADER_VERSION, "invalid header version"))
             .or(when(bytes.data_offset.get() != NO_OFFSET, "invalid data offset"))
-            .or(when(
-                table_offset == 0 || !table_offset.is_multiple_of(SECTOR),
-                "invalid table offset",
-            ))
+            .or(when(table_offset == 0 || !table_offset.is_multiple_of(SECTOR), "invalid table offset"))
             .or(when(table_range(bytes).is_none(), "invalid table offset"))
     }
 }
 
 /// The table with its padding: at least one sector, also without a block.
 fn table_range(bytes: &HeaderBytes) -> Option<FileRange> {
-    let length = (u64::from(bytes.max_bat_size.get()) * 4)
-        .next_multiple_of(SECTOR)
-        .max(SECTOR);
+    let length = (u64::from(bytes.max_bat_size.get()) * 4).next_multiple_of(SECTOR).max(SECTOR);
     FileRange::checked(bytes.table_offset.get(), length)
 }
 
@@ -102,9 +82,7 @@ impl Header {
         bytes.header_version = HEADER_VERSION.into();
         bytes.max_bat_size = entries.into();
         let block_shape = BlockShape::DEFAULT;
-        bytes.block_size = u32::try_from(block_shape.data_bytes())
-            .expect("a block has 2 MiB")
-            .into();
+        bytes.block_size = u32::try_from(block_shape.data_bytes()).expect("a block has 2 MiB").into();
         Self { bytes, block_shape }.checksummed()
     }
 
@@ -158,10 +136,7 @@ impl Header {
 
     /// The locators in the order of their slots; one that makes no sense hides no other.
     pub fn locators(&self) -> impl Iterator<Item = Result<Locator>> + '_ {
-        self.bytes
-            .parent_locators
-            .iter()
-            .filter_map(|slot| Locator::check(slot).transpose())
+        self.bytes.parent_locators.iter().filter_map(|slot| Locator::check(slot).transpose())
     }
 
     /// The bytes to store.
@@ -188,6 +163,8 @@ fn corrupt(reason: &'static str) -> Error {
 mod tests {
     use super::*;
 
+    type Change = fn(&mut HeaderBytes);
+
     fn header() -> Header {
         Header::new(FileOffset::new(1536), 32)
     }
@@ -201,9 +178,7 @@ mod tests {
     #[test]
     fn what_we_write_we_accept() {
         let locator = Locator::new(LocatorCode::MacX, FileOffset::new(3072), 14);
-        let written = header()
-            .with_parent(Some(Uuid::from_u128(9)), Timestamp::new(5), "a.vhd", &[locator])
-            .unwrap();
+        let written = header().with_parent(Some(Uuid::from_u128(9)), Timestamp::new(5), "a.vhd", &[locator]).unwrap();
         let unchecked = UncheckedHeader::parse(written.as_bytes()).unwrap();
         assert_eq!(unchecked.first_problem(1 << 20), None);
         let read = unchecked.check().unwrap();
@@ -215,7 +190,7 @@ mod tests {
 
     #[test]
     fn every_rule_is_told_by_its_own_words() {
-        let stories: [(fn(&mut HeaderBytes), &str); 8] = [
+        let stories: [(Change, &str); 8] = [
             (|h| h.cookie[0] = 0, "invalid cookie"),
             (|h| h.header_version = 2.into(), "invalid header version"),
             (|h| h.data_offset = 0.into(), "invalid data offset"),
@@ -223,10 +198,7 @@ mod tests {
             (|h| h.table_offset = 1537.into(), "invalid table offset"),
             (|h| h.table_offset = (u64::MAX - 511).into(), "invalid table offset"),
             (|h| h.block_size = 3_000_000.into(), "invalid block size"),
-            (
-                |h| h.parent_locators[7].platform_code = 1.into(),
-                "invalid platform code",
-            ),
+            (|h| h.parent_locators[7].platform_code = 1.into(), "invalid platform code"),
         ];
         for (change, words) in stories {
             let error = changed(change).check().err().unwrap();
@@ -234,14 +206,8 @@ mod tests {
         }
         let mut torn = header().bytes;
         torn.max_bat_size = 33.into();
-        assert_eq!(
-            UncheckedHeader(torn).check().err().unwrap().to_string(),
-            "invalid checksum"
-        );
-        assert_eq!(
-            changed(|h| h.reserved_2[0] = 1).first_problem(4096),
-            Some("invalid reserved bits")
-        );
+        assert_eq!(UncheckedHeader(torn).check().err().unwrap().to_string(), "invalid checksum");
+        assert_eq!(changed(|h| h.reserved_2[0] = 1).first_problem(4096), Some("invalid reserved bits"));
         assert_eq!(changed(|_| ()).first_problem(1536), Some("invalid table offset"));
     }
 
@@ -258,12 +224,7 @@ mod tests {
             h.parent_locators[0].data_offset = u64::MAX.into();
             h.parent_locators[3] = Locator::new(LocatorCode::W2ru, FileOffset::new(4096), 14).to_slot();
         });
-        let locators: Vec<_> = header
-            .check()
-            .unwrap()
-            .locators()
-            .map(|locator| locator.is_ok())
-            .collect();
+        let locators: Vec<_> = header.check().unwrap().locators().map(|locator| locator.is_ok()).collect();
         assert_eq!(locators, [false, true]);
     }
 }

@@ -13,6 +13,8 @@
 //!   end    footer (512); on a block device in its last 512 bytes
 //! ```
 
+use super::BlockShape;
+use crate::Bitmap;
 use zerocopy::big_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -168,9 +170,14 @@ pub(super) fn byte_sum(bytes: &[u8]) -> u32 {
 
 /// The same with bytes as signed numbers.
 pub(super) fn signed_byte_sum(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0_u32, |sum, &byte| {
-        sum.wrapping_add_signed(i32::from(byte.cast_signed()))
-    })
+    bytes.iter().fold(0_u32, |sum, &byte| sum.wrapping_add_signed(i32::from(byte.cast_signed())))
+}
+
+/// The stored bitmap of a block that has every sector. Its padding stays zero.
+pub(super) fn all_ones(shape: BlockShape) -> Vec<u8> {
+    let mut bitmap = Bitmap::new(shape.sectors());
+    bitmap.set_range(0..shape.sectors());
+    bitmap.to_bytes(usize::try_from(shape.bitmap_bytes()).expect("a few sectors"))
 }
 
 impl FooterBytes {

@@ -17,6 +17,8 @@ use super::layout::{PARENT_NAME_BYTES, ParentLocatorBytes};
 const PATH_BYTES_MAX: usize = 1024;
 /// More than any encoding of the longest path needs.
 const ENCODED_BYTES_MAX: u64 = 4096;
+/// No file ends behind this.
+const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 const URL_SCHEME: &str = "file://";
 
 /// How a path is encoded.
@@ -60,10 +62,7 @@ impl LocatorCode {
     /// The bytes of a relative path with `/` between its parts.
     pub fn encode(self, path: &str) -> Result<Vec<u8>> {
         if path.len() >= PATH_BYTES_MAX || path.contains('\0') {
-            return Err(Error::new(
-                ErrorKind::LimitReached,
-                "the path to the parent is too long",
-            ));
+            return Err(Error::new(ErrorKind::LimitReached, "the path to the parent is too long"));
         }
         Ok(match self {
             Self::MacX => [URL_SCHEME, path].concat().into_bytes(),
@@ -122,11 +121,7 @@ impl Locator {
     /// A locator for `length` encoded bytes at `offset`, in as many sectors as they need.
     pub(super) fn new(code: LocatorCode, offset: FileOffset, length: usize) -> Self {
         let length = length as u64;
-        Self {
-            code,
-            room: FileRange::new(offset, length.next_multiple_of(SECTOR)),
-            length,
-        }
+        Self { code, room: FileRange::new(offset, length.next_multiple_of(SECTOR)), length }
     }
 
     /// The locator in a slot; `None` for an empty slot.
@@ -161,9 +156,7 @@ impl Locator {
     pub(super) fn to_slot(self) -> ParentLocatorBytes {
         ParentLocatorBytes {
             platform_code: self.code.to_bits().into(),
-            data_space: u32::try_from(self.room.length())
-                .expect("an encoded path is short")
-                .into(),
+            data_space: u32::try_from(self.room.length()).expect("an encoded path is short").into(),
             data_length: u32::try_from(self.length).expect("an encoded path is short").into(),
             reserved: 0.into(),
             data_offset: self.room.start().get().into(),
@@ -180,7 +173,7 @@ pub(super) fn room_of(slot: &ParentLocatorBytes) -> Option<FileRange> {
         _ if space.is_multiple_of(SECTOR) => space,
         _ => 0,
     };
-    FileRange::checked(slot.data_offset.get(), bytes)
+    FileRange::checked(slot.data_offset.get(), bytes).filter(|room| room.end().get() <= FILE_BYTES_MAX)
 }
 
 /// The header's form of the parent's bare name: UTF-16BE, zero padded.
@@ -188,10 +181,7 @@ pub fn encode_parent_name(name: &str) -> Result<[u8; PARENT_NAME_BYTES]> {
     let mut bytes = [0; PARENT_NAME_BYTES];
     let units: Vec<u16> = name.encode_utf16().collect();
     if units.len() > PARENT_NAME_BYTES / 2 {
-        return Err(Error::new(
-            ErrorKind::LimitReached,
-            "the parent's name has more than 256 characters",
-        ));
+        return Err(Error::new(ErrorKind::LimitReached, "the parent's name has more than 256 characters"));
     }
     for (pair, unit) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(units) {
         *pair = unit.to_be_bytes();
@@ -202,11 +192,7 @@ pub fn encode_parent_name(name: &str) -> Result<[u8; PARENT_NAME_BYTES]> {
 /// The parent's bare name in a header; it may fill its field without a zero at the end.
 pub fn decode_parent_name(bytes: &[u8; PARENT_NAME_BYTES]) -> Result<String> {
     let pairs = bytes.as_chunks::<2>().0;
-    let units: Vec<u16> = pairs
-        .iter()
-        .map(|&pair| u16::from_be_bytes(pair))
-        .take_while(|&unit| unit != 0)
-        .collect();
+    let units: Vec<u16> = pairs.iter().map(|&pair| u16::from_be_bytes(pair)).take_while(|&unit| unit != 0).collect();
     String::from_utf16(&units).map_err(|_| corrupt("the parent's name is not UTF-16"))
 }
 
@@ -241,12 +227,7 @@ mod tests {
     fn a_path_that_climbs_keeps_its_dots_in_windows_form() {
         let encoded = LocatorCode::W2ru.encode("../d1/p.vhd").unwrap();
         let text = String::from_utf16(
-            &encoded
-                .as_chunks::<2>()
-                .0
-                .iter()
-                .map(|&pair| u16::from_le_bytes(pair))
-                .collect::<Vec<_>>(),
+            &encoded.as_chunks::<2>().0.iter().map(|&pair| u16::from_le_bytes(pair)).collect::<Vec<_>>(),
         );
         assert_eq!(text.unwrap(), r".\..\d1\p.vhd");
         assert_eq!(LocatorCode::W2ru.decode(&encoded).unwrap(), "./../d1/p.vhd");
@@ -265,13 +246,7 @@ mod tests {
 
     #[test]
     fn room_is_in_sectors_below_512_and_in_bytes_above() {
-        let room = |space| {
-            Locator::check(&slot(b"MacX", space, 14, 4096))
-                .unwrap()
-                .unwrap()
-                .room()
-                .length()
-        };
+        let room = |space| Locator::check(&slot(b"MacX", space, 14, 4096)).unwrap().unwrap().room().length();
         assert_eq!((room(1), room(512), room(1024)), (512, 512, 1024));
         assert!(Locator::check(&slot(b"MacX", 513, 14, 4096)).is_err());
     }
@@ -300,10 +275,7 @@ mod tests {
     #[test]
     fn names_fill_their_field_to_the_last_unit() {
         let longest = "x".repeat(256);
-        assert_eq!(
-            decode_parent_name(&encode_parent_name(&longest).unwrap()).unwrap(),
-            longest
-        );
+        assert_eq!(decode_parent_name(&encode_parent_name(&longest).unwrap()).unwrap(), longest);
         assert!(encode_parent_name(&"x".repeat(257)).is_err());
         assert_eq!(encode_parent_name("a").unwrap()[..4], [0, b'a', 0, 0]);
         assert!(decode_parent_name(&[0xdc; 512]).is_err());

@@ -10,6 +10,7 @@ use super::{BatmapHeader, BlockShape, DiskType, Footer, Header};
 
 /// Our own limit: a table of 256 MiB in memory, for disks up to 128 TiB in blocks of 2 MiB.
 const BLOCKS_MAX: u64 = 1 << 26;
+const ENTRIES_IN_SECTOR: usize = 512 / 4;
 
 /// The places of an image's tables.
 #[derive(Clone, Debug)]
@@ -18,6 +19,7 @@ pub struct Metadata {
     blocks: usize,
     disk_bytes: u64,
     table: FileRange,
+    table_entries: usize,
     places: Vec<FileRange>,
     end: FileOffset,
 }
@@ -36,13 +38,10 @@ impl Metadata {
             return Err(corrupt("the table has fewer entries than the disk has blocks"));
         }
         if blocks > BLOCKS_MAX {
-            return Err(Error::new(
-                ErrorKind::LimitReached,
-                format!("{blocks} blocks are more than {BLOCKS_MAX}"),
-            ));
+            return Err(Error::new(ErrorKind::LimitReached, format!("{blocks} blocks are more than {BLOCKS_MAX}")));
         }
         let table = FileRange::new(header.table_range().start(), blocks * 4);
-        if table.end().get() > file_bytes {
+        if table.end().get().next_multiple_of(SECTOR) > file_bytes {
             return Err(corrupt("the table lies behind the end of the file"));
         }
         let header_place = header_range(footer)?.expect("an image that is not fixed has a header");
@@ -54,14 +53,11 @@ impl Metadata {
         places.extend(locator_rooms(header));
         let blocks = usize::try_from(blocks).expect("bounded by BLOCKS_MAX");
         let end = places.iter().map(|place| place.end()).max().expect("there is a header");
-        Ok(Self {
-            shape,
-            blocks,
-            disk_bytes: footer.disk_bytes(),
-            table,
-            places,
-            end,
-        })
+        let end = FileOffset::new(
+            end.get().checked_next_multiple_of(SECTOR).ok_or_else(|| corrupt("the headers have no end"))?,
+        );
+        let table_entries = header.table_entries() as usize;
+        Ok(Self { shape, blocks, disk_bytes: footer.disk_bytes(), table, table_entries, places, end })
     }
 
     /// The same for an image with a batmap.
@@ -91,14 +87,21 @@ impl Metadata {
         self.table
     }
 
-    /// The sector of the table that holds the entry of `block`, and the blocks whose entries share it.
-    pub fn table_sector(&self, block: usize) -> (FileOffset, std::ops::Range<usize>) {
-        const ENTRIES: usize = 512 / 4;
-        let first = block / ENTRIES * ENTRIES;
-        (
-            self.table.start() + first as u64 * 4,
-            first..self.blocks.min(first + ENTRIES),
-        )
+    /// Which sector of the table holds the entry of `block`.
+    pub fn table_sector_of(&self, block: usize) -> usize {
+        block / ENTRIES_IN_SECTOR
+    }
+
+    /// A sector of the table: where it lies, and its bytes. Entries that the disk does not use yet are unused, what
+    /// lies behind the table is zero.
+    pub fn table_sector(&self, sector: usize, entry_of: impl Fn(usize) -> u32) -> (FileOffset, Vec<u8>) {
+        let first = sector * ENTRIES_IN_SECTOR;
+        let entries = (first..first + ENTRIES_IN_SECTOR).flat_map(|block| match block {
+            _ if block < self.blocks => entry_of(block).to_be_bytes(),
+            _ if block < self.table_entries => UNUSED_ENTRY.to_be_bytes(),
+            _ => [0; 4],
+        });
+        (self.table.start() + sector as u64 * SECTOR, entries.collect())
     }
 
     /// The first place behind all tables.
@@ -114,10 +117,7 @@ impl Metadata {
         let start = FileOffset::new(u64::from(entry) * SECTOR);
         let block = self.shape.range_at(start);
         if start < self.end && self.places.iter().any(|place| place.overlaps(block)) {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("a block at {start} clobbers headers"),
-            ));
+            return Err(Error::new(ErrorKind::Corrupt, format!("a block at {start} clobbers headers")));
         }
         Ok(Some(start))
     }
@@ -126,10 +126,7 @@ impl Metadata {
 /// What used locators claim; a claim that does not make sense cannot be overwritten either.
 fn locator_rooms(header: &Header) -> impl Iterator<Item = FileRange> + '_ {
     let slots = header.bytes().parent_locators.iter();
-    slots
-        .filter(|slot| slot.platform_code.get() != 0)
-        .filter_map(room_of)
-        .filter(|room| !room.is_empty())
+    slots.filter(|slot| slot.platform_code.get() != 0).filter_map(room_of).filter(|room| !room.is_empty())
 }
 
 fn corrupt(reason: &'static str) -> Error {
@@ -150,25 +147,25 @@ mod tests {
     fn metadata() -> Metadata {
         let header = Header::new(FileOffset::new(1536), 32);
         let batmap = BatmapHeader::new(header.table_range().end(), 32);
-        Metadata::new(&footer(64 << 20), &header, 3584)
-            .unwrap()
-            .with_batmap(&batmap)
+        Metadata::new(&footer(64 << 20), &header, 3584).unwrap().with_batmap(&batmap)
     }
 
     #[test]
     fn the_tables_of_a_64_mebibyte_disk() {
         let metadata = metadata();
         assert_eq!((metadata.blocks(), metadata.end_of_headers().get()), (32, 3072));
-        assert_eq!(metadata.table_sector(31), (FileOffset::new(1536), 0..32));
     }
 
     #[test]
-    fn entries_of_a_long_table_share_sectors_by_128() {
-        let header = Header::new(FileOffset::new(1536), 300);
+    fn a_sector_of_the_table_holds_128_entries_then_unused_ones_then_zeroes() {
+        let header = Header::new(FileOffset::new(1536), 301);
         let metadata = Metadata::new(&footer(300 << 21), &header, 4096).unwrap();
-        assert_eq!(metadata.table_sector(127), (FileOffset::new(1536), 0..128));
-        assert_eq!(metadata.table_sector(128), (FileOffset::new(2048), 128..256));
-        assert_eq!(metadata.table_sector(299), (FileOffset::new(2560), 256..300));
+        assert_eq!([0, 127, 128, 299].map(|block| metadata.table_sector_of(block)), [0, 0, 1, 2]);
+        let entry = |block: usize| u32::try_from(block).unwrap();
+        let (place, bytes) = metadata.table_sector(2, entry);
+        assert_eq!((place, bytes.len()), (FileOffset::new(1536 + 1024), 512));
+        assert_eq!(bytes[..4], 256_u32.to_be_bytes());
+        assert_eq!(bytes[43 * 4..46 * 4], [299_u32.to_be_bytes(), [0xff; 4], [0; 4]].concat());
     }
 
     #[test]
@@ -198,9 +195,8 @@ mod tests {
     #[test]
     fn a_locator_far_behind_does_not_forbid_the_blocks_before_it() {
         let locator = Locator::new(LocatorCode::MacX, FileOffset::new(1 << 30), 14);
-        let header = Header::new(FileOffset::new(1536), 32)
-            .with_parent(None, Timestamp::default(), "p", &[locator])
-            .unwrap();
+        let header =
+            Header::new(FileOffset::new(1536), 32).with_parent(None, Timestamp::default(), "p", &[locator]).unwrap();
         let metadata = Metadata::new(&footer(64 << 20), &header, 1 << 31).unwrap();
         assert!(metadata.block_start(8).is_ok());
         assert!(metadata.block_start(1 << 21).is_err());

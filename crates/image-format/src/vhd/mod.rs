@@ -6,25 +6,41 @@
 //!   footer    what it is, how large; which copy counts     metadata   where the tables of an opened image are
 //!   header    where the table is; the parent's name        shape      a block: bitmap, data, where it may lie
 //!   batmap    which blocks are complete                    locator    paths to the parent, as bytes
+//!
+//!   open      finds the parts and distrusts them           room       blocks made ahead, durably empty
+//!   map       where bytes are; loads bitmaps               write      plan, then commit: bitmap and table
+//!   tables    the table and bitmaps in memory              free       table first, then the room
+//!   create    a new image                                  close      footer, length, batmap
 //! ```
 
 mod batmap;
 mod blueprint;
+mod close;
+mod create;
 mod footer;
+mod free;
 mod geometry;
 mod header;
+mod image;
 mod layout;
 mod locator;
+mod map;
 mod metadata;
+mod open;
 mod relative;
+mod room;
 mod shape;
+mod tables;
 mod timestamp;
+mod write;
 
 pub use batmap::{BatmapHeader, KeyHash, UncheckedBatmapHeader, batmap_checksum, checksummed_batmap_bytes};
-pub use blueprint::{Blueprint, NewImage, ParentLink};
+pub use blueprint::{Blueprint, CreateOptions, ParentLink};
+pub use create::create;
 pub use footer::{BatmapRule, DiskType, Footer, UncheckedFooter, choose_footer, disk_bytes_rounded};
 pub use geometry::DiskGeometry;
 pub use header::{Header, UncheckedHeader};
+pub use image::VhdImage;
 pub use layout::{
     BATMAP_HEADER_BYTES, BatmapHeaderBytes, FOOTER_BYTES, FooterBytes, HEADER_BYTES, HeaderBytes, ParentLocatorBytes,
     UNUSED_ENTRY,

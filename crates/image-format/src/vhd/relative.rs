@@ -24,20 +24,14 @@ pub fn relative_path(child: &Path, parent: &Path) -> Result<String> {
 fn components(path: &Path) -> Result<Vec<&str>> {
     let mut components = path.components();
     if components.next() != Some(Component::RootDir) {
-        return Err(Error::new(
-            ErrorKind::Invalid,
-            format!("{} is not canonical", path.display()),
-        ));
+        return Err(Error::new(ErrorKind::Invalid, format!("{} is not canonical", path.display())));
     }
     components
         .map(|component| match component {
-            Component::Normal(name) => name
-                .to_str()
-                .ok_or_else(|| Error::new(ErrorKind::Unsupported, "a path that is not UTF-8")),
-            _ => Err(Error::new(
-                ErrorKind::Invalid,
-                format!("{} is not canonical", path.display()),
-            )),
+            Component::Normal(name) => {
+                name.to_str().ok_or_else(|| Error::new(ErrorKind::Unsupported, "a path that is not UTF-8"))
+            }
+            _ => Err(Error::new(ErrorKind::Invalid, format!("{} is not canonical", path.display()))),
         })
         .collect()
 }
@@ -63,16 +57,8 @@ mod tests {
 
     #[test]
     fn paths_that_are_not_canonical_are_refused() {
-        for (child, parent) in [
-            ("b.vhd", "/a.vhd"),
-            ("/b.vhd", "a.vhd"),
-            ("/d/../b.vhd", "/a.vhd"),
-            ("/b.vhd", "/"),
-        ] {
-            assert!(
-                relative_path(Path::new(child), Path::new(parent)).is_err(),
-                "{child} {parent}"
-            );
+        for (child, parent) in [("b.vhd", "/a.vhd"), ("/b.vhd", "a.vhd"), ("/d/../b.vhd", "/a.vhd"), ("/b.vhd", "/")] {
+            assert!(relative_path(Path::new(child), Path::new(parent)).is_err(), "{child} {parent}");
         }
     }
 

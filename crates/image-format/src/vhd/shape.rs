@@ -25,9 +25,7 @@ pub struct BlockShape {
 
 impl BlockShape {
     /// Blocks of 2 MiB.
-    pub const DEFAULT: Self = Self {
-        data_bytes: BLOCK_BYTES_MAX,
-    };
+    pub const DEFAULT: Self = Self { data_bytes: BLOCK_BYTES_MAX };
 
     /// Blocks of `data_bytes`.
     pub fn new(data_bytes: u32) -> Result<Self> {
@@ -49,9 +47,7 @@ impl BlockShape {
 
     /// Bytes of a block's bitmap in the file: whole sectors.
     pub fn bitmap_bytes(self) -> u64 {
-        (u64::from(self.data_bytes) / SECTOR)
-            .div_ceil(8)
-            .next_multiple_of(SECTOR)
+        (u64::from(self.data_bytes) / SECTOR).div_ceil(8).next_multiple_of(SECTOR)
     }
 
     /// Bytes of a block in the file.
@@ -70,10 +66,7 @@ impl BlockShape {
     /// When the range lies in more than one block.
     pub fn block_of(self, range: GuestRange) -> u64 {
         let block = range.start().get() / self.data_bytes();
-        assert!(
-            range.end().get() <= (block + 1) * self.data_bytes(),
-            "{range} lies in one block"
-        );
+        assert!(range.end().get() <= (block + 1) * self.data_bytes(), "{range} lies in one block");
         block
     }
 
@@ -98,11 +91,7 @@ impl BlockShape {
             .and_then(|least| least.checked_next_multiple_of(DATA_ALIGNMENT))
             .ok_or_else(too_far)?;
         let start = FileOffset::new(data - self.bitmap_bytes());
-        if start.get() / SECTOR > FIRST_SECTOR_MAX {
-            Err(too_far())
-        } else {
-            Ok(start)
-        }
+        if start.get() / SECTOR > FIRST_SECTOR_MAX { Err(too_far()) } else { Ok(start) }
     }
 
     /// The entry of the table for a block at `start`, which [`Self::place_behind`] gave.
@@ -119,10 +108,7 @@ mod tests {
     #[test]
     fn a_block_of_two_mebibytes_has_one_sector_of_bitmap() {
         let shape = BlockShape::DEFAULT;
-        assert_eq!(
-            (shape.bitmap_bytes(), shape.sectors(), shape.block_bytes()),
-            (512, 4096, 2_097_664)
-        );
+        assert_eq!((shape.bitmap_bytes(), shape.sectors(), shape.block_bytes()), (512, 4096, 2_097_664));
         assert_eq!(BlockShape::new(4096).unwrap().bitmap_bytes(), 512);
     }
 
@@ -154,10 +140,7 @@ mod tests {
         let fits = (last + 512) / 4096 * 4096 - 512;
         assert_eq!(shape.place_behind(FileOffset::new(fits)).unwrap().get(), fits);
         assert!(BlockShape::entry_for(FileOffset::new(fits)) < u32::MAX);
-        assert_eq!(
-            shape.place_behind(FileOffset::new(fits + 1)).unwrap_err().kind(),
-            ErrorKind::NoSpace
-        );
+        assert_eq!(shape.place_behind(FileOffset::new(fits + 1)).unwrap_err().kind(), ErrorKind::NoSpace);
         assert!(shape.place_behind(FileOffset::new(u64::MAX)).is_err());
     }
 

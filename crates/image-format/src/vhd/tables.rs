@@ -1,0 +1,494 @@
+//! The block allocation table and the bitmaps in memory, and who is changing what. No I/O.
+//!
+//! ```text
+//!   absent --room--> making --entry is on the storage--> there --entry is cleared on the storage--> absent
+//!                      |  ^
+//!                      +--+ more writers join; a failed write of the entry keeps its room for the next try
+//! ```
+//!
+//! What `map` sees changes only after the storage has it. What has been asked for but is not written yet waits in
+//! queues, one for each bitmap and one for each sector of the table, so that no two writes of one sector are ever in
+//! flight: later changes ride on the next one.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
+
+use block_core::{FileOffset, Result, SECTOR};
+
+use super::BlockShape;
+use super::layout::UNUSED_ENTRY;
+use crate::Bitmap;
+use crate::promise::Promise;
+
+/// Records of blocks that are kept though nobody works on them: about 3 MiB of bitmaps.
+const RECORDS_KEPT: usize = 4096;
+
+/// What is known of all blocks.
+pub(super) struct Tables {
+    /// The table as the storage has it.
+    entries: Vec<u32>,
+    /// Blocks that are known to have every sector.
+    full: Bitmap,
+    records: BTreeMap<usize, Record>,
+    /// The blocks with records, oldest first.
+    order: VecDeque<usize>,
+    freeing: BTreeMap<usize, Promise<()>>,
+    /// Sectors of the table that are being written, and what waits for the next write of them.
+    sectors: BTreeMap<usize, Vec<EntryRider>>,
+    /// Sectors of the table whose last write failed: the storage may have either content.
+    suspects: BTreeSet<usize>,
+}
+
+/// A block that has a bitmap in memory or somebody working on it.
+struct Record {
+    start: FileOffset,
+    stage: Stage,
+    presence: Presence,
+    /// Writes that were planned and have neither been committed nor dropped.
+    plans: usize,
+    bits: Vec<BitsRider>,
+    bits_are_written: bool,
+    /// Resolved when nobody works on the block any more.
+    idle: Option<Promise<()>>,
+}
+
+enum Stage {
+    Making {
+        /// Whether a commit has begun to write bitmap or entry: then this room stays with this block.
+        is_touched: bool,
+        /// The write of the entry that is under way.
+        publishing: Option<Promise<Result<()>>>,
+    },
+    There,
+}
+
+enum Presence {
+    Loading(Promise<Result<()>>),
+    Some(Bitmap),
+    All,
+}
+
+/// A change of a bitmap that waits for the next write of it.
+pub(super) struct BitsRider {
+    sectors: Range<usize>,
+    pub(super) done: Promise<Result<()>>,
+}
+
+/// A change of an entry (or none: the sector is to be written as it is) that waits for the next write of its sector.
+pub(super) struct EntryRider {
+    change: Option<(usize, u32)>,
+    pub(super) done: Promise<Result<()>>,
+}
+
+/// What is known of a block.
+pub(super) enum Whereabouts<'tables> {
+    Absent,
+    Full(FileOffset),
+    Partial(FileOffset, &'tables Bitmap),
+    NotLoaded,
+}
+
+/// How planning a write begins.
+pub(super) enum PlanBegin {
+    /// It has a place in the block that begins there.
+    Planned(FileOffset),
+    Load,
+    /// The block needs room.
+    Absent,
+    Wait(Promise<()>),
+}
+
+/// How loading a bitmap begins.
+pub(super) enum LoadBegin {
+    Nothing,
+    Wait(Promise<Result<()>>),
+    /// The caller reads the bitmap of the block that begins there, then calls `end_load`.
+    Read(FileOffset, Promise<Result<()>>),
+}
+
+/// How freeing a block begins.
+pub(super) enum FreeBegin {
+    Nothing,
+    Wait(Promise<()>),
+    /// The block that begins there is the caller's until `end_free`.
+    Begun(FileOffset),
+}
+
+/// A rider, and whether the caller must start the writer.
+pub(super) type Ride = (Promise<Result<()>>, bool);
+
+impl Tables {
+    /// Tables as the storage has them; `full` may have set bits for blocks that are absent.
+    pub(super) fn new(entries: Vec<u32>, mut full: Bitmap) -> Self {
+        assert_eq!(entries.len(), full.bits(), "each block has an entry and a bit");
+        for (block, &entry) in entries.iter().enumerate() {
+            if entry == UNUSED_ENTRY {
+                full.clear(block);
+            }
+        }
+        Self {
+            entries,
+            full,
+            records: BTreeMap::new(),
+            order: VecDeque::new(),
+            freeing: BTreeMap::new(),
+            sectors: BTreeMap::new(),
+            suspects: BTreeSet::new(),
+        }
+    }
+
+    /// Where a block begins, if the table on the storage has it.
+    pub(super) fn start_of(&self, block: usize) -> Option<FileOffset> {
+        let entry = self.entries[block];
+        (entry != UNUSED_ENTRY).then(|| FileOffset::new(u64::from(entry) * SECTOR))
+    }
+
+    /// Where all blocks of the table begin, in the order of the disk.
+    pub(super) fn starts(&self) -> impl Iterator<Item = FileOffset> + '_ {
+        (0..self.entries.len()).filter_map(|block| self.start_of(block))
+    }
+
+    /// How many blocks the table has.
+    pub(super) fn allocated(&self) -> usize {
+        self.entries.iter().filter(|&&entry| entry != UNUSED_ENTRY).count()
+    }
+
+    /// Blocks from `block` on that are absent, at most up to `end`.
+    pub(super) fn absent_until(&self, block: usize, end: usize) -> usize {
+        (block..end).find(|&block| self.entries[block] != UNUSED_ENTRY).unwrap_or(end)
+    }
+
+    /// The blocks that are known to have every sector.
+    pub(super) fn full(&self) -> &Bitmap {
+        &self.full
+    }
+
+    pub(super) fn whereabouts(&self, block: usize) -> Whereabouts<'_> {
+        let Some(start) = self.start_of(block) else { return Whereabouts::Absent };
+        if self.full.get(block) {
+            return Whereabouts::Full(start);
+        }
+        match self.records.get(&block).map(|record| &record.presence) {
+            Some(Presence::Some(bitmap)) => Whereabouts::Partial(start, bitmap),
+            Some(Presence::All) => Whereabouts::Full(start),
+            Some(Presence::Loading(_)) | None => Whereabouts::NotLoaded,
+        }
+    }
+
+    /// Counts a plan for the block, if it has a place.
+    pub(super) fn begin_plan(&mut self, block: usize) -> PlanBegin {
+        if let Some(freed) = self.freeing.get(&block) {
+            return PlanBegin::Wait(freed.clone());
+        }
+        if !self.records.contains_key(&block) {
+            match self.start_of(block) {
+                None => return PlanBegin::Absent,
+                Some(_) if !self.full.get(block) => return PlanBegin::Load,
+                Some(start) => self.insert(block, Record::new(start, Stage::There, Presence::All)),
+            }
+        }
+        let record = self.record(block);
+        if matches!(record.presence, Presence::Loading(_)) {
+            return PlanBegin::Load;
+        }
+        record.plans += 1;
+        PlanBegin::Planned(record.start)
+    }
+
+    /// Gives an absent block the empty room at `start`.
+    pub(super) fn begin_block(&mut self, block: usize, start: FileOffset, shape: BlockShape) {
+        assert!(self.start_of(block).is_none() && !self.records.contains_key(&block), "block {block} is absent");
+        let stage = Stage::Making { is_touched: false, publishing: None };
+        let empty = Presence::Some(Bitmap::new(shape.sectors()));
+        self.insert(block, Record::new(start, stage, empty));
+    }
+
+    /// A plan was committed or dropped. Gives back the room of a block that nobody makes any more.
+    pub(super) fn end_plan(&mut self, block: usize) -> Option<FileOffset> {
+        let record = self.record(block);
+        record.plans -= 1;
+        if record.plans == 0 && matches!(record.stage, Stage::Making { is_touched: false, .. }) {
+            let mut record = self.records.remove(&block).expect("the record was just looked at");
+            record.tell_idle();
+            return Some(record.start);
+        }
+        self.settle(block);
+        None
+    }
+
+    pub(super) fn begin_load(&mut self, block: usize) -> LoadBegin {
+        let Some(start) = self.start_of(block) else { return LoadBegin::Nothing };
+        if self.full.get(block) {
+            return LoadBegin::Nothing;
+        }
+        match self.records.get(&block).map(|record| &record.presence) {
+            Some(Presence::Loading(loaded)) => return LoadBegin::Wait(loaded.clone()),
+            Some(_) => return LoadBegin::Nothing,
+            None => {}
+        }
+        let loaded = Promise::new();
+        self.insert(block, Record::new(start, Stage::There, Presence::Loading(loaded.clone())));
+        LoadBegin::Read(start, loaded)
+    }
+
+    /// The bitmap was read, or could not be.
+    pub(super) fn end_load(&mut self, block: usize, bitmap: Option<Bitmap>) {
+        let start = self.start_of(block);
+        let record = self.record(block);
+        match bitmap {
+            // The block was freed while its bitmap was read; what was read says nothing about the next one.
+            Some(bitmap) if start == Some(record.start) => record.presence = Presence::of(bitmap),
+            _ => {
+                let mut record = self.records.remove(&block).expect("the record was just looked at");
+                record.tell_idle();
+                return;
+            }
+        }
+        if matches!(record.presence, Presence::All) {
+            self.full.set(block);
+        }
+        self.settle(block);
+    }
+
+    /// The sectors of a planned write are to be marked present.
+    pub(super) fn add_bits(&mut self, block: usize, sectors: Range<usize>) -> Ride {
+        let record = self.record(block);
+        record.touch();
+        let is_there = match &record.presence {
+            Presence::All => true,
+            Presence::Some(bitmap) => bitmap.has_all(sectors.clone()),
+            Presence::Loading(_) => unreachable!("a write is planned after its bitmap was loaded"),
+        };
+        if is_there {
+            return (Promise::known(Ok(())), false);
+        }
+        let done = Promise::new();
+        record.bits.push(BitsRider { sectors, done: done.clone() });
+        (done, !std::mem::replace(&mut record.bits_are_written, true))
+    }
+
+    /// What to write to a bitmap next, and for whom; `None`: nothing, the writer ends.
+    pub(super) fn next_bits(&mut self, block: usize) -> Option<(FileOffset, Bitmap, Vec<BitsRider>)> {
+        let record = self.record(block);
+        let riders = std::mem::take(&mut record.bits);
+        if riders.is_empty() {
+            record.bits_are_written = false;
+            self.settle(block);
+            return None;
+        }
+        let mut bitmap = match &record.presence {
+            Presence::Some(bitmap) => bitmap.clone(),
+            Presence::All => unreachable!("a full bitmap has only riders that came before it was full"),
+            Presence::Loading(_) => unreachable!("a write is planned after its bitmap was loaded"),
+        };
+        for rider in &riders {
+            bitmap.set_range(rider.sectors.clone());
+        }
+        Some((record.start, bitmap, riders))
+    }
+
+    /// The bitmap is on the storage. Riders that came meanwhile may find that they have nothing left to ask for.
+    pub(super) fn bits_written(&mut self, block: usize, bitmap: Bitmap) -> Vec<BitsRider> {
+        let record = self.record(block);
+        record.presence = Presence::of(bitmap);
+        if !matches!(record.presence, Presence::All) {
+            return Vec::new();
+        }
+        let satisfied = std::mem::take(&mut record.bits);
+        let is_there = matches!(record.stage, Stage::There);
+        if is_there {
+            self.full.set(block);
+        }
+        satisfied
+    }
+
+    /// The entry of a block in the making is to be written; nothing to do for one that is there.
+    pub(super) fn add_entry(&mut self, block: usize, sector: usize) -> Ride {
+        let record = self.record(block);
+        record.touch();
+        let (start, publishing) = match &mut record.stage {
+            Stage::There => return (Promise::known(Ok(())), false),
+            Stage::Making { publishing: Some(publishing), .. } => return (publishing.clone(), false),
+            Stage::Making { publishing, .. } => (record.start, publishing),
+        };
+        let done = Promise::new();
+        *publishing = Some(done.clone());
+        let is_first =
+            self.ride(sector, EntryRider { change: Some((block, BlockShape::entry_for(start))), done: done.clone() });
+        (done, is_first)
+    }
+
+    /// The entry of a block that is being freed is to be cleared.
+    pub(super) fn clear_entry(&mut self, block: usize, sector: usize) -> Ride {
+        let done = Promise::new();
+        let is_first = self.ride(sector, EntryRider { change: Some((block, UNUSED_ENTRY)), done: done.clone() });
+        (done, is_first)
+    }
+
+    /// A sector of the table is to be written as it is in memory.
+    pub(super) fn rewrite_sector(&mut self, sector: usize) -> Ride {
+        let done = Promise::new();
+        let is_first = self.ride(sector, EntryRider { change: None, done: done.clone() });
+        (done, is_first)
+    }
+
+    fn ride(&mut self, sector: usize, rider: EntryRider) -> bool {
+        let is_first = !self.sectors.contains_key(&sector);
+        self.sectors.entry(sector).or_default().push(rider);
+        is_first
+    }
+
+    /// Who rides on the next write of a sector of the table; `None`: nobody, the writer ends.
+    pub(super) fn next_riders(&mut self, sector: usize) -> Option<Vec<EntryRider>> {
+        let riders =
+            std::mem::take(self.sectors.get_mut(&sector).expect("the writer of a sector is the one that ends it"));
+        if riders.is_empty() {
+            self.sectors.remove(&sector);
+            return None;
+        }
+        Some(riders)
+    }
+
+    /// An entry as the next write of its sector has it.
+    pub(super) fn entry_with(&self, block: usize, riders: &[EntryRider]) -> u32 {
+        let mut changes = riders.iter().rev().filter_map(|rider| rider.change);
+        changes.find(|(changed, _)| *changed == block).map_or(self.entries[block], |(_, entry)| entry)
+    }
+
+    /// The write of a sector of the table ended.
+    pub(super) fn sector_written(&mut self, sector: usize, riders: &[EntryRider], is_written: bool) {
+        if is_written {
+            self.suspects.remove(&sector);
+        } else {
+            self.suspects.insert(sector);
+        }
+        for (block, entry) in riders.iter().filter_map(|rider| rider.change) {
+            if entry == UNUSED_ENTRY {
+                if is_written {
+                    self.entries[block] = UNUSED_ENTRY;
+                    self.full.clear(block);
+                }
+                continue;
+            }
+            let record = self.record(block);
+            if is_written {
+                record.stage = Stage::There;
+                let is_full = matches!(record.presence, Presence::All);
+                self.entries[block] = entry;
+                if is_full {
+                    self.full.set(block);
+                }
+            } else if let Stage::Making { publishing, .. } = &mut record.stage {
+                *publishing = None;
+            }
+            self.settle(block);
+        }
+    }
+
+    /// A sector of the table whose content on the storage is not known.
+    pub(super) fn suspect(&self) -> Option<usize> {
+        self.suspects.first().copied()
+    }
+
+    pub(super) fn begin_free(&mut self, block: usize) -> FreeBegin {
+        if let Some(freed) = self.freeing.get(&block) {
+            return FreeBegin::Wait(freed.clone());
+        }
+        if let Some(record) = self.records.get_mut(&block)
+            && !record.is_idle()
+        {
+            return FreeBegin::Wait(record.idle.get_or_insert_with(Promise::new).clone());
+        }
+        // A block in the making that nobody works on is not visible: there is nothing to free.
+        let Some(start) = self.start_of(block) else { return FreeBegin::Nothing };
+        self.freeing.insert(block, Promise::new());
+        FreeBegin::Begun(start)
+    }
+
+    /// The block is free, or (the entry could not be cleared) as it was.
+    pub(super) fn end_free(&mut self, block: usize) {
+        if self.start_of(block).is_none() && self.records.get(&block).is_some_and(Record::is_idle) {
+            self.records.remove(&block);
+        }
+        self.freeing.remove(&block).expect("freeing the block was begun").resolve(());
+    }
+
+    /// Something that must end before the image is closed.
+    pub(super) fn busy(&mut self) -> Option<Promise<()>> {
+        if let Some(freed) = self.freeing.values().next() {
+            return Some(freed.clone());
+        }
+        let record = self.records.values_mut().find(|record| !record.is_idle())?;
+        Some(record.idle.get_or_insert_with(Promise::new).clone())
+    }
+
+    fn record(&mut self, block: usize) -> &mut Record {
+        self.records.get_mut(&block).expect("whoever works on a block keeps its record")
+    }
+
+    fn insert(&mut self, block: usize, record: Record) {
+        self.evict();
+        self.records.insert(block, record);
+        self.order.push_back(block);
+    }
+
+    /// Forgets bitmaps that nobody works with, oldest first. Looks at a few only: the bound is about memory, and who
+    /// works on a block for long is passed by.
+    fn evict(&mut self) {
+        const LOOKS: usize = 8;
+        for _ in 0..LOOKS {
+            if self.order.len() < RECORDS_KEPT {
+                return;
+            }
+            let Some(block) = self.order.pop_front() else { return };
+            match self.records.get(&block) {
+                Some(record) if !record.is_idle() || !matches!(record.stage, Stage::There) => {
+                    self.order.push_back(block);
+                }
+                _ => drop(self.records.remove(&block)),
+            }
+        }
+    }
+
+    /// Tells those who wait that nobody works on the block, if so. A full block needs no record.
+    fn settle(&mut self, block: usize) {
+        let record = self.record(block);
+        if !record.is_idle() {
+            return;
+        }
+        record.tell_idle();
+        if matches!((&record.stage, &record.presence), (Stage::There, Presence::All)) {
+            self.records.remove(&block);
+        }
+    }
+}
+
+impl Record {
+    fn new(start: FileOffset, stage: Stage, presence: Presence) -> Self {
+        Self { start, stage, presence, plans: 0, bits: Vec::new(), bits_are_written: false, idle: None }
+    }
+
+    fn is_idle(&self) -> bool {
+        let is_loading = matches!(self.presence, Presence::Loading(_));
+        let is_publishing = matches!(self.stage, Stage::Making { publishing: Some(_), .. });
+        self.plans == 0 && !self.bits_are_written && !is_loading && !is_publishing
+    }
+
+    fn touch(&mut self) {
+        if let Stage::Making { is_touched, .. } = &mut self.stage {
+            *is_touched = true;
+        }
+    }
+
+    fn tell_idle(&mut self) {
+        if let Some(idle) = self.idle.take() {
+            idle.resolve(());
+        }
+    }
+}
+
+impl Presence {
+    fn of(bitmap: Bitmap) -> Self {
+        if bitmap.is_full() { Presence::All } else { Presence::Some(bitmap) }
+    }
+}

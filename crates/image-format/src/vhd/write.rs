@@ -1,0 +1,184 @@
+//! A place for new bytes, and making them visible.
+//!
+//! ```text
+//!   plan      room for the block, if it has none: empty, durably so (see `room`)
+//!   (data)    the caller writes it
+//!   commit    bitmap sector and sector of the table, at once; visible when both are written
+//! ```
+//!
+//! No sync lies between the three. A power cut leaves any of them: without the entry the block is absent and its room
+//! is emptied before anybody gets it; with the entry and without the bits the sectors are the parent's; with both and
+//! without the data the sectors, new in this image, are zero, since the room was. A killed process leaves whole what
+//! was answered: the answer waits for both tables.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use block_core::{FileOffset, GuestRange, Result};
+use futures_util::future::join;
+use storage_io::{Buffer, Executor, StorageExt, StorageKind};
+
+use super::image::Sparse;
+use super::tables::{PlanBegin, Ride};
+use crate::WritePlan;
+
+/// What is written in front of a full block's data on storages that like long runs: a page that ends with its bitmap.
+const LEAD_BYTES: u64 = 4096;
+
+/// A planned write: keeps its block in the making, or from being freed.
+struct PlannedBlock {
+    sparse: Rc<Sparse>,
+    block: usize,
+    sectors: Range<usize>,
+}
+
+impl Drop for PlannedBlock {
+    fn drop(&mut self) {
+        let given_back = self.sparse.tables.borrow_mut().end_plan(self.block);
+        if let Some(start) = given_back {
+            self.sparse.room.borrow_mut().give_back(start);
+        }
+    }
+}
+
+impl Sparse {
+    pub(super) async fn plan_write(self: &Rc<Self>, executor: &Executor, range: GuestRange) -> Result<WritePlan> {
+        self.check_writable()?;
+        assert!(
+            range.end().get() <= self.metadata.disk_bytes() && range.is_aligned(512),
+            "{range} is whole sectors of the disk"
+        );
+        let block = self.block_of(range);
+        loop {
+            let begin = self.tables.borrow_mut().begin_plan(block);
+            match begin {
+                PlanBegin::Planned(start) => return Ok(self.plan_in(start, block, range)),
+                PlanBegin::Load => self.load(executor, block).await?,
+                PlanBegin::Wait(freed) => freed.await,
+                PlanBegin::Absent => match self.take_room(executor) {
+                    Some(start) => self.tables.borrow_mut().begin_block(block, start, self.metadata.shape()),
+                    // Whoever else waits may make this very block: look again.
+                    None => self.wait_for_room(executor).await?,
+                },
+            }
+        }
+    }
+
+    fn plan_in(self: &Rc<Self>, start: FileOffset, block: usize, range: GuestRange) -> WritePlan {
+        let shape = self.metadata.shape();
+        let sectors = shape.sectors_of(range);
+        let offset = start + shape.bitmap_bytes() + sectors.start as u64 * 512;
+        let lead = self.lead_of(start, block, &sectors);
+        let hold = Rc::new(PlannedBlock { sparse: self.clone(), block, sectors });
+        WritePlan { range, offset, lead, hold: Some(hold) }
+    }
+
+    /// Blocks of a device or a network file lie one behind the other but for a bitmap and a gap. A sequential overwrite
+    /// that skips them is many runs; writing what is there anyway makes it one.
+    fn lead_of(&self, start: FileOffset, block: usize, sectors: &Range<usize>) -> Option<(FileOffset, Buffer)> {
+        let likes_long_runs = matches!(self.storage.limits().kind, StorageKind::BlockDevice | StorageKind::NetworkFile);
+        let is_full = self.tables.borrow().full().get(block);
+        if sectors.start != 0 || !likes_long_runs || !is_full || !self.room.borrow().has_private_pages() {
+            return None;
+        }
+        let bitmap_bytes = self.metadata.shape().bitmap_bytes();
+        let gap = usize::try_from(LEAD_BYTES - bitmap_bytes).expect("less than a page");
+        let mut page = Buffer::zeroed(gap);
+        page.append(Buffer::from_bytes(&super::layout::all_ones(self.metadata.shape())));
+        Some((FileOffset::new(start.get() - gap as u64), page))
+    }
+
+    pub(super) async fn commit(self: &Rc<Self>, executor: &Executor, plan: WritePlan) -> Result<()> {
+        let planned = plan.hold.and_then(|hold| hold.downcast::<PlannedBlock>().ok());
+        let planned = planned.expect("a plan goes back to the image that made it");
+        let bits = self.write_bits(executor, planned.block, planned.sectors.clone());
+        let entry = self.write_entry(executor, planned.block);
+        let (bits, entry) = join(bits, entry).await;
+        bits.and(entry)
+    }
+
+    /// Ends when the sectors are marked present on the storage.
+    fn write_bits(
+        self: &Rc<Self>,
+        executor: &Executor,
+        block: usize,
+        sectors: Range<usize>,
+    ) -> impl Future<Output = Result<()>> + use<> {
+        let (done, is_first) = self.tables.borrow_mut().add_bits(block, sectors);
+        if is_first {
+            self.is_changed.set(true);
+            executor.spawn(self.clone().write_bitmaps(executor.clone(), block)).detach();
+        }
+        done
+    }
+
+    /// Writes the bitmap of a block until nobody asks for more. A task of its own: who asked may go away.
+    async fn write_bitmaps(self: Rc<Self>, executor: Executor, block: usize) {
+        let length = usize::try_from(self.metadata.shape().bitmap_bytes()).expect("a few sectors");
+        loop {
+            let next = self.tables.borrow_mut().next_bits(block);
+            let Some((start, bitmap, mut riders)) = next else { return };
+            let result = self.storage.write_bytes(&executor, start, &bitmap.to_bytes(length)).await;
+            if result.is_ok() {
+                riders.extend(self.tables.borrow_mut().bits_written(block, bitmap));
+            }
+            riders.into_iter().for_each(|rider| rider.done.resolve(result.clone()));
+        }
+    }
+
+    /// Ends when the block is in the table on the storage.
+    fn write_entry(self: &Rc<Self>, executor: &Executor, block: usize) -> impl Future<Output = Result<()>> + use<> {
+        let sector = self.metadata.table_sector_of(block);
+        let ride = self.tables.borrow_mut().add_entry(block, sector);
+        self.start_table_writer(executor, sector, ride)
+    }
+
+    /// Ends when the block is out of the table on the storage.
+    pub(super) fn clear_entry(
+        self: &Rc<Self>,
+        executor: &Executor,
+        block: usize,
+    ) -> impl Future<Output = Result<()>> + use<> {
+        let sector = self.metadata.table_sector_of(block);
+        let ride = self.tables.borrow_mut().clear_entry(block, sector);
+        self.start_table_writer(executor, sector, ride)
+    }
+
+    /// Ends when the storage has a sector of the table as it is in memory.
+    pub(super) fn rewrite_table_sector(
+        self: &Rc<Self>,
+        executor: &Executor,
+        sector: usize,
+    ) -> impl Future<Output = Result<()>> + use<> {
+        let ride = self.tables.borrow_mut().rewrite_sector(sector);
+        self.start_table_writer(executor, sector, ride)
+    }
+
+    fn start_table_writer(
+        self: &Rc<Self>,
+        executor: &Executor,
+        sector: usize,
+        (done, is_first): Ride,
+    ) -> impl Future<Output = Result<()>> + use<> {
+        if is_first {
+            self.is_changed.set(true);
+            executor.spawn(self.clone().write_table_sector(executor.clone(), sector)).detach();
+        }
+        done
+    }
+
+    /// Writes a sector of the table until nobody asks for more.
+    async fn write_table_sector(self: Rc<Self>, executor: Executor, sector: usize) {
+        loop {
+            let next = self.tables.borrow_mut().next_riders(sector);
+            let Some(riders) = next else { return };
+            let (place, bytes) = {
+                let tables = self.tables.borrow();
+                self.metadata.table_sector(sector, |block| tables.entry_with(block, &riders))
+            };
+            let result = self.storage.write_bytes(&executor, place, &bytes).await;
+            self.tables.borrow_mut().sector_written(sector, &riders, result.is_ok());
+            riders.into_iter().for_each(|rider| rider.done.resolve(result.clone()));
+        }
+    }
+}
