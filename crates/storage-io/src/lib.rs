@@ -42,11 +42,13 @@ pub use process::{Fork, Signals, fork};
 pub use signal::Signal;
 pub use storage::{Completion, Limits, Storage, StorageExt, StorageKind, StorageOperation};
 pub use stores::{
+    aligned::AlignedStorage,
     crash::{CrashPoint, CrashStorage},
     faulty::{Effect, Fault, FaultRule, FaultScript, FaultyStorage, OperationKind},
     files::Files,
     memory::MemoryStorage,
     memory_files::MemoryFiles,
+    traced::{TracedOperation, TracedStorage},
 };
 pub use task::Task;
 pub use time::{Moment, SimulatedClock, Sleep};

@@ -9,7 +9,8 @@ use crate::{Buffer, Executor, Hold, Pending};
 /// One thing asked of a storage. Offsets, lengths and memory are multiples of [`Limits::alignment`].
 #[derive(Debug)]
 pub enum StorageOperation {
-    /// Fill the buffer. Reading behind the end is an error, never a short answer.
+    /// Fill the buffer. Reading behind the end is an error, never a short answer; but where a storage ends inside a unit
+    /// of its alignment, zeroes follow up to the end of that unit.
     Read {
         /// From where.
         offset: FileOffset,

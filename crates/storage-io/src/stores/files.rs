@@ -11,14 +11,14 @@ use std::{
     time::Duration,
 };
 
-use block_core::{Error, ErrorKind, Result, ResultExt};
+use block_core::{Error, ErrorKind, Result, ResultExt, SECTOR};
 use futures_util::future::LocalBoxFuture;
 use rustix::{
     fs::{FlockOperation, Mode, OFlags, fcntl_getfl, fcntl_setfl, flock},
     io::Errno,
 };
 
-use super::{file::FileStorage, limits};
+use super::{aligned::AlignedStorage, file::FileStorage, limits};
 use crate::{Access, CreateMode, Executor, LockPolicy, OpenOptions, Opener, Storage, open_file::OpenFile};
 
 /// The file system of this machine.
@@ -58,7 +58,8 @@ async fn open(executor: Executor, path: PathBuf, options: OpenOptions) -> Result
     let name = path.clone();
     let looked = executor.blocking(move || look(file, name, options)).await;
     let storage = looked.and_then(|result| result).context(path.display())?;
-    Ok(Arc::new(storage))
+    let needs_bridge = u64::from(storage.limits().alignment) > SECTOR;
+    Ok(if needs_bridge { Arc::new(AlignedStorage::new(Arc::new(storage))) } else { Arc::new(storage) })
 }
 
 /// Opens a file that can be a storage.

@@ -63,7 +63,7 @@ impl MemoryStorage {
         let mut bytes = self.bytes();
         match operation {
             StorageOperation::Read { offset, mut buffer } => {
-                let result = read(&bytes, offset.get(), &mut buffer);
+                let result = read(&bytes, self.limits.alignment, offset.get(), &mut buffer);
                 Completion { buffer: Some(buffer), result }
             }
             StorageOperation::Write { offset, buffer, .. } => {
@@ -111,13 +111,15 @@ fn index(position: u64) -> usize {
     usize::try_from(position).expect("memory storages are smaller than the address space")
 }
 
-fn read(bytes: &[u8], offset: u64, buffer: &mut Buffer) -> Result<()> {
+fn read(bytes: &[u8], unit: u32, offset: u64, buffer: &mut Buffer) -> Result<()> {
     let mut from = index(offset);
+    if from + buffer.len() > bytes.len().next_multiple_of(unit as usize) {
+        return Err(Error::new(ErrorKind::Io, "the storage ends before the range does"));
+    }
     for segment in buffer.segments_mut() {
-        let Some(source) = bytes.get(from..from + segment.len()) else {
-            return Err(Error::new(ErrorKind::Io, "the storage ends before the range does"));
-        };
-        segment.copy_from_slice(source);
+        let there = bytes.len().saturating_sub(from).min(segment.len());
+        segment[..there].copy_from_slice(&bytes[from..from + there]);
+        segment[there..].fill(0);
         from += segment.len();
     }
     Ok(())

@@ -1,5 +1,7 @@
 //! Storages: the file system's, and those made of memory for tests and simulations.
 
+pub(crate) mod aligned;
+mod claims;
 pub(crate) mod crash;
 pub(crate) mod faulty;
 mod file;
@@ -7,3 +9,4 @@ pub(crate) mod files;
 mod limits;
 pub(crate) mod memory;
 pub(crate) mod memory_files;
+pub(crate) mod traced;
