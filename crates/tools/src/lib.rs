@@ -4,3 +4,4 @@
 
 mod getopt;
 pub mod tap_ctl;
+pub mod vhd_util;

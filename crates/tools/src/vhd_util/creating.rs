@@ -1,0 +1,75 @@
+//! A new image comes into being: whole and durable, or not at all.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use block_core::{Error, ErrorKind, Result, ResultExt};
+use image_format::vhd::{self, CreateOptions, Timestamp};
+use rustix::io::Errno;
+use storage_io::{CreateMode, OpenOptions, Storage};
+use uuid::Uuid;
+
+use super::Session;
+
+/// What every new image has: an identity and a birthday.
+pub(super) fn new_image() -> Result<CreateOptions> {
+    let timestamp = timestamp(SystemTime::now())?;
+    Ok(CreateOptions { disk_bytes: 0, reserved_bytes: 0, fixed: false, uuid: Uuid::new_v4(), timestamp, parent: None })
+}
+
+/// A moment as images store it.
+pub(super) fn timestamp(time: SystemTime) -> Result<Timestamp> {
+    let since = time.duration_since(UNIX_EPOCH);
+    let since = since.map_err(|_| Error::new(ErrorKind::Invalid, "the clock is before 1970"))?;
+    Ok(Timestamp::from_unix(since.as_secs()))
+}
+
+/// Where a new image goes: a new file, or an existing file or device whose content it replaces.
+pub(super) struct Target {
+    pub(super) storage: Arc<dyn Storage>,
+    path: PathBuf,
+    pub(super) is_new: bool,
+}
+
+impl Target {
+    /// Opens or makes it, as its only writer. Nothing is cut or written yet.
+    pub(super) async fn open(session: &Session, path: &Path) -> Result<Target> {
+        let new = OpenOptions { create: CreateMode::New, ..OpenOptions::write() };
+        let (storage, is_new) = match session.files.open(&session.executor, path, new).await {
+            Ok(storage) => (storage, true),
+            Err(error) if error.os_error() == Some(Errno::EXIST.raw_os_error()) => {
+                (session.files.open(&session.executor, path, OpenOptions::write()).await?, false)
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Target { storage, path: path.to_path_buf(), is_new })
+    }
+
+    /// Writes the image; it is durable when this ends. What was made for it goes again if that fails.
+    pub(super) async fn write(self, session: &Session, image: &CreateOptions) -> Result<()> {
+        let written = vhd::create(&session.executor, &self.storage, image).await.context(self.path.display());
+        let result = written.and_then(|()| if self.is_new { sync_directory_of(&self.path) } else { Ok(()) });
+        if result.is_err() {
+            self.give_up();
+        }
+        result
+    }
+
+    /// Removes what was made; what was there before stays.
+    pub(super) fn give_up(self) {
+        if self.is_new {
+            // The failure that led here is the one to report.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A new file's name is durable only with its directory.
+fn sync_directory_of(path: &Path) -> Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory).and_then(|directory| directory.sync_all()).context(directory.display())
+}

@@ -1,0 +1,210 @@
+//! `vhd-util`: command line, output and exit status as storage managers know them.
+//!
+//! ```text
+//!   arguments --options--> command --inline I/O--> image
+//!                             |
+//!                             +--> stdout: what storage managers parse, byte for byte
+//!                             +--> stderr: one line, which file and why
+//!                             +--> exit status: the error number
+//! ```
+//!
+//! Start-up time matters: storage managers run this program thousands of times. So there is no thread, no ring, and no
+//! more than one read per table.
+
+mod create;
+mod creating;
+mod opened;
+mod parents;
+mod query;
+mod set;
+mod snapshot;
+
+use std::{
+    cell::RefCell,
+    env,
+    ffi::{OsStr, OsString},
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+    rc::Rc,
+};
+
+use block_core::{Error, Result};
+use control_api::{Facility, Severity, Syslog, describe, errno, reason};
+use storage_io::{EngineChoice, Executor, Files, Opener};
+
+use crate::getopt::Options;
+
+const EINVAL: u8 = 22;
+
+/// One of the commands: its name, its letters as `getopt` writes them, its usage, and what it does.
+struct Command {
+    name: &'static str,
+    letters: &'static str,
+    usage: &'static str,
+    /// The exit status of `-h`.
+    help: u8,
+    run: fn(&Session, &Options) -> std::result::Result<(), Failure>,
+}
+
+const COMMANDS: &[Command] = &[
+    Command {
+        name: "create",
+        letters: "n:s:S:rh",
+        usage: "<-n name> <-s size in MiB> [-r fixed: all room at once] [-S size in MiB that the tables have room for]",
+        help: EINVAL,
+        run: create::run,
+    },
+    Command {
+        name: "snapshot",
+        letters: "n:p:S:l:meh",
+        usage: "<-n name> <-p parent> [-m the parent is raw] [-e even if the parent is empty] \
+                [-l longest chain] [-S size in MiB that the tables have room for]",
+        help: 0,
+        run: snapshot::run,
+    },
+    Command {
+        name: "query",
+        letters: "n:vspfmdaSubh",
+        usage: "<-n name> [-v virtual size in MiB] [-s physical size in bytes] [-p parent] [-f hidden] [-m marker] \
+                [-d depth of the chain] [-a allocated blocks] [-S largest size in MiB without moving data] \
+                [-u the parent as it is stored] [-b by the footer at the start]",
+        help: 0,
+        run: query::run,
+    },
+    Command {
+        name: "set",
+        letters: "n:f:v:h",
+        usage: "<-n name> <-f hidden | marker> <-v 0..255>",
+        help: EINVAL,
+        run: set::run,
+    },
+];
+
+/// Why a command ended before its end.
+enum Failure {
+    /// It was not understood.
+    Usage,
+    /// It failed.
+    Error(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Error(error)
+    }
+}
+
+/// What all commands need.
+struct Session {
+    executor: Executor,
+    files: Rc<dyn Opener>,
+    said: RefCell<Vec<u8>>,
+}
+
+impl Session {
+    fn new() -> Result<Session> {
+        let executor = Executor::new(EngineChoice::Inline)?;
+        Ok(Session { executor, files: Rc::new(Files), said: RefCell::default() })
+    }
+
+    /// Adds a line to what the command says on stdout.
+    fn say(&self, line: impl AsRef<[u8]>) {
+        let mut said = self.said.borrow_mut();
+        said.extend_from_slice(line.as_ref());
+        said.push(b'\n');
+    }
+
+    /// Says that an image cannot be opened, as all commands say it.
+    fn say_unopened(&self, name: &OsStr, error: &Error) {
+        self.say([b"error opening ", name.as_encoded_bytes(), format!(": -{}", errno(error)).as_bytes()].concat());
+    }
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let mut arguments: Vec<OsString> = env::args_os().skip(1).collect();
+    let Some(command) = arguments.first().and_then(|name| COMMANDS.iter().find(|command| name == command.name)) else {
+        if let Some(name) = arguments.first() {
+            let _ = writeln!(io::stderr(), "invalid COMMAND {}", name.display());
+        }
+        // Whoever does not know a command is told them all; that has always been no failure.
+        let _ = io::stdout().write_all(overview().as_bytes());
+        return ExitCode::SUCCESS;
+    };
+    arguments.remove(0);
+    let is_logged = arguments.iter().any(|word| word == "--debug");
+    arguments.retain(|word| word != "--debug");
+    ExitCode::from(run(command, &arguments, is_logged))
+}
+
+/// Runs a command; the answer is the exit status.
+fn run(command: &Command, arguments: &[OsString], is_logged: bool) -> u8 {
+    let options = Options::parse(command.letters, arguments).filter(|options| !options.has_operands());
+    let Some(options) = options else {
+        let _ = io::stdout().write_all(usage(command).as_bytes());
+        return EINVAL;
+    };
+    if options.has(b'h') {
+        let _ = io::stdout().write_all(usage(command).as_bytes());
+        return command.help;
+    }
+    let session = match Session::new() {
+        Ok(session) => session,
+        Err(error) => return report(command, &error, is_logged),
+    };
+    let result = (command.run)(&session, &options);
+    let mut said = session.said.take();
+    let status = match result {
+        Ok(()) => 0,
+        Err(Failure::Usage) => {
+            said.extend_from_slice(usage(command).as_bytes());
+            EINVAL
+        }
+        Err(Failure::Error(error)) => report(command, &error, is_logged),
+    };
+    let _ = io::stdout().write_all(&said);
+    status
+}
+
+fn overview() -> String {
+    let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
+    format!("usage: vhd-util COMMAND [OPTIONS]\nCOMMAND := {{ {} }}\n", names.join(" | "))
+}
+
+fn usage(command: &Command) -> String {
+    format!("options: {} [-h help]\n", command.usage)
+}
+
+/// Says what failed, in one line, and to the host's log if that was asked for; the answer is the exit status.
+fn report(command: &Command, error: &Error, is_logged: bool) -> u8 {
+    let line = words(error).replace('\n', " ");
+    let _ = writeln!(io::stderr(), "vhd-util {}: {line}", command.name);
+    if is_logged {
+        let mut log = Syslog::new(format!("vhd-util[{}]", std::process::id()), Facility::User);
+        log.send(Severity::Error, &format!("{}: {line}", command.name));
+    }
+    u8::try_from(errno(error)).unwrap_or(u8::MAX)
+}
+
+/// What happened; the operating system's part as everybody writes it.
+fn words(error: &Error) -> String {
+    match (error.os_error(), reason(error)) {
+        (None, words) => words,
+        (Some(number), words) if words.is_empty() => describe(number),
+        (Some(number), words) => format!("{words}: {}", describe(number)),
+    }
+}
+
+/// The image that is meant.
+fn name(options: &Options, letter: u8) -> std::result::Result<&Path, Failure> {
+    options.value(letter).map(Path::new).ok_or(Failure::Usage)
+}
+
+/// A size given in MiB, in bytes.
+fn mebibytes(options: &Options, letter: u8) -> Result<Option<u64>> {
+    let Some(number) = options.wide_number(letter) else { return Ok(None) };
+    let bytes = u64::try_from(number).ok().and_then(|number| number.checked_mul(1 << 20));
+    let words = || format!("{number} MiB is no size of a disk");
+    bytes.map(Some).ok_or_else(|| Error::new(block_core::ErrorKind::Invalid, words()))
+}

@@ -1,0 +1,163 @@
+//! One VHD as this program sees it: footer, header, and the tables that a command asks for. Nothing is believed before
+//! it is checked; what a command does not need is not read, so an image with a broken table still answers.
+
+use std::{path::Path, path::PathBuf, sync::Arc, time::Duration};
+
+use block_core::{Error, ErrorKind, FileOffset, FileRange, Result, ResultExt, SECTOR};
+use image_format::vhd::{
+    BATMAP_HEADER_BYTES, BatmapHeader, BatmapRule, DiskType, FOOTER_BYTES, Footer, HEADER_BYTES, Header, Metadata,
+    UNUSED_ENTRY, UncheckedBatmapHeader, UncheckedFooter, UncheckedHeader, choose_footer,
+};
+use storage_io::{Access, CreateMode, Executor, LockPolicy, OpenOptions, Storage, StorageExt};
+
+use super::Session;
+
+/// One read of this many bytes brings everything that most commands need.
+const HEAD_BYTES: u64 = 4096;
+/// Another host may be writing the header at this moment; then its sum is right a little later.
+const HEADER_ATTEMPTS: usize = 10;
+const HEADER_PAUSE: Duration = Duration::from_millis(20);
+
+/// What opening insists on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Demands {
+    /// A footer that a resize has disabled will do.
+    pub(super) disabled: bool,
+    /// Only the copy of the footer at the start counts.
+    pub(super) copy_only: bool,
+}
+
+/// An opened VHD.
+pub(super) struct OpenedVhd {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) path: PathBuf,
+    pub(super) footer: Footer,
+    /// Where a valid footer lies at the end; none while the image is being written.
+    pub(super) end_footer: Option<FileOffset>,
+    /// Fixed images have none.
+    pub(super) header: Option<Header>,
+    head: Vec<u8>,
+}
+
+impl OpenedVhd {
+    /// Opens an image. Takes no lock: what this program changes in place, it may change under a running tapdisk.
+    pub(super) async fn open(session: &Session, path: &Path, access: Access, demands: Demands) -> Result<OpenedVhd> {
+        let options = OpenOptions { access, direct: true, lock: LockPolicy::None, create: CreateMode::No };
+        let storage = session.files.open(&session.executor, path, options).await?;
+        OpenedVhd::read(&session.executor, storage, path, demands).await.context(path.display())
+    }
+
+    async fn read(executor: &Executor, storage: Arc<dyn Storage>, path: &Path, demands: Demands) -> Result<OpenedVhd> {
+        let head_bytes = storage.length().min(HEAD_BYTES) / SECTOR * SECTOR;
+        let head = read_bytes(executor, &storage, FileRange::new(FileOffset::new(0), head_bytes)).await?;
+        let check = |bytes: &[u8]| {
+            let footer = UncheckedFooter::parse(bytes)?;
+            if demands.disabled { footer.check_all_but_disabled() } else { footer.check() }
+        };
+        let at_start = check(&head).context("footer at the start");
+        let (place, at_end) = match end_footer_place(storage.length()) {
+            Some(place) => {
+                let room = FileRange::new(place, FOOTER_BYTES as u64);
+                (Some(place), read_bytes(executor, &storage, room).await.and_then(|bytes| check(&bytes)))
+            }
+            None => (None, Err(Error::new(ErrorKind::Corrupt, "too short for a VHD"))),
+        };
+        let at_end = at_end.context("footer");
+        let end_footer = place.filter(|_| at_end.is_ok());
+        let footer = if demands.copy_only { at_start } else { choose_footer(at_start, at_end) }?;
+        let header = match footer.header_offset() {
+            Some(offset) => Some(read_header(executor, &storage, offset).await.context("header")?),
+            None => None,
+        };
+        Ok(OpenedVhd { storage, path: path.to_path_buf(), footer, end_footer, header, head })
+    }
+
+    /// Where its tables are; an error for a fixed image, which has none.
+    pub(super) fn metadata(&self) -> Result<Metadata> {
+        let Some(header) = &self.header else {
+            return Err(self.broken("a fixed image has no table"));
+        };
+        Metadata::new(&self.footer, header, self.storage.length()).context(self.path.display())
+    }
+
+    /// The entries of the table that are in use by the disk.
+    pub(super) async fn table(&self, executor: &Executor) -> Result<Vec<u32>> {
+        let table = self.metadata()?.table();
+        let bytes = self.bytes(executor, table.align_out(SECTOR)).await.context("block allocation table")?;
+        let entries = bytes.as_chunks::<4>().0.iter().map(|entry| u32::from_be_bytes(*entry));
+        Ok(entries.take(usize::try_from(table.length() / 4).expect("a table fits memory")).collect())
+    }
+
+    /// The header of the batmap; none where there is no batmap.
+    pub(super) async fn batmap_header(&self, executor: &Executor) -> Result<Option<BatmapHeader>> {
+        let rule = self.footer.batmap_rule();
+        let (Some(header), true) = (&self.header, rule != BatmapRule::Absent) else { return Ok(None) };
+        let metadata = self.metadata()?;
+        let place = header.table_range().end();
+        let bytes = self.bytes(executor, FileRange::new(place, BATMAP_HEADER_BYTES as u64)).await?;
+        let checked = UncheckedBatmapHeader::parse(&bytes)
+            .and_then(|batmap| batmap.check(place, metadata.blocks() as u64, metadata.disk_bytes()));
+        match checked {
+            Ok(batmap) => Ok(Some(batmap)),
+            Err(_) if rule == BatmapRule::IfValid => Ok(None),
+            Err(error) => Err(error.context("batmap").context(self.path.display())),
+        }
+    }
+
+    /// Where the last block ends, or the tables if there is no block. A batmap whose header is broken ends where it
+    /// would if it were not.
+    pub(super) async fn end_of_data(&self, executor: &Executor) -> Result<FileOffset> {
+        if self.footer.disk_type() == DiskType::Fixed {
+            return Ok(self.end_footer.unwrap_or(FileOffset::new(self.footer.disk_bytes())));
+        }
+        let metadata = self.metadata()?;
+        let metadata = match self.batmap_header(executor).await {
+            Ok(Some(batmap)) => metadata.with_batmap(&batmap),
+            _ => metadata,
+        };
+        let last = self.table(executor).await?.into_iter().filter(|entry| *entry != UNUSED_ENTRY).max();
+        let behind = |entry| metadata.shape().range_at(FileOffset::new(u64::from(entry) * SECTOR)).end();
+        Ok(last.map_or(metadata.end_of_headers(), |entry| behind(entry).max(metadata.end_of_headers())))
+    }
+
+    /// Bytes of the image, from what has been read already if they are there.
+    pub(super) async fn bytes(&self, executor: &Executor, range: FileRange) -> Result<Vec<u8>> {
+        let known = usize::try_from(range.start().get()).ok().zip(usize::try_from(range.end().get()).ok());
+        match known.and_then(|(start, end)| self.head.get(start..end)) {
+            Some(bytes) => Ok(bytes.to_vec()),
+            None => read_bytes(executor, &self.storage, range).await,
+        }
+    }
+
+    fn broken(&self, words: &str) -> Error {
+        Error::new(ErrorKind::Corrupt, format!("{}: {words}", self.path.display()))
+    }
+}
+
+/// Where the footer at the end begins. Old tools wrote one of 511 bytes.
+fn end_footer_place(length: u64) -> Option<FileOffset> {
+    let footer_bytes = FOOTER_BYTES as u64;
+    let end = if length % SECTOR == SECTOR - 1 { length + 1 } else { length };
+    if end.is_multiple_of(SECTOR) { end.checked_sub(footer_bytes).map(FileOffset::new) } else { None }
+}
+
+async fn read_header(executor: &Executor, storage: &Arc<dyn Storage>, offset: FileOffset) -> Result<Header> {
+    let range = FileRange::checked(offset.get(), HEADER_BYTES as u64).filter(|range| range.is_aligned(SECTOR));
+    let range = range.ok_or_else(|| Error::new(ErrorKind::Corrupt, "invalid data offset"))?;
+    for _ in 1..HEADER_ATTEMPTS {
+        let bytes = read_bytes(executor, storage, range).await?;
+        if let Ok(header) = UncheckedHeader::parse(&bytes)?.check() {
+            return Ok(header);
+        }
+        executor.sleep(HEADER_PAUSE).await;
+    }
+    UncheckedHeader::parse(&read_bytes(executor, storage, range).await?)?.check()
+}
+
+/// Bytes behind the end are not there: an image whose tables say otherwise is broken.
+async fn read_bytes(executor: &Executor, storage: &Arc<dyn Storage>, range: FileRange) -> Result<Vec<u8>> {
+    let end = storage.length().next_multiple_of(SECTOR);
+    let length = usize::try_from(range.length()).ok().filter(|_| range.end().get() <= end);
+    let length = length.ok_or_else(|| Error::new(ErrorKind::Corrupt, "ends behind the end of the file"))?;
+    storage.read_bytes(executor, range.start(), length).await
+}

@@ -1,0 +1,190 @@
+//! `snapshot`: a new image that continues another.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use block_core::{Error, ErrorKind, Result, ResultExt};
+use control_api::errno;
+use image_format::vhd::{CreateOptions, DiskType, ParentLink, UNUSED_ENTRY, disk_bytes_rounded, relative_path};
+use rustix::io::Errno;
+use storage_io::Access;
+
+use super::{
+    Failure, Session,
+    creating::{Target, new_image, timestamp},
+    mebibytes, name,
+    opened::{Demands, OpenedVhd},
+    parents::{Identity, Parent, chain_of, open_raw, parent_of},
+};
+use crate::getopt::Options;
+
+pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(), Failure> {
+    let wanted = Snapshot {
+        child: name(options, b'n')?,
+        parent: name(options, b'p')?,
+        reserved_bytes: mebibytes(options, b'S')?.filter(|bytes| *bytes > 0),
+        depth_max: options.wide_number(b'l').filter(|limit| *limit != 0),
+        is_parent_raw: options.has(b'm'),
+        skips_empty: !options.has(b'e'),
+    };
+    Ok(session.executor.block_on(wanted.make(session))?)
+}
+
+/// What was asked for.
+struct Snapshot<'a> {
+    child: &'a Path,
+    parent: &'a Path,
+    reserved_bytes: Option<u64>,
+    depth_max: Option<i64>,
+    is_parent_raw: bool,
+    skips_empty: bool,
+}
+
+/// The image that the child will continue, as far as the child must know it.
+struct Backing {
+    parent: Parent,
+    link: ParentLink,
+    disk_bytes: u64,
+    identity: Identity,
+    /// Open, if it is a VHD.
+    vhd: Option<OpenedVhd>,
+}
+
+impl Snapshot<'_> {
+    /// Looks at everything first: a snapshot that cannot be made leaves no trace.
+    async fn make(&self, session: &Session) -> Result<()> {
+        let named = session.files.canonical(&session.executor, self.parent).await?;
+        let parent = if self.is_parent_raw || !self.skips_empty {
+            Parent { path: named.clone(), is_raw: self.is_parent_raw }
+        } else {
+            skip_empty(session, named.clone()).await?
+        };
+        let mut disk_bytes = None;
+        if parent.path != named {
+            // Chains may grow from image to image: the child is as large as the image that was named.
+            let named = OpenedVhd::open(session, &named, Access::Read, Demands::default()).await?;
+            disk_bytes = Some(disk_bytes_rounded(named.footer.disk_bytes())?);
+        }
+        let child = canonical_child(session, self.child).await?;
+        let backing = Backing::open(session, parent, &child).await?;
+        self.check_depth(session, &backing).await?;
+        let disk_bytes = disk_bytes.unwrap_or(backing.disk_bytes);
+        let image = CreateOptions {
+            disk_bytes,
+            reserved_bytes: self.check_reserve(disk_bytes)?,
+            parent: Some(backing.link.clone()),
+            ..new_image()?
+        };
+        let target = Target::open(session, self.child).await?;
+        match check_target(session, &target, &backing).await {
+            Ok(()) => target.write(session, &image).await,
+            Err(error) => {
+                target.give_up();
+                Err(error)
+            }
+        }
+    }
+
+    async fn check_depth(&self, session: &Session, backing: &Backing) -> Result<()> {
+        let (Some(limit), Some(vhd)) = (self.depth_max, &backing.vhd) else { return Ok(()) };
+        let chain = chain_of(session, vhd).await;
+        let depth = chain.inspect_err(|error| {
+            session.say(format!("error checking snapshot depth: -{}", errno(error)));
+        })?;
+        let depth = depth.len();
+        if i64::try_from(depth).is_ok_and(|depth| depth < limit) {
+            return Ok(());
+        }
+        let words = format!("snapshot depth exceeded: current depth: {depth}, limit: {limit}");
+        session.say(&words);
+        Err(Error::new(ErrorKind::NoSpace, words).context(self.child.display()))
+    }
+
+    fn check_reserve(&self, disk_bytes: u64) -> Result<u64> {
+        match self.reserved_bytes {
+            Some(reserved) if disk_bytes_rounded(reserved)? < disk_bytes => {
+                let words = format!("-S is less than the {disk_bytes} bytes of the parent");
+                Err(Error::new(ErrorKind::Invalid, words))
+            }
+            reserved => Ok(reserved.unwrap_or(0)),
+        }
+    }
+}
+
+/// The first image on the way down from `path` that a child has something to read in: an empty one only makes chains
+/// longer.
+async fn skip_empty(session: &Session, path: PathBuf) -> Result<Parent> {
+    let mut seen: Vec<Identity> = Vec::new();
+    let mut path = path;
+    loop {
+        let vhd = OpenedVhd::open(session, &path, Access::Read, Demands::default()).await?;
+        let identity = vhd.storage.limits().identity;
+        if seen.contains(&identity) {
+            let words = format!("{}: the chain leads back to it", path.display());
+            return Err(Error::from_os(words, Errno::LOOP.into()));
+        }
+        seen.push(identity);
+        let is_empty = vhd.footer.disk_type() == DiskType::Differencing
+            && vhd.table(&session.executor).await?.iter().all(|entry| *entry == UNUSED_ENTRY);
+        if !is_empty {
+            return Ok(Parent { path, is_raw: false });
+        }
+        match parent_of(session, &vhd).await? {
+            Some(parent) if parent.is_raw => return Ok(parent),
+            Some(parent) => path = parent.path,
+            None => return Ok(Parent { path, is_raw: false }),
+        }
+    }
+}
+
+impl Backing {
+    async fn open(session: &Session, parent: Parent, child: &Path) -> Result<Backing> {
+        let changed = fs::metadata(&parent.path).and_then(|metadata| metadata.modified());
+        let changed = changed.context(parent.path.display())?;
+        let name = parent.path.file_name().and_then(|name| name.to_str());
+        let name = name.ok_or_else(|| Error::new(ErrorKind::Unsupported, "a name that is not UTF-8"));
+        let name = name.context(parent.path.display())?.to_owned();
+        let path = relative_path(child, &parent.path)?;
+        let mut link = ParentLink { uuid: None, timestamp: timestamp(changed)?, name, path };
+        if parent.is_raw {
+            let (identity, disk_bytes) = open_raw(session, &parent.path).await?;
+            return Ok(Backing { parent, link, disk_bytes, identity, vhd: None });
+        }
+        let vhd = OpenedVhd::open(session, &parent.path, Access::Read, Demands::default()).await?;
+        link.uuid = Some(vhd.footer.uuid());
+        let (identity, disk_bytes) = (vhd.storage.limits().identity, vhd.footer.disk_bytes());
+        Ok(Backing { parent, link, disk_bytes, identity, vhd: Some(vhd) })
+    }
+}
+
+/// Where the child will be, once it is there.
+async fn canonical_child(session: &Session, path: &Path) -> Result<PathBuf> {
+    match session.files.canonical(&session.executor, path).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        other => return other,
+    }
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().ok_or_else(|| Error::new(ErrorKind::Invalid, "names no file"));
+    let name = name.context(path.display())?;
+    Ok(session.files.canonical(&session.executor, directory).await?.join(name))
+}
+
+/// The child must not replace an image that it is to read.
+async fn check_target(session: &Session, target: &Target, backing: &Backing) -> Result<()> {
+    if target.is_new {
+        return Ok(());
+    }
+    let identity = target.storage.limits().identity;
+    let below = match &backing.vhd {
+        // Further down, what cannot be opened cannot be overwritten either.
+        Some(vhd) => chain_of(session, vhd).await.unwrap_or_default(),
+        None => Vec::new(),
+    };
+    if identity != backing.identity && !below.contains(&identity) {
+        return Ok(());
+    }
+    let words = format!("{} is read through it", backing.parent.path.display());
+    Err(Error::new(ErrorKind::Invalid, words))
+}
