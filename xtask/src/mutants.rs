@@ -72,15 +72,30 @@ impl Mutant {
 
     /// The package whose test it names.
     pub(crate) fn package(&self) -> Option<&str> {
-        let mut words = self.test.iter();
-        words.find(|word| matches!(word.as_str(), "-p" | "--package"))?;
-        words.next().map(String::as_str)
+        self.word_after(&["-p", "--package"])
     }
 
-    /// The last part of the test's name, or of what its name contains.
-    pub(crate) fn test_name(&self) -> &str {
-        let last = self.test.last().expect("a mutant without a test is refused");
-        last.rsplit("::").next().unwrap_or(last)
+    /// The integration test that it names, if it names one.
+    pub(crate) fn test_target(&self) -> Option<&str> {
+        self.word_after(&["--test"])
+    }
+
+    fn word_after(&self, options: &[&str]) -> Option<&str> {
+        let at = self.test.iter().position(|word| options.contains(&word.as_str()))?;
+        self.test.get(at + 1).map(String::as_str)
+    }
+
+    /// What the names of its tests contain, without the modules in front; nothing if all tests of the target are meant.
+    pub(crate) fn filter(&self) -> Option<&str> {
+        let mut words = self.test.iter();
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "-p" | "--package" | "--test" => drop(words.next()),
+                option if option.starts_with('-') => {}
+                name => return name.rsplit("::").next(),
+            }
+        }
+        None
     }
 }
 
@@ -198,8 +213,20 @@ mod tests {
         assert_eq!(mutant.name, "overlap");
         assert_eq!(mutant.breaks, "overlapping ranges are missed");
         assert_eq!(mutant.test, ["-p", "block-core", "overlap"]);
-        assert_eq!(mutant.package(), Some("block-core"));
+        assert_eq!(
+            (mutant.package(), mutant.test_target(), mutant.filter()),
+            (Some("block-core"), None, Some("overlap"))
+        );
         assert!(mutant.ci);
+    }
+
+    #[test]
+    fn an_integration_test_can_be_named() {
+        let text = "# breaks: x\n# test: -p image-chain --test two_queues -- --exact drain::step\n";
+        let mutant = Mutant::parse("tests/mutants/a.patch", text).unwrap();
+        assert_eq!((mutant.test_target(), mutant.filter()), (Some("two_queues"), Some("step")));
+        let whole = Mutant::parse("tests/mutants/a.patch", "# breaks: x\n# test: -p a --lib\n").unwrap();
+        assert_eq!((whole.test_target(), whole.filter()), (None, None));
     }
 
     #[test]

@@ -32,10 +32,7 @@ impl LoopDevice {
             .output()
             .expect("losetup is executable");
         if !output.status.success() {
-            skip(
-                test,
-                &format!("no loop device: {}", String::from_utf8_lossy(&output.stderr).trim()),
-            );
+            skip(test, &format!("no loop device: {}", String::from_utf8_lossy(&output.stderr).trim()));
             return None;
         }
         let device = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
@@ -51,10 +48,7 @@ impl LoopDevice {
 impl Drop for LoopDevice {
     fn drop(&mut self) {
         // A device that is still open is detached by the kernel at its last close.
-        let _ = Command::new(require_tool("losetup"))
-            .arg("--detach")
-            .arg(&self.device)
-            .status();
+        let _ = Command::new(require_tool("losetup")).arg("--detach").arg(&self.device).status();
     }
 }
 

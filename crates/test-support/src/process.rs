@@ -21,16 +21,9 @@ pub struct ProcessGuard {
 impl ProcessGuard {
     /// Takes charge of a running process.
     pub fn new(pid: u32) -> io::Result<ProcessGuard> {
-        let pid = i32::try_from(pid)
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or(io::ErrorKind::InvalidInput)?;
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
         let descriptor = pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(ProcessGuard {
-            pid,
-            descriptor,
-            is_released: false,
-        })
+        Ok(ProcessGuard { pid, descriptor, is_released: false })
     }
 
     /// The process id.

@@ -12,10 +12,7 @@ pub fn program_directory() -> PathBuf {
     }
     let test = env::current_exe().expect("a running test has an executable");
     // target/<profile>/deps/<test>-<hash>
-    test.ancestors()
-        .nth(2)
-        .expect("cargo puts tests two levels below the programs")
-        .to_path_buf()
+    test.ancestors().nth(2).expect("cargo puts tests two levels below the programs").to_path_buf()
 }
 
 /// The path of a program of ours, such as `tapdisk`.

@@ -42,10 +42,7 @@ impl RunDirectory {
     ///
     /// If the temporary directory cannot be made.
     pub fn new() -> RunDirectory {
-        let scratch = tempfile::Builder::new()
-            .prefix("oxtap-")
-            .tempdir()
-            .expect("cannot make a temporary directory");
+        let scratch = tempfile::Builder::new().prefix("oxtap-").tempdir().expect("cannot make a temporary directory");
         let run = scratch.path().join("run");
         fs::create_dir(&run).expect("cannot make the run directory");
         RunDirectory { scratch, run }
@@ -72,11 +69,7 @@ impl RunDirectory {
         let directories = std::iter::once(program_directory()).chain(env::split_paths(&path));
         let path = env::join_paths(directories).expect("the parts of a search path join again");
         let mut command = Command::new(program);
-        command
-            .env(VARIABLE, &self.run)
-            .env("PATH", path)
-            .env_remove("TAPDISK")
-            .env_remove("TAPDISK2");
+        command.env(VARIABLE, &self.run).env("PATH", path).env_remove("TAPDISK").env_remove("TAPDISK2");
         command
     }
 
@@ -100,11 +93,8 @@ impl RunDirectory {
 
     fn is_environment_of(&self, pid: u32) -> bool {
         let expected = [VARIABLE.as_bytes(), b"=", self.run.as_os_str().as_encoded_bytes()].concat();
-        fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
-            environment
-                .split(|&byte| byte == 0)
-                .any(|variable| variable == expected)
-        })
+        fs::read(format!("/proc/{pid}/environ"))
+            .is_ok_and(|environment| environment.split(|&byte| byte == 0).any(|variable| variable == expected))
     }
 
     /// What is left of the programs: processes, sockets, markers, shared memory. Empty when all went well.

@@ -34,11 +34,7 @@ pub fn skip(test: &str, reason: &str) {
 
 /// One write in append mode: lines of tests that run at the same time do not mix.
 fn append(path: &Path, line: &str) -> io::Result<()> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(path)?
-        .write_all(line.as_bytes())
+    OpenOptions::new().append(true).create(true).open(path)?.write_all(line.as_bytes())
 }
 
 /// The skips recorded in `path`; a file that does not exist holds none.
@@ -52,10 +48,7 @@ pub fn recorded_skips(path: &Path) -> io::Result<Vec<Skip>> {
 
 fn parse(line: &str) -> Option<Skip> {
     let (test, reason) = line.strip_prefix(PREFIX)?.split_once(": ")?;
-    Some(Skip {
-        test: test.to_owned(),
-        reason: reason.to_owned(),
-    })
+    Some(Skip { test: test.to_owned(), reason: reason.to_owned() })
 }
 
 /// Whether we are root. If not, `test` is recorded as skipped and should return.
@@ -77,16 +70,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("skips");
         assert_eq!(recorded_skips(&path).unwrap(), []);
-        append(
-            &path,
-            "oxtap-skip: discard_reaches_a_device: needs root: loop devices\n",
-        )
-        .unwrap();
+        append(&path, "oxtap-skip: discard_reaches_a_device: needs root: loop devices\n").unwrap();
         append(&path, "something else\n").unwrap();
-        let expected = Skip {
-            test: "discard_reaches_a_device".to_owned(),
-            reason: "needs root: loop devices".to_owned(),
-        };
+        let expected =
+            Skip { test: "discard_reaches_a_device".to_owned(), reason: "needs root: loop devices".to_owned() };
         assert_eq!(recorded_skips(&path).unwrap(), [expected]);
     }
 }

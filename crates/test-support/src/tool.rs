@@ -18,21 +18,11 @@ pub struct Tool {
 }
 
 const fn tool(program: &'static str, package: &'static str, needed_for: &'static str) -> Tool {
-    Tool {
-        program,
-        package,
-        needed_for,
-        demo: false,
-    }
+    Tool { program, package, needed_for, demo: false }
 }
 
 const fn demo_tool(program: &'static str, package: &'static str, needed_for: &'static str) -> Tool {
-    Tool {
-        program,
-        package,
-        needed_for,
-        demo: true,
-    }
+    Tool { program, package, needed_for, demo: true }
 }
 
 /// Every tool that a test or the demo runs. `cargo xtask setup` installs the packages of this table.
@@ -43,32 +33,16 @@ pub const TOOLS: &[Tool] = &[
     tool("nbdcopy", "libnbd-bin", "NBD client: whole-disk copies"),
     tool("nbd-client", "nbd-client", "NBD client: export lists"),
     demo_tool("qemu-img", "qemu-utils", "independent VHD reader and writer"),
-    tool(
-        "qemu-io",
-        "qemu-utils",
-        "NBD client: single operations of any alignment",
-    ),
+    tool("qemu-io", "qemu-utils", "NBD client: single operations of any alignment"),
     tool("qemu-nbd", "qemu-utils", "a second NBD implementation, over VHD"),
     demo_tool("mke2fs", "e2fsprogs", "real file systems inside test images"),
     demo_tool("e2fsck", "e2fsprogs", "their verdict"),
-    demo_tool("debugfs", "e2fsprogs", "their files, without a mount"),
-    tool(
-        "vhdiinfo",
-        "libvhdi-utils",
-        "independent reader of differencing VHDs: headers",
-    ),
-    tool(
-        "vhdimount",
-        "libvhdi-utils",
-        "independent reader of differencing VHDs: contents",
-    ),
-    tool("fusermount3", "fuse3", "unmounting vhdimount without root"),
+    tool("debugfs", "e2fsprogs", "their files, without a mount"),
+    tool("vhdiinfo", "libvhdi-utils", "independent reader of differencing VHDs: headers"),
+    tool("vhdimount", "libvhdi-utils", "independent reader of differencing VHDs: contents"),
+    demo_tool("fusermount3", "fuse3", "unmounting vhdimount without root"),
     tool("losetup", "mount", "images as block devices"),
-    tool(
-        "setpriv",
-        "util-linux",
-        "tests of refused system calls and lost privileges",
-    ),
+    tool("setpriv", "util-linux", "tests of refused system calls and lost privileges"),
     tool("ps", "procps", "the process list, as a person sees it"),
     tool("git", "git", "the list of the project's files; applying mutants"),
 ];
@@ -83,8 +57,7 @@ pub fn find_tool(program: &str) -> Option<PathBuf> {
 }
 
 fn is_executable(path: &Path) -> bool {
-    path.metadata()
-        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
 /// Where `program` is; a missing tool is an error with its package's name, never a silent skip.
@@ -97,10 +70,7 @@ pub fn require_tool(program: &str) -> PathBuf {
         panic!("{program} is not in the table of tools (crates/test-support/src/tool.rs): add it with its package");
     };
     find_tool(program).unwrap_or_else(|| {
-        panic!(
-            "{program} is not installed: apt-get install {}, or run cargo xtask setup",
-            tool.package
-        )
+        panic!("{program} is not installed: apt-get install {}, or run cargo xtask setup", tool.package)
     })
 }
 
@@ -123,11 +93,7 @@ mod tests {
     #[test]
     fn no_tool_is_listed_twice() {
         for (index, tool) in TOOLS.iter().enumerate() {
-            assert!(
-                TOOLS[..index].iter().all(|earlier| earlier.program != tool.program),
-                "{}",
-                tool.program
-            );
+            assert!(TOOLS[..index].iter().all(|earlier| earlier.program != tool.program), "{}", tool.program);
         }
     }
 }

@@ -27,21 +27,11 @@ impl VhdiMount {
             skip(test, &format!("needs /dev/fuse: {error}"));
             return None;
         }
-        let directory = tempfile::Builder::new()
-            .prefix("oxtap-vhdi-")
-            .tempdir()
-            .expect("cannot make a mount point");
-        let output = Command::new(require_tool("vhdimount"))
-            .arg(image)
-            .arg(directory.path())
-            .output();
+        let directory = tempfile::Builder::new().prefix("oxtap-vhdi-").tempdir().expect("cannot make a mount point");
+        let output = Command::new(require_tool("vhdimount")).arg(image).arg(directory.path()).output();
         let output = output.expect("vhdimount is executable");
         let mount = VhdiMount { directory };
-        assert!(
-            output.status.success() && mount.contents().exists(),
-            "vhdimount: {}",
-            said(&output)
-        );
+        assert!(output.status.success() && mount.contents().exists(), "vhdimount: {}", said(&output));
         Some(mount)
     }
 
@@ -58,11 +48,7 @@ impl VhdiMount {
 }
 
 fn said(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 impl Drop for VhdiMount {

@@ -21,12 +21,19 @@ fn complaint(path: &str, text: &str, packages: &[&str], sources: &[SourceFile]) 
     if !packages.contains(&package) {
         return Some(format!("there is no package {package}"));
     }
-    let name = mutant.test_name();
     let directory = format!("crates/{package}/");
-    let mut tests =
-        sources.iter().filter(|source| source.path.starts_with(&directory)).flat_map(|source| &source.functions);
-    let is_there = tests.any(|function| function.is_test && function.name.contains(name));
-    (!is_there).then(|| format!("{package} has no test {name}"))
+    let mut tests: Vec<&SourceFile> = sources.iter().filter(|source| source.path.starts_with(&directory)).collect();
+    if let Some(target) = mutant.test_target() {
+        let (file, module) = (format!("{directory}tests/{target}.rs"), format!("{directory}tests/{target}/"));
+        tests.retain(|source| source.path == file || source.path.starts_with(&module));
+        if tests.is_empty() {
+            return Some(format!("{package} has no integration test {target}"));
+        }
+    }
+    let filter = mutant.filter()?;
+    let mut functions = tests.iter().flat_map(|source| &source.functions);
+    let is_there = functions.any(|function| function.is_test && function.name.contains(filter));
+    (!is_there).then(|| format!("{package} has no test {filter}"))
 }
 
 #[cfg(test)]
@@ -42,6 +49,8 @@ mod tests {
         };
         assert_eq!(check("-p disk a::data_comes"), None);
         assert_eq!(check("-p disk data_comes_last"), Some("disk has no test data_comes_last".to_owned()));
+        assert_eq!(check("-p disk --test a"), None);
+        assert_eq!(check("-p disk --test b"), Some("disk has no integration test b".to_owned()));
         assert_eq!(check("-p tape data_comes"), Some("there is no package tape".to_owned()));
         assert_eq!(check("data_comes"), Some("the test names no package (-p)".to_owned()));
     }
