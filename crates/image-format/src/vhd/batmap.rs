@@ -123,6 +123,15 @@ impl BatmapHeader {
         self
     }
 
+    /// The same for an encrypted disk.
+    #[must_use]
+    pub fn with_key_hash(mut self, key_hash: KeyHash) -> Self {
+        self.bytes.key_cookie = 1;
+        self.bytes.key_nonce = key_hash.nonce;
+        self.bytes.key_hash = key_hash.hash;
+        self
+    }
+
     /// The bytes to store: this header only, never the map behind it.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.as_bytes()
@@ -232,5 +241,7 @@ mod tests {
         assert_eq!(header.key_hash(), Some(KeyHash { nonce: [0; 32], hash: [3; 32] }));
         assert_eq!(header.marker(), 7);
         assert_eq!(header.with_marker(9).marker(), 9);
+        let hash = KeyHash { nonce: [4; 32], hash: [5; 32] };
+        assert_eq!(self::header().with_key_hash(hash).key_hash(), Some(hash));
     }
 }

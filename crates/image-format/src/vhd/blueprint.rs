@@ -10,7 +10,8 @@ use super::{BatmapHeader, BlockShape, DiskType, Footer, Header, Timestamp, disk_
 /// The image that is wanted.
 #[derive(Clone, Debug)]
 pub struct CreateOptions {
-    /// Bytes of the disk; rounded up to 2 MiB.
+    /// Bytes of the disk. Without a parent they are rounded up to 2 MiB; a child has as many as it is given, since the
+    /// guest that goes on with it must not see its disk grow.
     pub disk_bytes: u64,
     /// Bytes that the tables have room for, so that the disk can grow quickly; at least the disk's own.
     pub reserved_bytes: u64,
@@ -50,7 +51,10 @@ impl Blueprint {
     /// Computes the bytes of a dynamic image, or of a differencing one if it has a parent.
     pub fn new(image: &CreateOptions) -> Result<Self> {
         let disk_type = if image.parent.is_some() { DiskType::Differencing } else { DiskType::Dynamic };
-        let disk_bytes = disk_bytes_rounded(image.disk_bytes)?;
+        let disk_bytes = match image.parent {
+            Some(_) => image.disk_bytes,
+            None => disk_bytes_rounded(image.disk_bytes)?,
+        };
         let entries = table_entries(disk_bytes_rounded(image.reserved_bytes.max(image.disk_bytes))?)?;
         let footer = Footer::new(disk_type, disk_bytes, image.uuid, image.timestamp);
 
@@ -197,6 +201,15 @@ mod tests {
         assert_eq!(slot(1)[..4], *b"W2ku");
         assert_eq!(slot(2)[..4], *b"W2ru");
         assert_eq!(slot(3), [0; 24]);
+    }
+
+    #[test]
+    fn a_child_is_exactly_as_large_as_it_is_told_and_others_are_rounded() {
+        let size = |options: &CreateOptions| Blueprint::new(options).unwrap().footer.disk_bytes();
+        assert_eq!(size(&image(7 * MIB)), 8 * MIB);
+        assert_eq!(size(&child(7 * MIB)), 7 * MIB);
+        let (_, _, metadata) = reopened(&Blueprint::new(&child(7 * MIB)).unwrap());
+        assert_eq!(metadata.blocks(), 4);
     }
 
     #[test]

@@ -9,12 +9,8 @@ use super::layout::FOOTER_BYTES;
 use super::{Blueprint, CreateOptions, DiskType, Footer, disk_bytes_rounded};
 
 /// Writes a new image over whatever `storage` holds, durably. A file is cut to nothing first; a device keeps its
-/// length, with the footer in its last 512 bytes.
+/// length, with the footer in its last 512 bytes. An image that makes no sense changes nothing.
 pub async fn create(executor: &Executor, storage: &Arc<dyn Storage>, options: &CreateOptions) -> Result<()> {
-    let is_device = storage.limits().kind == StorageKind::BlockDevice;
-    if !is_device {
-        storage.set_length(executor, 0).await?;
-    }
     if options.fixed {
         create_fixed(executor, storage, options).await
     } else {
@@ -26,6 +22,7 @@ pub async fn create(executor: &Executor, storage: &Arc<dyn Storage>, options: &C
 async fn create_sparse(executor: &Executor, storage: &Arc<dyn Storage>, options: &CreateOptions) -> Result<()> {
     let blueprint = Blueprint::new(options)?;
     let end = footer_place(storage, blueprint.head.len() as u64)?;
+    clear(executor, storage).await?;
     storage.write_bytes(executor, FileOffset::new(0), &blueprint.head).await?;
     storage.write_bytes(executor, end, blueprint.footer.as_bytes()).await
 }
@@ -37,6 +34,7 @@ async fn create_fixed(executor: &Executor, storage: &Arc<dyn Storage>, options: 
     let disk_bytes = disk_bytes_rounded(options.disk_bytes)?;
     let footer = Footer::new(DiskType::Fixed, disk_bytes, options.uuid, options.timestamp);
     let end = footer_place(storage, disk_bytes)?;
+    clear(executor, storage).await?;
     let disk = FileRange::new(FileOffset::new(0), disk_bytes);
     if storage.limits().kind == StorageKind::BlockDevice {
         storage.write_zeroes(executor, disk, false).await?;
@@ -44,6 +42,11 @@ async fn create_fixed(executor: &Executor, storage: &Arc<dyn Storage>, options: 
         allocate_or_extend(executor, storage, disk).await?;
     }
     storage.write_bytes(executor, end, footer.as_bytes()).await
+}
+
+/// Cuts a file to nothing.
+async fn clear(executor: &Executor, storage: &Arc<dyn Storage>) -> Result<()> {
+    if storage.limits().kind == StorageKind::BlockDevice { Ok(()) } else { storage.set_length(executor, 0).await }
 }
 
 /// Room that reads as zeroes at the end of a file; where room cannot be set aside, the file just becomes longer.
