@@ -3,7 +3,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use block_core::{Error, ErrorKind, Result, SECTOR};
-use image_format::{Format, ImageKind};
+use image_format::{Format, Image, ImageKind};
 use storage_io::{Executor, Receiver, Sender, Storage, Task, mailbox};
 
 use crate::{
@@ -44,7 +44,7 @@ impl Default for HomeOptions {
 }
 
 /// An open chain. It stays on the executor that opened it; [`Home::attach`] makes queues for this thread and others.
-pub struct Home<F: Format + 'static> {
+pub struct Home<F: Format + 'static = Image> {
     chain: Rc<Chain<F>>,
     logical_block_size: u32,
     mail: Sender<ToHome>,

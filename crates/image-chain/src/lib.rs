@@ -29,6 +29,7 @@ mod home;
 mod jobs;
 mod messages;
 mod name;
+mod open;
 mod owners;
 mod piece;
 mod queue;
@@ -38,6 +39,8 @@ mod transfer;
 mod walk;
 
 pub use home::{Home, HomeOptions, Layer, OWNER_BYTES_DEFAULT};
+pub use image_format::ImageKind;
 pub use name::ImageName;
+pub use open::{ChainSpec, DEPTH_DEFAULT};
 pub use queue::{Queue, QueueSeed};
 pub use shared::{ChainStatistics, LayerStatus};

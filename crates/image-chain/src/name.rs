@@ -23,6 +23,13 @@ pub struct ImageName {
     pub path: PathBuf,
 }
 
+impl ImageName {
+    /// The image of this format at `path`.
+    pub fn new(kind: ImageKind, path: impl Into<PathBuf>) -> ImageName {
+        ImageName { kind, path: path.into() }
+    }
+}
+
 impl FromStr for ImageName {
     type Err = Error;
 

@@ -1,0 +1,177 @@
+//! Opening a chain: the leaf, then the parent that each image names, down to one that names none.
+//!
+//! ```text
+//!   leaf   read or write, locked if it writes ---- names its parent: format, identity, where it may be
+//!     |                                                     |
+//!     v    the first place that opens for reading; never locked
+//!   parent   same identity? not met before? not too deep? ---- names its parent ...
+//! ```
+//!
+//! A format is told by whoever names the image, for a parent by its child; it is never guessed. Nothing is written
+//! before the whole chain has been found good.
+
+use std::{
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use block_core::{Error, ErrorKind, Result, ResultExt};
+use image_format::{Format, Image, ImageKind, ParentReference};
+use storage_io::{Access, CreateMode, Executor, LockPolicy, OpenOptions, Opener, Storage};
+
+use crate::{
+    home::{Home, HomeOptions, Layer, OWNER_BYTES_DEFAULT},
+    name::ImageName,
+};
+
+/// How long an opener for writing waits for the last writer's I/O to end, unless told otherwise.
+const LOCK_DEADLINE: Duration = Duration::from_secs(10);
+/// Images in a chain, unless told otherwise: more than any storage manager makes.
+pub const DEPTH_DEFAULT: usize = 256;
+
+/// What to open, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainSpec {
+    /// The top image. Its parents are found by what it says of them.
+    pub leaf: ImageName,
+    /// What the disk is for. Parents are always opened for reading only.
+    pub access: Access,
+    /// Bypass the page cache, where the storage can.
+    pub direct: bool,
+    /// The lock that is taken on a leaf that is written.
+    pub lock: LockPolicy,
+    /// Images in the chain, at most.
+    pub depth_max: usize,
+    /// Bytes that the owner map may take.
+    pub owner_bytes_max: usize,
+}
+
+impl ChainSpec {
+    /// The chain of `leaf` as most want it: past the page cache, the only writer if it writes.
+    pub fn new(leaf: ImageName, access: Access) -> ChainSpec {
+        ChainSpec {
+            leaf,
+            access,
+            direct: true,
+            lock: LockPolicy::Exclusive { deadline: LOCK_DEADLINE },
+            depth_max: DEPTH_DEFAULT,
+            owner_bytes_max: OWNER_BYTES_DEFAULT,
+        }
+    }
+}
+
+impl Home<Image> {
+    /// Opens a chain.
+    ///
+    /// # Errors
+    /// One line that names the file and the cause: `NotFound`, `Busy` (another writer has the leaf), `Corrupt`,
+    /// `Mismatch` (a parent is not the one that its child was made from), `LimitReached` (too deep), or what the
+    /// operating system says.
+    pub async fn open(executor: &Executor, opener: Rc<dyn Opener>, spec: &ChainSpec) -> Result<Home<Image>> {
+        let mut finder = Finder { executor, opener, spec, found: Vec::new(), seen: Vec::new() };
+        let mut parent = finder.add_leaf().await?;
+        while let Some(reference) = parent {
+            parent = finder.add_parent(&reference).await?;
+        }
+        let read_only = spec.access == Access::Read;
+        let options = HomeOptions { owner_bytes_max: spec.owner_bytes_max, read_only };
+        Ok(Home::new(executor, finder.found, options))
+    }
+}
+
+/// A chain on its way, leaf first.
+struct Finder<'a> {
+    executor: &'a Executor,
+    opener: Rc<dyn Opener>,
+    spec: &'a ChainSpec,
+    found: Vec<Layer<Image>>,
+    /// The one name, and the identity, of each storage in the chain.
+    seen: Vec<(PathBuf, (u64, u64))>,
+}
+
+impl Finder<'_> {
+    async fn add_leaf(&mut self) -> Result<Option<ParentReference>> {
+        let ImageName { kind, path } = &self.spec.leaf;
+        let lock = if self.spec.access == Access::Write { self.spec.lock } else { LockPolicy::None };
+        let options = OpenOptions { access: self.spec.access, direct: self.spec.direct, lock, create: CreateMode::No };
+        let canonical = self.opener.canonical(self.executor, path).await?;
+        let storage = self.opener.open(self.executor, path, options).await?;
+        self.add(path.display().to_string(), *kind, canonical, storage, self.spec.access).await
+    }
+
+    async fn add_parent(&mut self, reference: &ParentReference) -> Result<Option<ParentReference>> {
+        let child = self.name_of_last();
+        if self.found.len() >= self.spec.depth_max {
+            let words = format!("{child}: has a parent below {} images, the most that are allowed", self.found.len());
+            return Err(Error::new(ErrorKind::LimitReached, words));
+        }
+        let (canonical, storage) = self.find_parent(reference).await.context(format!("{child}: its parent"))?;
+        let name = canonical.display().to_string();
+        let next = self.add(name, reference.kind, canonical, storage, Access::Read).await?;
+        self.check_identity(&child, reference)?;
+        Ok(next)
+    }
+
+    /// The first of the places that can be opened. If none can, the last error is the one that is told.
+    async fn find_parent(&self, reference: &ParentReference) -> Result<(PathBuf, Arc<dyn Storage>)> {
+        let options = OpenOptions {
+            access: Access::Read,
+            direct: self.spec.direct,
+            lock: LockPolicy::None,
+            create: CreateMode::No,
+        };
+        let mut last = Error::new(ErrorKind::NotFound, "the image does not say where it is");
+        for place in &reference.candidates {
+            match self.open_at(place, options).await {
+                Ok(found) => return Ok(found),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn open_at(&self, place: &Path, options: OpenOptions) -> Result<(PathBuf, Arc<dyn Storage>)> {
+        let canonical = self.opener.canonical(self.executor, place).await?;
+        let storage = self.opener.open(self.executor, &canonical, options).await?;
+        Ok((canonical, storage))
+    }
+
+    /// Appends an image to the chain; gives what it says of its parent.
+    async fn add(
+        &mut self,
+        name: String,
+        kind: ImageKind,
+        canonical: PathBuf,
+        storage: Arc<dyn Storage>,
+        access: Access,
+    ) -> Result<Option<ParentReference>> {
+        let identity = storage.limits().identity;
+        if self.seen.iter().any(|(path, other)| *path == canonical || *other == identity) {
+            let words = format!("{}: its parent is {name}, which is in the chain already", self.name_of_last());
+            return Err(Error::new(ErrorKind::Corrupt, words));
+        }
+        let image = Image::open(self.executor, storage, kind, &canonical, access).await.context(&name)?;
+        let parent = image.parent();
+        self.seen.push((canonical, identity));
+        self.found.push(Layer { name, kind, format: image });
+        Ok(parent)
+    }
+
+    /// Whether the last image is the one that `child` was made from.
+    fn check_identity(&self, child: &str, reference: &ParentReference) -> Result<()> {
+        let parent = self.found.last().expect("the parent was just added");
+        match (reference.uuid, parent.format.identity()) {
+            (Some(recorded), Some(is)) if recorded != is => {
+                let words = format!("{child}: was made from {recorded}, but its parent {} is {is}", parent.name);
+                Err(Error::new(ErrorKind::Mismatch, words))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn name_of_last(&self) -> String {
+        self.found.last().map(|layer| layer.name.clone()).unwrap_or_default()
+    }
+}
