@@ -18,7 +18,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{aligned::AlignedStorage, file::FileStorage, limits};
+use super::{aligned::AlignedStorage, file::FileStorage, limits, names};
 use crate::{Access, CreateMode, Executor, LockPolicy, OpenOptions, Opener, Storage, open_file::OpenFile};
 
 /// The file system of this machine.
@@ -42,7 +42,7 @@ impl Opener for Files {
         let (executor, path) = (executor.clone(), path.to_path_buf());
         Box::pin(async move {
             let asked = path.clone();
-            let found = executor.blocking(move || asked.canonicalize()).await?;
+            let found = executor.blocking(move || names::canonical(&asked)).await?;
             found.context(path.display())
         })
     }

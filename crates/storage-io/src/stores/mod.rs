@@ -9,4 +9,5 @@ pub(crate) mod files;
 mod limits;
 pub(crate) mod memory;
 pub(crate) mod memory_files;
+mod names;
 pub(crate) mod traced;
