@@ -70,7 +70,8 @@ const COMMANDS: &[Command] = &[
     Command {
         name: "mutants",
         arguments: "[--ci] [NAME...]",
-        summary: "apply each deliberate defect of tests/mutants to a copy, and see its test fail",
+        summary: "apply each deliberate defect of tests/mutants to a copy, and see its test fail;\n\
+                  --ci leaves out the slow ones",
         run: mutants::run,
     },
 ];

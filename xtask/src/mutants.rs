@@ -6,7 +6,7 @@
 //!   # breaks: the parent's bytes are not copied into a new block
 //!   # test: -p image-chain copy_on_write          arguments of `cargo test`
 //!   # build: -p tapdisk                           optional: arguments of `cargo build`, for tests of programs
-//!   # ci: yes                                     optional: run it with every `cargo xtask test`
+//!   # ci: no                                      optional: too slow for every `cargo xtask test`, only with --long
 //! ```
 //!
 //! The tree is copied below the target directory; each mutant is applied to the copy, its test is built and run, and
@@ -51,7 +51,7 @@ impl Mutant {
             breaks: String::new(),
             test: Vec::new(),
             build: None,
-            ci: false,
+            ci: true,
         };
         for line in text.lines().map_while(|line| line.strip_prefix('#')) {
             let (key, value) =
@@ -61,7 +61,7 @@ impl Mutant {
                 "breaks" => mutant.breaks = value.trim().to_owned(),
                 "test" => mutant.test = words(),
                 "build" => mutant.build = Some(words()),
-                "ci" => mutant.ci = value.trim() == "yes",
+                "ci" => mutant.ci = value.trim() != "no",
                 other => bail!("{path}: unknown header {other:?}"),
             }
         }
@@ -112,7 +112,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     Hunt::new(workspace)?.run(&mutants, Baseline::Check)
 }
 
-/// Runs the mutants marked for CI, or all, in a tree whose tests have just passed.
+/// Runs the mutants that are quick enough for CI, or all, in a tree whose tests have just passed.
 pub(crate) fn check_after_tests(workspace: &Workspace, all: bool) -> Result<()> {
     let mut mutants = load(workspace)?;
     mutants.retain(|mutant| mutant.ci || all);
@@ -156,10 +156,11 @@ impl<'a> Hunt<'a> {
             self.check_baseline(mutants)?;
         }
         let mut missed = Vec::new();
+        let width = mutants.iter().map(|mutant| mutant.name.len()).max().unwrap_or(0);
         for mutant in mutants {
             let start = Instant::now();
             let verdict = self.try_mutant(mutant)?;
-            self.report(mutant, &verdict, start.elapsed());
+            self.report(mutant, &verdict, start.elapsed(), width);
             if !verdict.is_good(is_ci()) {
                 missed.push(mutant.name.as_str());
             }
@@ -191,9 +192,9 @@ impl<'a> Hunt<'a> {
         verdict
     }
 
-    fn report(&self, mutant: &Mutant, verdict: &Verdict, duration: Duration) {
+    fn report(&self, mutant: &Mutant, verdict: &Verdict, duration: Duration, width: usize) {
         let Mutant { name, breaks, test, .. } = mutant;
-        println!("    {name:<28} {:>8}  {verdict}", seconds(duration));
+        println!("    {name:<width$} {:>8}  {verdict}", seconds(duration));
         if !verdict.is_good(is_ci()) {
             println!("        breaks: {breaks}\n        test:   cargo test {}", test.join(" "));
             println!("        output: {}", self.copy.log(name).display());
@@ -208,7 +209,7 @@ mod tests {
     #[test]
     fn the_header_names_the_test() {
         let text =
-            "# test: -p block-core overlap\n# breaks: overlapping ranges are missed\n# ci: yes\n--- a/x\n# not: read\n";
+            "# test: -p block-core overlap\n# breaks: overlapping ranges are missed\n# ci: no\n--- a/x\n# not: read\n";
         let mutant = Mutant::parse("tests/mutants/overlap.patch", text).unwrap();
         assert_eq!(mutant.name, "overlap");
         assert_eq!(mutant.breaks, "overlapping ranges are missed");
@@ -217,7 +218,7 @@ mod tests {
             (mutant.package(), mutant.test_target(), mutant.filter()),
             (Some("block-core"), None, Some("overlap"))
         );
-        assert!(mutant.ci);
+        assert!(!mutant.ci);
     }
 
     #[test]
