@@ -1,0 +1,30 @@
+//! What the disk needs from an export: requests in, answers out.
+
+use std::task::{Context, Poll};
+
+use block_core::Tag;
+use storage_io::Buffer;
+
+/// One thing asked of a disk.
+pub type Request = block_core::Request<Buffer>;
+/// What a request asks.
+pub type Operation = block_core::Operation<Buffer>;
+/// How a request ended.
+pub type Outcome = block_core::Outcome<Buffer>;
+
+/// An export's side of a queue. Exports implement it; the disk never learns who asks.
+///
+/// A source gives out a request only when all its bytes are there and within its own budget of requests and memory:
+/// that budget is what bounds the disk's work. Tags are unique among its requests that wait for an answer.
+pub trait RequestSource {
+    /// The next request; `None` when the source has ended and there will never be another. While the disk is paused,
+    /// nobody asks.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Request>>;
+
+    /// The end of the request `tag`: exactly once for each request, in any order. It may only be collected until
+    /// [`publish`](Self::publish). It never comes for requests that storage still held when the disk was closed by force.
+    fn answer(&mut self, tag: Tag, outcome: Outcome);
+
+    /// Makes the collected answers visible; called after each batch of them.
+    fn publish(&mut self);
+}

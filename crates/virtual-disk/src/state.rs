@@ -1,0 +1,158 @@
+//! The life of a disk.
+
+/// Where a disk is in its life.
+///
+/// ```text
+///                   +--------- open failed ---------+
+///                   v                               |
+///   new ------> Attached ------- open ---------> Opening --------------------+
+///                   |                             ^ |  |                     |
+///                   | close                  open | |  | opened              |
+///                   v                             | |  v                     | close
+///                 Closed <------------------------+ |  Running <--+          | by force
+///                   ^                               |  |  ^  |    |          |
+///                   |        pause, then drained or |  |  |  |    | resumed  |
+///                   |        not within the deadline|  v  |  |    |          |
+///                   |                               | Pausing |    |          |
+///                   |                               |  | |    |    |          |
+///                   |                               |  v |    |    |          |
+///                   |                               |Paused -resume-> Resuming
+///                   |                               |  | |    |    ^   |     |
+///                   |                               |  | |    |    |   v     |
+///                   |                               |  | |    |    ResumeFailed
+///                   |                               |  | |    |        |     |
+///                   |     all has ended             v  v v    v        v     v
+///                   +------------------------------ Closing <----------------+
+///                   |                                  |
+///                   +--- all has ended --- Stuck <-----+ storage hangs, closed by force
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum DiskState {
+    /// Known, never opened.
+    Attached,
+    /// The images are being opened.
+    Opening,
+    /// Requests are served.
+    Running,
+    /// No new request is taken; those that run end, then the images are closed.
+    Pausing,
+    /// The images are closed and free to change; requests are held.
+    Paused,
+    /// The images are being opened again.
+    Resuming,
+    /// As `Paused`; the last attempt to resume failed, and the status says why.
+    ResumeFailed,
+    /// New requests are refused; those that run end, then the images are closed.
+    Closing,
+    /// Closed by force while storage still holds requests: files and locks are kept until it lets them go.
+    Stuck,
+    /// The images are closed and the disk may be opened again.
+    Closed,
+}
+
+/// What happens to a request that comes now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Intake {
+    Serve,
+    Hold,
+    Refuse,
+}
+
+impl DiskState {
+    /// Every state.
+    pub const ALL: [DiskState; 10] = [
+        DiskState::Attached,
+        DiskState::Opening,
+        DiskState::Running,
+        DiskState::Pausing,
+        DiskState::Paused,
+        DiskState::Resuming,
+        DiskState::ResumeFailed,
+        DiskState::Closing,
+        DiskState::Stuck,
+        DiskState::Closed,
+    ];
+
+    /// Whether `next` may come directly after this state.
+    pub fn may_become(self, next: DiskState) -> bool {
+        use DiskState::*;
+        match self {
+            Attached => matches!(next, Opening | Closed),
+            Opening => matches!(next, Running | Attached | Closed | Closing),
+            Running => matches!(next, Pausing | Closing),
+            Pausing => matches!(next, Paused | Running | Closing),
+            Paused | ResumeFailed => matches!(next, Resuming | Closing),
+            Resuming => matches!(next, Running | ResumeFailed | Closing),
+            Closing => matches!(next, Closed | Stuck),
+            Stuck => next == Closed,
+            Closed => next == Opening,
+        }
+    }
+
+    /// Whether images are open, or may be.
+    pub fn holds_images(self) -> bool {
+        use DiskState::*;
+        matches!(self, Opening | Running | Pausing | Resuming | Closing | Stuck)
+    }
+
+    pub(crate) fn intake(self) -> Intake {
+        use DiskState::*;
+        match self {
+            Running => Intake::Serve,
+            Opening | Pausing | Paused | Resuming | ResumeFailed => Intake::Hold,
+            Attached | Closing | Stuck | Closed => Intake::Refuse,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row per state, a column per state that may come next, in the order of `DiskState::ALL`.
+    const TABLE: [&str; 10] = [
+        // A  O  R  p  P  r  F  c  S  C
+        ". x . . . . . . . x", // Attached
+        "x . x . . . . x . x", // Opening
+        ". . . x . . . x . .", // Running
+        ". . x . x . . x . .", // Pausing
+        ". . . . . x . x . .", // Paused
+        ". . x . . . x x . .", // Resuming
+        ". . . . . x . x . .", // ResumeFailed
+        ". . . . . . . . x x", // Closing
+        ". . . . . . . . . x", // Stuck
+        ". x . . . . . . . .", // Closed
+    ];
+
+    #[test]
+    fn all_pairs_are_as_drawn() {
+        for (state, row) in DiskState::ALL.into_iter().zip(TABLE) {
+            for (next, cell) in DiskState::ALL.into_iter().zip(row.split(' ')) {
+                assert_eq!(state.may_become(next), cell == "x", "{state:?} -> {next:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_state_can_be_left_and_leads_to_closed() {
+        for start in DiskState::ALL {
+            let mut reached = vec![start];
+            let mut next = 0;
+            while let Some(&state) = reached.get(next) {
+                next += 1;
+                let followers = DiskState::ALL.into_iter().filter(|&follower| state.may_become(follower));
+                let new: Vec<_> = followers.filter(|follower| !reached.contains(follower)).collect();
+                reached.extend(new);
+            }
+            assert!(reached.contains(&DiskState::Closed), "{start:?}");
+        }
+    }
+
+    #[test]
+    fn requests_are_held_exactly_while_images_may_come_back() {
+        let held: Vec<_> = DiskState::ALL.into_iter().filter(|state| state.intake() == Intake::Hold).collect();
+        use DiskState::*;
+        assert_eq!(held, [Opening, Pausing, Paused, Resuming, ResumeFailed]);
+    }
+}
