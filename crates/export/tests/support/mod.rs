@@ -1,0 +1,229 @@
+//! What the tests of the NBD server share: a disk in memory, served by a thread of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(dead_code, reason = "each test program uses its part")]
+
+use std::{
+    future::Future,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    pin::Pin,
+    rc::Rc,
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use export::nbd::{Limits, Server, client::Client};
+use image_chain::ChainSpec;
+use storage_io::{Access, BufferPool, EngineChoice, Executor, LockPolicy, MemoryFiles, MemoryStorage, Sender, mailbox};
+use tempfile::TempDir;
+use virtual_disk::Disk;
+use wire::nbd::{
+    Command, CommandFlags, ReplyHeader, RequestHeader, SIMPLE_REPLY_BYTES, put_client_flags, put_export_name,
+};
+
+/// Longer than anything here takes: a test that waits so long hangs.
+pub(crate) const HANG: Duration = Duration::from_secs(60);
+
+/// What runs in the server's thread.
+pub(crate) struct World {
+    pub(crate) executor: Executor,
+    pub(crate) files: MemoryFiles,
+    pub(crate) disk: Disk,
+    pub(crate) server: Rc<Server>,
+}
+
+type Job = Box<dyn FnOnce(Rc<World>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+/// A disk `/a` in memory, open, served on a Unix socket by a thread that ends with this value.
+pub(crate) struct Served {
+    directory: TempDir,
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Options {
+    pub(crate) bytes: usize,
+    pub(crate) access: Access,
+    pub(crate) limits: Limits,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { bytes: 4 << 20, access: Access::Write, limits: Limits::default() }
+    }
+}
+
+pub(crate) fn spec(path: &str, access: Access) -> ChainSpec {
+    ChainSpec {
+        leaf: format!("aio:{path}").parse().unwrap(),
+        access,
+        direct: false,
+        lock: LockPolicy::None,
+        depth_max: 30,
+        owner_bytes_max: 1 << 20,
+    }
+}
+
+impl Served {
+    pub(crate) fn new() -> Served {
+        Served::with(Options::default())
+    }
+
+    pub(crate) fn with(options: Options) -> Served {
+        let directory = TempDir::new().unwrap();
+        let socket = directory.path().join("nbd");
+        let (jobs, mut inbox) = mailbox::<Job>();
+        let (ready, is_ready) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let executor = Executor::new(EngineChoice::Probe).unwrap();
+            let files = MemoryFiles::new();
+            files.put("/a", Arc::new(MemoryStorage::new(options.bytes)));
+            let disk = Disk::new(&executor, Rc::new(files.clone()), BufferPool::new(16 << 20));
+            executor.block_on(disk.open(spec("/a", options.access))).unwrap();
+            let server = Rc::new(Server::new(&disk, options.limits));
+            server.listen_unix(&socket).unwrap();
+            let world = Rc::new(World { executor: executor.clone(), files, disk, server });
+            ready.send(()).unwrap();
+            executor.block_on(async {
+                while let Some(job) = inbox.recv().await {
+                    job(world.clone()).await;
+                }
+            });
+            drop(world);
+            executor.end_tasks();
+        });
+        is_ready.recv().unwrap();
+        Served { directory, jobs: Some(jobs), thread: Some(thread) }
+    }
+
+    /// Runs something in the server's thread.
+    pub(crate) fn run<T, F>(&self, job: impl FnOnce(Rc<World>) -> F + Send + 'static) -> T
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let (answer, answered) = mpsc::channel();
+        let job: Job = Box::new(move |world| {
+            let future = job(world);
+            Box::pin(async move { answer.send(future.await).unwrap() })
+        });
+        assert!(self.jobs.as_ref().unwrap().send(job).is_ok(), "the server's thread has ended");
+        answered.recv_timeout(HANG).expect("the server answers")
+    }
+
+    pub(crate) fn pause(&self) {
+        self.run(|world| async move { world.disk.pause(None).await }).unwrap();
+    }
+
+    pub(crate) fn resume(&self) {
+        self.run(|world| async move { world.disk.resume(None).await }).unwrap();
+    }
+
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.run(|world| async move { world.disk.status().in_flight() })
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.run(|world| async move { world.server.connections() })
+    }
+
+    /// Waits until there are so many connections.
+    pub(crate) fn await_connections(&self, count: usize) {
+        for _ in 0..6000 {
+            if self.connections() == count {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{} connections, not {count}", self.connections());
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join("nbd")
+    }
+
+    pub(crate) fn uri(&self) -> String {
+        format!("nbd+unix:///?socket={}", self.socket().display())
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::over(self.stream(), "any", Some(HANG)).unwrap()
+    }
+
+    pub(crate) fn stream(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.socket()).unwrap();
+        stream.set_read_timeout(Some(HANG)).unwrap();
+        stream
+    }
+
+    /// A connection in transmission, with simple replies.
+    pub(crate) fn raw(&self) -> Raw {
+        let mut stream = self.stream();
+        let mut hello = Vec::new();
+        put_client_flags(&mut hello, wire::nbd::ClientFlags::FIXED_NEWSTYLE | wire::nbd::ClientFlags::NO_ZEROES);
+        put_export_name(&mut hello, "any");
+        stream.write_all(&hello).unwrap();
+        let mut greeting = [0; 18 + 10];
+        stream.read_exact(&mut greeting).unwrap();
+        Raw(stream)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.jobs.take();
+        let ended = self.thread.take().unwrap().join();
+        if !std::thread::panicking() {
+            ended.expect("the server's thread ends in order");
+        }
+    }
+}
+
+/// A connection whose bytes a test sends itself.
+pub(crate) struct Raw(pub(crate) UnixStream);
+
+impl Raw {
+    pub(crate) fn send(&mut self, command: Command, flags: CommandFlags, cookie: u64, offset: u64, length: u32) {
+        let header = RequestHeader { flags, command, cookie, offset, length };
+        self.0.write_all(&header.encode()).unwrap();
+    }
+
+    pub(crate) fn read(&mut self, cookie: u64, offset: u64, length: u32) {
+        self.send(Command::Read, CommandFlags::EMPTY, cookie, offset, length);
+    }
+
+    pub(crate) fn write(&mut self, cookie: u64, offset: u64, data: &[u8]) {
+        self.send(Command::Write, CommandFlags::EMPTY, cookie, offset, u32::try_from(data.len()).unwrap());
+        self.0.write_all(data).unwrap();
+    }
+
+    /// The cookie and the error of the next simple reply.
+    pub(crate) fn reply(&mut self) -> (u64, u32) {
+        let mut bytes = [0; SIMPLE_REPLY_BYTES];
+        self.0.read_exact(&mut bytes).unwrap();
+        match ReplyHeader::decode(&bytes).unwrap().unwrap().0 {
+            ReplyHeader::Simple { cookie, error } => (cookie, error.map_or(0, |code| code.number())),
+            other => panic!("not a simple reply: {other:?}"),
+        }
+    }
+
+    pub(crate) fn bytes(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.0.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
+    /// Whether the server has ended the connection, with nothing more to say.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        matches!(self.0.read(&mut [0]), Ok(0))
+            || matches!(self.0.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset)
+    }
+}
