@@ -14,6 +14,7 @@ use super::image::{Body, Sparse, StoredBatmap, VhdImage};
 use super::layout::{BATMAP_HEADER_BYTES, FOOTER_BYTES, HEADER_BYTES, UNUSED_ENTRY};
 use super::room::Room;
 use super::tables::Tables;
+use super::write::LEAD_BYTES;
 use super::{
     BatmapHeader, BatmapRule, BlockShape, DiskType, Footer, Header, Locator, Metadata, UncheckedBatmapHeader,
     UncheckedFooter, UncheckedHeader, checksummed_batmap_bytes, choose_footer,
@@ -254,7 +255,7 @@ async fn read_table(executor: &Executor, storage: &Arc<dyn Storage>, metadata: &
 struct Survey {
     /// The first place behind all of them, and behind all headers.
     end: FileOffset,
-    /// Whether the page that ends where a block's data begins belongs to that block alone.
+    /// Whether no block reaches into the page that ends where another's data begins.
     have_private_pages: bool,
 }
 
@@ -277,22 +278,20 @@ fn survey(metadata: &Metadata, entries: &[u32], storage: &Arc<dyn Storage>, is_w
     if is_device && end.get() > storage.length().saturating_sub(FOOTER_BYTES as u64) {
         return Err(Error::new(ErrorKind::Corrupt, format!("a block ends at {end}, behind the end of the device")));
     }
-    let have_private_pages = is_writable && have_private_pages(shape, metadata.end_of_headers(), &used)?;
+    let have_private_pages = is_writable && have_private_pages(shape, &used)?;
     Ok(Survey { end: end.max(metadata.end_of_headers()), have_private_pages })
 }
 
 /// Looks at the gaps between blocks, which are sorted. Blocks that lie on each other are an error.
-fn have_private_pages(shape: BlockShape, end_of_headers: FileOffset, entries: &[u32]) -> Result<bool> {
-    let gap = 4096 - shape.bitmap_bytes();
+fn have_private_pages(shape: BlockShape, entries: &[u32]) -> Result<bool> {
+    let gap = LEAD_BYTES - shape.bitmap_bytes();
     let mut is_private = true;
-    let mut end = end_of_headers.get();
-    for (index, &entry) in entries.iter().enumerate() {
-        let start = u64::from(entry) * SECTOR;
-        if index > 0 && start < end {
-            return Err(Error::new(ErrorKind::Corrupt, format!("a block at {start:#x} clobbers another")));
+    for pair in entries.windows(2) {
+        let (end, next) = (u64::from(pair[0]) * SECTOR + shape.block_bytes(), u64::from(pair[1]) * SECTOR);
+        if next < end {
+            return Err(Error::new(ErrorKind::Corrupt, format!("a block at {next:#x} clobbers another")));
         }
-        is_private &= start >= end + gap;
-        end = start + shape.block_bytes();
+        is_private &= next >= end + gap;
     }
     Ok(is_private)
 }

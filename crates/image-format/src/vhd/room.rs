@@ -22,6 +22,7 @@ use storage_io::{Executor, StorageExt, StorageKind};
 use super::create::allocate_or_extend;
 use super::image::Sparse;
 use super::layout::FOOTER_BYTES;
+use super::write::LEAD_BYTES;
 use crate::promise::Promise;
 
 /// Blocks made by the first job; each job makes twice as many as the one before.
@@ -40,7 +41,7 @@ pub(super) struct Room {
     tail: FileOffset,
     /// Whether there is nothing but a footer behind the tail (of a file), or a footer at the end (of a device).
     has_footer: bool,
-    /// Whether the page in front of each block's data is that block's alone.
+    /// Whether no block reaches into the page in front of another's data.
     has_private_pages: bool,
     batch: usize,
     /// Who waits for a block since the last job began.
@@ -175,8 +176,9 @@ impl Sparse {
         };
         extended?;
         let mut room = self.room.borrow_mut();
-        let gap = 4096 - self.metadata.shape().bitmap_bytes();
-        room.has_private_pages &= starts[0].get() - gap >= tail.get();
+        let is_first = tail == self.metadata.end_of_headers();
+        let gap = LEAD_BYTES - self.metadata.shape().bitmap_bytes();
+        room.has_private_pages &= is_first || starts[0].get() >= tail.get() + gap;
         room.has_footer = true;
         room.tail = end;
         room.ready.extend(starts);
@@ -240,12 +242,12 @@ impl Sparse {
         if !had_footer {
             self.storage.set_length(executor, tail.get()).await?;
         }
-        let room = FileRange::new(tail, end - tail + FOOTER_BYTES as u64);
-        allocate_or_extend(executor, &self.storage, room).await?;
-        // The old footer may lie on the first bitmap; and a bitmap that was written costs less to write again.
+        // First the footer, so that the file ends with one at every instant; then what lies in front of it. The old
+        // footer may lie on the first bitmap; and a bitmap that was written costs less to write again.
+        self.storage.write_bytes(executor, end, self.footer.as_bytes()).await?;
+        allocate_or_extend(executor, &self.storage, FileRange::new(tail, end - tail)).await?;
         let empty = vec![0; usize::try_from(self.metadata.shape().bitmap_bytes()).expect("a few sectors")];
         try_join_all(starts.iter().map(|&start| self.storage.write_bytes(executor, start, &empty))).await?;
-        self.storage.write_bytes(executor, end, self.footer.as_bytes()).await?;
         self.syncer.sync(executor).await
     }
 

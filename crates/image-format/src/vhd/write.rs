@@ -19,11 +19,12 @@ use futures_util::future::join;
 use storage_io::{Buffer, Executor, StorageExt, StorageKind};
 
 use super::image::Sparse;
+use super::layout::all_ones;
 use super::tables::{PlanBegin, Ride};
 use crate::WritePlan;
 
 /// What is written in front of a full block's data on storages that like long runs: a page that ends with its bitmap.
-const LEAD_BYTES: u64 = 4096;
+pub(super) const LEAD_BYTES: u64 = 4096;
 
 /// A planned write: keeps its block in the making, or from being freed.
 struct PlannedBlock {
@@ -81,11 +82,11 @@ impl Sparse {
         if sectors.start != 0 || !likes_long_runs || !is_full || !self.room.borrow().has_private_pages() {
             return None;
         }
-        let bitmap_bytes = self.metadata.shape().bitmap_bytes();
-        let gap = usize::try_from(LEAD_BYTES - bitmap_bytes).expect("less than a page");
-        let mut page = Buffer::zeroed(gap);
-        page.append(Buffer::from_bytes(&super::layout::all_ones(self.metadata.shape())));
-        Some((FileOffset::new(start.get() - gap as u64), page))
+        let gap = LEAD_BYTES - self.metadata.shape().bitmap_bytes();
+        let page_start = start.get().checked_sub(gap).filter(|&page| page >= self.metadata.end_of_headers().get())?;
+        let mut page = Buffer::zeroed(usize::try_from(gap).expect("less than a page"));
+        page.append(Buffer::from_bytes(&all_ones(self.metadata.shape())));
+        Some((FileOffset::new(page_start), page))
     }
 
     pub(super) async fn commit(self: &Rc<Self>, executor: &Executor, plan: WritePlan) -> Result<()> {
