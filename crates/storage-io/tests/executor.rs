@@ -69,7 +69,7 @@ on_every_engine! {
 
     fn a_task_that_is_ready_inside_its_own_poll_runs_again(executor) {
         let (polls, count, nested) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)), executor.clone());
-        let counted = polls.clone();
+        let (counted, ended) = (polls.clone(), count.clone());
         let task = executor.spawn(poll_fn(move |cx| {
             counted.set(counted.get() + 1);
             if counted.get() < 3 {
@@ -78,11 +78,14 @@ on_every_engine! {
                 nested.turn(Wait::No).unwrap();
                 return Poll::Pending;
             }
-            count.set(1);
+            ended.set(1);
             Poll::Ready(())
         }));
-        executor.block_on(task);
-        assert_eq!(polls.get(), 3);
+        for _ in 0..5 {
+            executor.turn(Wait::No).unwrap();
+        }
+        assert_eq!((polls.get(), count.get()), (3, 1));
+        drop(task);
     }
 
     fn a_task_dropped_inside_its_own_poll_is_freed_after_it(executor) {
@@ -289,8 +292,9 @@ fn drive_from_outside(executor: &Executor) {
     let (end, timer) = (finish("timer"), executor.clone());
     executor
         .spawn(async move {
-            for _ in 0..5 {
-                timer.sleep(Duration::from_millis(10)).await;
+            // The last to end: nothing but the timer wakes anybody then.
+            for _ in 0..10 {
+                timer.sleep(Duration::from_millis(20)).await;
             }
             end();
         })
