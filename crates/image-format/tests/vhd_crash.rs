@@ -2,6 +2,8 @@
 //! what was flushed (answered, for a killed process), and shows nothing that was never written there. Then the survivor
 //! works on and crashes again.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod common;
 
 use std::cell::RefCell;

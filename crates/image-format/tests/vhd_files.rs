@@ -1,5 +1,7 @@
 //! What VHDs look like on the storage: sizes, places, footers and batmaps as other tools make them.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod common;
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! A disk made of one VHD, without a chain: enough of an executor of plans to move bytes in tests.
-#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "helpers of tests, each uses a part")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
