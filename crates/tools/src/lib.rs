@@ -3,5 +3,6 @@
 #![forbid(unsafe_code)]
 
 mod getopt;
+pub mod oxtap;
 pub mod tap_ctl;
 pub mod vhd_util;

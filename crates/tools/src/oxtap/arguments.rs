@@ -56,6 +56,9 @@ pub struct Serve {
     /// Make the image as a snapshot of this one; its size is the parent's unless --create says more.
     #[arg(long, value_name = "IMAGE")]
     pub parent: Option<PathBuf>,
+    /// The format of the parent, if its name does not tell.
+    #[arg(long, value_enum, requires = "parent")]
+    pub parent_format: Option<Format>,
     /// Refuse writes.
     #[arg(long)]
     pub read_only: bool,

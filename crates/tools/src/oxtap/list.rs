@@ -62,7 +62,7 @@ const TIMED_OUT: i32 = 110;
 
 fn row(run: &RunDir, client: &Client, pid: u32, entry: &ListEntry) -> Row {
     let minor = u16::try_from(entry.minor).ok().and_then(Minor::new);
-    let image = (!entry.path.as_bytes().is_empty()).then(|| entry.path.to_string());
+    let image = Some(entry.path.to_string()).filter(|image| !image.is_empty());
     let geometry = minor.filter(|_| image.is_some()).and_then(|minor| client.disk_info(minor).ok());
     let socket = minor.map(|minor| run.nbd_socket(pid, minor)).filter(|socket| socket.exists());
     Row {
@@ -143,6 +143,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let run = RunDir::at(directory.path());
         run.allocate_minor().unwrap();
-        assert_eq!(to_table(&rows(&run).unwrap()), "PID  MINOR  STATE       SIZE  IMAGE\n-    0      unattached  -     -\n");
+        assert_eq!(
+            to_table(&rows(&run).unwrap()),
+            "PID  MINOR  STATE       SIZE  IMAGE\n-    0      unattached  -     -\n"
+        );
     }
 }

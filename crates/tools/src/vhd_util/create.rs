@@ -35,6 +35,7 @@ pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(
     })?)
 }
 
-async fn create(session: &Session, name: &Path, image: &CreateOptions) -> Result<()> {
-    Target::open(session, name).await?.write(session, image).await
+/// Makes the image.
+pub(super) async fn create(session: &Session, name: &Path, image: &CreateOptions) -> Result<()> {
+    Target::open(session, name).await?.write(session, image, None).await
 }

@@ -13,6 +13,7 @@
 
 mod create;
 mod creating;
+pub(crate) mod making;
 mod opened;
 mod parents;
 mod query;

@@ -7,7 +7,9 @@ use std::{
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
 use control_api::errno;
-use image_format::vhd::{CreateOptions, DiskType, ParentLink, UNUSED_ENTRY, disk_bytes_rounded, relative_path};
+use image_format::vhd::{
+    CreateOptions, DiskType, KeyHash, ParentLink, UNUSED_ENTRY, disk_bytes_rounded, relative_path,
+};
 use rustix::io::Errno;
 use storage_io::Access;
 
@@ -24,6 +26,7 @@ pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(
     let wanted = Snapshot {
         child: name(options, b'n')?,
         parent: name(options, b'p')?,
+        disk_bytes: None,
         reserved_bytes: mebibytes(options, b'S')?.filter(|bytes| *bytes > 0),
         depth_max: options.wide_number(b'l').filter(|limit| *limit != 0),
         is_parent_raw: options.has(b'm'),
@@ -32,10 +35,26 @@ pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(
     Ok(session.executor.block_on(wanted.make(session))?)
 }
 
+/// A snapshot for people: of exactly this parent, with a disk that may be larger than the parent's.
+pub(super) fn make(session: &Session, child: &Path, parent: &Path, raw: bool, disk_bytes: Option<u64>) -> Result<()> {
+    let wanted = Snapshot {
+        child,
+        parent,
+        disk_bytes,
+        reserved_bytes: None,
+        depth_max: None,
+        is_parent_raw: raw,
+        skips_empty: false,
+    };
+    session.executor.block_on(wanted.make(session))
+}
+
 /// What was asked for.
 struct Snapshot<'a> {
     child: &'a Path,
     parent: &'a Path,
+    /// The parent's if not told.
+    disk_bytes: Option<u64>,
     reserved_bytes: Option<u64>,
     depth_max: Option<i64>,
     is_parent_raw: bool,
@@ -48,6 +67,8 @@ struct Backing {
     link: ParentLink,
     disk_bytes: u64,
     identity: Identity,
+    /// An encrypted disk stays one.
+    key_hash: Option<KeyHash>,
     /// Open, if it is a VHD.
     vhd: Option<OpenedVhd>,
 }
@@ -71,6 +92,7 @@ impl Snapshot<'_> {
         let backing = Backing::open(session, parent, &child).await?;
         self.check_depth(session, &backing).await?;
         let disk_bytes = disk_bytes.unwrap_or(backing.disk_bytes);
+        let disk_bytes = self.check_disk(disk_bytes)?;
         let image = CreateOptions {
             disk_bytes,
             reserved_bytes: self.check_reserve(disk_bytes)?,
@@ -79,7 +101,7 @@ impl Snapshot<'_> {
         };
         let target = Target::open(session, self.child).await?;
         match check_target(session, &target, &backing).await {
-            Ok(()) => target.write(session, &image).await,
+            Ok(()) => target.write(session, &image, backing.key_hash).await,
             Err(error) => {
                 target.give_up();
                 Err(error)
@@ -100,6 +122,17 @@ impl Snapshot<'_> {
         let words = format!("snapshot depth exceeded: current depth: {depth}, limit: {limit}");
         session.say(&words);
         Err(Error::new(ErrorKind::NoSpace, words).context(self.child.display()))
+    }
+
+    /// The size of the child's disk: exactly its parent's, or what was told, which may not be smaller.
+    fn check_disk(&self, parent_bytes: u64) -> Result<u64> {
+        let Some(told) = self.disk_bytes else { return Ok(parent_bytes) };
+        let disk_bytes = disk_bytes_rounded(told)?;
+        if disk_bytes < parent_bytes {
+            let words = format!("a disk of {disk_bytes} bytes is smaller than its parent's of {parent_bytes}");
+            return Err(Error::new(ErrorKind::Invalid, words).context(self.child.display()));
+        }
+        Ok(disk_bytes)
     }
 
     fn check_reserve(&self, disk_bytes: u64) -> Result<u64> {
@@ -150,12 +183,14 @@ impl Backing {
         let mut link = ParentLink { uuid: None, timestamp: timestamp(changed)?, name, path };
         if parent.is_raw {
             let (identity, disk_bytes) = open_raw(session, &parent.path).await?;
-            return Ok(Backing { parent, link, disk_bytes, identity, vhd: None });
+            return Ok(Backing { parent, link, disk_bytes, identity, key_hash: None, vhd: None });
         }
         let vhd = OpenedVhd::open(session, &parent.path, Access::Read, Demands::default()).await?;
         link.uuid = Some(vhd.footer.uuid());
         let (identity, disk_bytes) = (vhd.storage.limits().identity, vhd.footer.disk_bytes());
-        Ok(Backing { parent, link, disk_bytes, identity, vhd: Some(vhd) })
+        // A batmap that cannot be read may hide a key, and a child without its hash would be written in the clear.
+        let key_hash = vhd.batmap_header(&session.executor).await?.and_then(|batmap| batmap.key_hash());
+        Ok(Backing { parent, link, disk_bytes, identity, key_hash, vhd: Some(vhd) })
     }
 }
 
