@@ -8,12 +8,15 @@ use std::{
 };
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
-use image_format::vhd::{self, CreateOptions, Timestamp};
+use image_format::vhd::{self, CreateOptions, KeyHash, Timestamp};
 use rustix::io::Errno;
-use storage_io::{CreateMode, OpenOptions, Storage};
+use storage_io::{CreateMode, Executor, OpenOptions, Storage, StorageExt};
 use uuid::Uuid;
 
-use super::Session;
+use super::{
+    Session,
+    opened::{Demands, OpenedVhd},
+};
 
 /// What every new image has: an identity and a birthday.
 pub(super) fn new_image() -> Result<CreateOptions> {
@@ -50,13 +53,23 @@ impl Target {
     }
 
     /// Writes the image; it is durable when this ends. What was made for it goes again if that fails.
-    pub(super) async fn write(self, session: &Session, image: &CreateOptions) -> Result<()> {
-        let written = vhd::create(&session.executor, &self.storage, image).await.context(self.path.display());
+    pub(super) async fn write(self, session: &Session, image: &CreateOptions, key_hash: Option<KeyHash>) -> Result<()> {
+        let written = self.write_all(&session.executor, image, key_hash).await.context(self.path.display());
         let result = written.and_then(|()| if self.is_new { sync_directory_of(&self.path) } else { Ok(()) });
         if result.is_err() {
             self.give_up();
         }
         result
+    }
+
+    async fn write_all(&self, executor: &Executor, image: &CreateOptions, key_hash: Option<KeyHash>) -> Result<()> {
+        vhd::create(executor, &self.storage, image).await?;
+        let Some(key_hash) = key_hash else { return Ok(()) };
+        let vhd = OpenedVhd::read(executor, self.storage.clone(), &self.path, Demands::default()).await?;
+        let batmap = vhd.batmap_header(executor).await?.expect("a new image that is not fixed has a batmap");
+        let place = batmap.header_range().start();
+        self.storage.write_bytes(executor, place, batmap.with_key_hash(key_hash).as_bytes()).await?;
+        self.storage.sync(executor).await
     }
 
     /// Removes what was made; what was there before stays.

@@ -15,8 +15,8 @@ use super::Session;
 /// One read of this many bytes brings everything that most commands need.
 const HEAD_BYTES: u64 = 4096;
 /// Another host may be writing the header at this moment; then its sum is right a little later.
-const HEADER_ATTEMPTS: usize = 10;
-const HEADER_PAUSE: Duration = Duration::from_millis(20);
+const HEADER_ATTEMPTS: usize = 4;
+const HEADER_PAUSE: Duration = Duration::from_millis(50);
 
 /// What opening insists on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,7 +47,13 @@ impl OpenedVhd {
         OpenedVhd::read(&session.executor, storage, path, demands).await.context(path.display())
     }
 
-    async fn read(executor: &Executor, storage: Arc<dyn Storage>, path: &Path, demands: Demands) -> Result<OpenedVhd> {
+    /// The image in a storage that is open already.
+    pub(super) async fn read(
+        executor: &Executor,
+        storage: Arc<dyn Storage>,
+        path: &Path,
+        demands: Demands,
+    ) -> Result<OpenedVhd> {
         let head_bytes = storage.length().min(HEAD_BYTES) / SECTOR * SECTOR;
         let head = read_bytes(executor, &storage, FileRange::new(FileOffset::new(0), head_bytes)).await?;
         let check = |bytes: &[u8]| {
@@ -144,14 +150,16 @@ fn end_footer_place(length: u64) -> Option<FileOffset> {
 async fn read_header(executor: &Executor, storage: &Arc<dyn Storage>, offset: FileOffset) -> Result<Header> {
     let range = FileRange::checked(offset.get(), HEADER_BYTES as u64).filter(|range| range.is_aligned(SECTOR));
     let range = range.ok_or_else(|| Error::new(ErrorKind::Corrupt, "invalid data offset"))?;
-    for _ in 1..HEADER_ATTEMPTS {
-        let bytes = read_bytes(executor, storage, range).await?;
-        if let Ok(header) = UncheckedHeader::parse(&bytes)?.check() {
-            return Ok(header);
+    let mut attempt = 1;
+    loop {
+        let header = UncheckedHeader::parse(&read_bytes(executor, storage, range).await?)?;
+        let is_torn = header.bytes().checksum.get() != header.bytes().computed_checksum();
+        if !is_torn || attempt == HEADER_ATTEMPTS {
+            return header.check();
         }
+        attempt += 1;
         executor.sleep(HEADER_PAUSE).await;
     }
-    UncheckedHeader::parse(&read_bytes(executor, storage, range).await?)?.check()
 }
 
 /// Bytes behind the end are not there: an image whose tables say otherwise is broken.

@@ -1,0 +1,12 @@
+//! `vhd-util` as storage managers call it: what it prints, byte for byte, how it ends, and what it leaves on disk.
+
+mod bad_input;
+mod command_line;
+mod create;
+mod devices;
+mod encryption;
+mod place;
+mod query;
+mod readers;
+mod set;
+mod snapshot;
