@@ -17,7 +17,9 @@ use std::{
 
 use export::nbd::{Limits, Server, client::Client};
 use image_chain::ChainSpec;
-use storage_io::{Access, BufferPool, EngineChoice, Executor, LockPolicy, MemoryFiles, MemoryStorage, Sender, mailbox};
+use storage_io::{
+    Access, BufferPool, EngineChoice, Executor, Files, LockPolicy, MemoryFiles, MemoryStorage, Opener, Sender, mailbox,
+};
 use tempfile::TempDir;
 use virtual_disk::Disk;
 use wire::nbd::{
@@ -29,15 +31,13 @@ pub(crate) const HANG: Duration = Duration::from_secs(60);
 
 /// What runs in the server's thread.
 pub(crate) struct World {
-    pub(crate) executor: Executor,
-    pub(crate) files: MemoryFiles,
     pub(crate) disk: Disk,
     pub(crate) server: Rc<Server>,
 }
 
 type Job = Box<dyn FnOnce(Rc<World>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
-/// A disk `/a` in memory, open, served on a Unix socket by a thread that ends with this value.
+/// A disk, open, served on a Unix socket by a thread that ends with this value.
 pub(crate) struct Served {
     directory: TempDir,
     jobs: Option<Sender<Job>>,
@@ -58,14 +58,8 @@ impl Default for Options {
 }
 
 pub(crate) fn spec(path: &str, access: Access) -> ChainSpec {
-    ChainSpec {
-        leaf: format!("aio:{path}").parse().unwrap(),
-        access,
-        direct: false,
-        lock: LockPolicy::None,
-        depth_max: 30,
-        owner_bytes_max: 1 << 20,
-    }
+    let leaf = format!("aio:{path}").parse().unwrap();
+    ChainSpec { direct: false, lock: LockPolicy::None, ..ChainSpec::new(leaf, access) }
 }
 
 impl Served {
@@ -73,20 +67,37 @@ impl Served {
         Served::with(Options::default())
     }
 
+    /// A disk in memory.
     pub(crate) fn with(options: Options) -> Served {
+        Served::start(options.limits, EngineChoice::Probe, spec("/a", options.access), move || {
+            let files = MemoryFiles::new();
+            files.put("/a", Arc::new(MemoryStorage::new(options.bytes)));
+            Rc::new(files)
+        })
+    }
+
+    /// A disk in files.
+    pub(crate) fn of_files(engine: EngineChoice, spec: ChainSpec) -> Served {
+        Served::start(Limits::default(), engine, spec, || Rc::new(Files))
+    }
+
+    fn start(
+        limits: Limits,
+        engine: EngineChoice,
+        spec: ChainSpec,
+        opener: impl FnOnce() -> Rc<dyn Opener> + Send + 'static,
+    ) -> Served {
         let directory = TempDir::new().unwrap();
         let socket = directory.path().join("nbd");
         let (jobs, mut inbox) = mailbox::<Job>();
         let (ready, is_ready) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            let executor = Executor::new(EngineChoice::Probe).unwrap();
-            let files = MemoryFiles::new();
-            files.put("/a", Arc::new(MemoryStorage::new(options.bytes)));
-            let disk = Disk::new(&executor, Rc::new(files.clone()), BufferPool::new(16 << 20));
-            executor.block_on(disk.open(spec("/a", options.access))).unwrap();
-            let server = Rc::new(Server::new(&disk, options.limits));
+            let executor = Executor::new(engine).unwrap();
+            let disk = Disk::new(&executor, opener(), BufferPool::new(16 << 20));
+            executor.block_on(disk.open(spec)).unwrap();
+            let server = Rc::new(Server::new(&disk, limits));
             server.listen_unix(&socket).unwrap();
-            let world = Rc::new(World { executor: executor.clone(), files, disk, server });
+            let world = Rc::new(World { disk, server });
             ready.send(()).unwrap();
             executor.block_on(async {
                 while let Some(job) = inbox.recv().await {
@@ -96,8 +107,14 @@ impl Served {
             drop(world);
             executor.end_tasks();
         });
-        is_ready.recv().unwrap();
+        is_ready.recv().expect("the disk is opened and served");
         Served { directory, jobs: Some(jobs), thread: Some(thread) }
+    }
+
+    /// Ends the service in order: the images are closed.
+    pub(crate) fn close(self) {
+        self.run(|world| async move { world.disk.close().await }).unwrap();
+        self.run(|world| async move { world.server.close().await });
     }
 
     /// Runs something in the server's thread.
