@@ -10,7 +10,7 @@ use storage_io::Executor;
 
 use crate::{
     claiming::Claiming,
-    jobs::{Jobs, Reclaim, Syncs},
+    jobs::{Jobs, Reclaim},
     owners::OwnerWriter,
     piece::{Owner, Piece},
     registry::Registry,
@@ -24,7 +24,6 @@ pub(crate) struct Chain<F> {
     pub(crate) layers: Vec<F>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) claiming: Rc<Claiming>,
-    pub(crate) syncs: Syncs,
     pub(crate) reclaim: Reclaim,
     pub(crate) jobs: Rc<Jobs>,
     owners: RefCell<OwnerWriter>,
@@ -44,7 +43,6 @@ impl<F: Format + 'static> Chain<F> {
             layers,
             shared,
             claiming: Rc::default(),
-            syncs: Syncs::default(),
             reclaim: Reclaim::default(),
             jobs: Rc::default(),
             owners: RefCell::new(owners),

@@ -137,11 +137,12 @@ impl<F: Format + 'static> Home<F> {
     /// Nothing may be running on the queues, and they keep the files open as long as they exist. What fails is told, and
     /// does not keep the rest from being closed.
     pub async fn close(self) -> Result<()> {
-        drop(self.taking);
-        self.chain.jobs.all_ended().await;
-        let mut result = self.chain.flush_if_writable().await;
-        for format in self.chain.layers.iter().rev() {
-            result = result.and(format.close(&self.chain.executor).await);
+        let Home { chain, taking, .. } = self;
+        drop(taking);
+        chain.jobs.all_ended().await;
+        let mut result = if chain.shared.read_only { Ok(()) } else { chain.flush().await };
+        for format in chain.layers.iter().rev() {
+            result = result.and(format.close(&chain.executor).await);
         }
         result
     }

@@ -17,10 +17,8 @@ impl LayerId {
 /// Who has the bytes of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
-    /// Nobody: no image has room for it, it reads as zeroes.
+    /// Nobody: it reads as zeroes.
     Hole,
-    /// An image says that it reads as zeroes.
-    Zero,
     /// An image holds the bytes, from `offset` of its storage on.
     Data {
         /// Which image.
@@ -84,7 +82,6 @@ pub(crate) fn extents_of(pieces: impl IntoIterator<Item = Piece>) -> Vec<Extent>
     for piece in pieces {
         let kind = match piece.owner {
             Owner::Hole => ExtentKind::Hole,
-            Owner::Zero => ExtentKind::Zero,
             Owner::Data { .. } => ExtentKind::Data,
         };
         match extents.last_mut() {
@@ -124,13 +121,8 @@ mod tests {
 
     #[test]
     fn extents_join_by_kind_alone() {
-        let pieces = [
-            piece(0, 512, data(1, 4096)),
-            piece(512, 512, data(0, 0)),
-            piece(1024, 512, Owner::Hole),
-            piece(1536, 512, Owner::Zero),
-        ];
+        let pieces = [piece(0, 512, data(1, 4096)), piece(512, 512, data(0, 0)), piece(1024, 512, Owner::Hole)];
         let kinds: Vec<_> = extents_of(pieces).iter().map(|extent| (extent.range.length(), extent.kind)).collect();
-        assert_eq!(kinds, [(1024, ExtentKind::Data), (512, ExtentKind::Hole), (512, ExtentKind::Zero)]);
+        assert_eq!(kinds, [(1024, ExtentKind::Data), (512, ExtentKind::Hole)]);
     }
 }

@@ -29,7 +29,7 @@ pub(crate) async fn read_pieces(
     ticket: Option<Rc<Ticket>>,
 ) -> (Buffer, Result<()>) {
     let start = |piece: Piece, mut part: Buffer| match piece.owner {
-        Owner::Hole | Owner::Zero => {
+        Owner::Hole => {
             let length = part.len();
             part.fill(0, length, 0);
             Part::Done(part)

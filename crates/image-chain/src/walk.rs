@@ -3,10 +3,10 @@
 //!
 //! ```text
 //!   range     |-------------------------------------------|
-//!   leaf      |== data ==|           |====|               |
-//!   parent    |     |=========| zero |                    |
-//!   base      |========================|  (a smaller disk ends here)
-//!   pieces    | leaf     |par.| zero |leaf| hole          |
+//!   leaf      |== data ==|             |====|             |
+//!   parent    |     |=======|  zero |                     |
+//!   base      |=====================|  (a smaller disk ends here)
+//!   pieces    | leaf     |p.| hole     |leaf| hole        |
 //! ```
 
 use block_core::{GuestOffset, GuestRange, Result, SECTOR};
@@ -63,7 +63,7 @@ fn owner_of(layer: usize, mapping: Mapping) -> Option<Owner> {
     let layer = LayerId(u16::try_from(layer).expect("the number of layers is checked when home is made"));
     match mapping {
         Mapping::Data { offset } => Some(Owner::Data { layer, offset }),
-        Mapping::Zero => Some(Owner::Zero),
+        Mapping::Zero => Some(Owner::Hole),
         Mapping::Parent => None,
     }
 }

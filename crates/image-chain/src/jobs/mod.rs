@@ -17,7 +17,6 @@ use crate::{
 };
 
 pub(crate) use reclaim::Reclaim;
-pub(crate) use sync::Syncs;
 
 /// How many jobs run, for who waits until none does.
 #[derive(Default)]

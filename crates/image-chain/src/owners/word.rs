@@ -1,9 +1,9 @@
 //! One word says who owns a granule, or a run inside one.
 //!
 //! ```text
-//!   63        48 47                                      3 2   0
+//!   63        48 47                                      2 1   0
 //!  +------------+----------------------------------------+-----+
-//!  |  layer id  |  first sector in that layer's storage  | tag |    tag: unknown | hole | zero | data | mixed
+//!  |  layer id  |  first sector in that layer's storage  | tag |    tag: unknown | hole | data | mixed
 //!  +------------+----------------------------------------+-----+
 //! ```
 
@@ -11,16 +11,15 @@ use block_core::{FileOffset, SECTOR};
 
 use crate::piece::{LayerId, Owner};
 
-const TAG_BITS: u32 = 3;
+const TAG_BITS: u32 = 2;
 const LAYER_SHIFT: u32 = 48;
-/// The first sector that does not fit: 2^45, that is 16 PiB into a file.
+/// The first sector that does not fit: 2^46, that is 32 PiB into a file.
 const SECTORS_END: u64 = 1 << (LAYER_SHIFT - TAG_BITS);
 
 const TAG_UNKNOWN: u64 = 0;
 const TAG_HOLE: u64 = 1;
-const TAG_ZERO: u64 = 2;
-const TAG_DATA: u64 = 3;
-const TAG_MIXED: u64 = 4;
+const TAG_DATA: u64 = 2;
+const TAG_MIXED: u64 = 3;
 
 /// An owner in 64 bits, or the word that there is none to tell here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +44,6 @@ impl Word {
     pub(super) fn of(owner: Owner) -> Option<Word> {
         match owner {
             Owner::Hole => Some(Word(TAG_HOLE)),
-            Owner::Zero => Some(Word(TAG_ZERO)),
             Owner::Data { layer, offset } => {
                 let sector = offset.get() / SECTOR;
                 let fits = offset.is_aligned(SECTOR) && sector < SECTORS_END;
@@ -57,7 +55,6 @@ impl Word {
     pub(super) fn meaning(self) -> Meaning {
         match self.0 & ((1 << TAG_BITS) - 1) {
             TAG_HOLE => Meaning::Whole(Owner::Hole),
-            TAG_ZERO => Meaning::Whole(Owner::Zero),
             TAG_DATA => {
                 let layer = LayerId(u16::try_from(self.0 >> LAYER_SHIFT).expect("sixteen bits are left"));
                 let sector = (self.0 >> TAG_BITS) & (SECTORS_END - 1);
@@ -98,7 +95,6 @@ mod tests {
         let last = FileOffset::new((SECTORS_END - 1) * SECTOR);
         for owner in [
             Owner::Hole,
-            Owner::Zero,
             Owner::Data { layer: LayerId(0), offset: FileOffset::new(0) },
             Owner::Data { layer: LayerId(u16::MAX), offset: last },
         ] {
@@ -118,6 +114,6 @@ mod tests {
         let owner = Owner::Data { layer: LayerId(7), offset: FileOffset::new(4096) };
         let word = Word::of(owner).unwrap();
         assert_eq!(Some(word.advanced(3)), Word::of(owner.advanced(3 * SECTOR)));
-        assert_eq!(Word::of(Owner::Zero).map(|word| word.advanced(3)), Word::of(Owner::Zero));
+        assert_eq!(Word::of(Owner::Hole).map(|word| word.advanced(3)), Word::of(Owner::Hole));
     }
 }

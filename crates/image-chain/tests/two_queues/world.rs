@@ -1,20 +1,15 @@
 //! The world of a simulation: home and two queues, each with an executor of its own, on one thread. A seed decides who
 //! makes the next step.
 
-use std::{
-    cell::RefCell,
-    future::Future,
-    rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-};
+use std::{cell::RefCell, future::Future, rc::Rc, sync::Arc};
 
-use block_core::{Error, ErrorKind, Result};
+use block_core::{FileOffset, FileRange, Result};
 use image_chain::{Home, HomeOptions, Layer, Queue};
 use image_format::ImageKind;
-use storage_io::{Executor, Hold, Limits, MemoryStorage, Pending, SimulatedClock, Storage, StorageOperation, Task};
+use storage_io::{
+    Executor, Fault, FaultRule, FaultScript, FaultyStorage, Hold, Limits, MemoryStorage, OperationKind, Pending,
+    SimulatedClock, Storage, StorageOperation, Task,
+};
 
 use crate::toy::{BLOCK, TABLE_BYTES, Toy};
 
@@ -23,6 +18,8 @@ pub(crate) const BLOCKS: usize = 6;
 pub(crate) const BASE_BLOCKS: usize = 4;
 /// Rooms in a file: a few more than blocks, since freed room waits for its fence.
 const ROOMS: usize = BLOCKS + 8;
+
+const EIO: i32 = 5;
 
 /// A small generator, so that a failing seed can be run again.
 pub(crate) struct Random(u64);
@@ -40,25 +37,20 @@ impl Random {
     }
 }
 
-/// A storage with some very slow reads and writes, whose n-th write of the table fails.
+/// A storage with some very slow reads and writes of data.
 #[derive(Debug)]
-pub(crate) struct Moody {
-    inner: MemoryStorage,
-    countdown: AtomicI64,
-}
+pub(crate) struct Moody(MemoryStorage);
 
 impl Storage for Moody {
     fn submit(&self, executor: &Executor, operation: StorageOperation, hold: Option<Hold>) -> Pending {
-        let is_table = matches!(&operation, StorageOperation::Write { offset, .. } if offset.get() < TABLE_BYTES);
-        if is_table && self.countdown.fetch_sub(1, Ordering::Relaxed) == 0 {
-            return Pending::ready(operation, Err(Error::new(ErrorKind::Io, "the table cannot be written")));
+        let moves_data = matches!(
+            &operation,
+            StorageOperation::Read { offset, .. } | StorageOperation::Write { offset, .. } if offset.get() >= TABLE_BYTES
+        );
+        if !moves_data || !executor.random().is_multiple_of(4) {
+            return self.0.submit(executor, operation, hold);
         }
-        let moves_data = matches!(operation, StorageOperation::Read { .. } | StorageOperation::Write { .. });
-        let is_slow = moves_data && !is_table && executor.random().is_multiple_of(4);
-        if !is_slow {
-            return self.inner.submit(executor, operation, hold);
-        }
-        let (inner, slow) = (self.inner.clone(), executor.clone());
+        let (inner, slow) = (self.0.clone(), executor.clone());
         Pending::spawn(executor, hold, async move {
             for _ in 0..slow.random() % 100 {
                 slow.yield_now().await;
@@ -68,12 +60,24 @@ impl Storage for Moody {
     }
 
     fn length(&self) -> u64 {
-        self.inner.length()
+        self.0.length()
     }
 
     fn limits(&self) -> Limits {
-        self.inner.limits()
+        self.0.limits()
     }
+}
+
+/// The next write of the table fails when `spared` of them have succeeded.
+pub(crate) fn failing_table(spared: u64) -> FaultRule {
+    let table = FileRange::new(FileOffset::new(0), TABLE_BYTES);
+    FaultRule::once_after(spared, Fault::error(EIO)).of(OperationKind::Write).touching(table)
+}
+
+/// The next write of data begins only when it is told to.
+pub(crate) fn hanging_write() -> FaultRule {
+    let rooms = FileRange::new(FileOffset::new(TABLE_BYTES), ROOMS as u64 * BLOCK);
+    FaultRule::once_after(0, Fault::Hang).of(OperationKind::Write).touching(rooms)
 }
 
 /// Three executors and the files that outlive them.
@@ -84,8 +88,8 @@ pub(crate) struct World {
     executors: [Executor; 2],
     leaf: MemoryStorage,
     base: MemoryStorage,
-    /// How many table writes succeed before one fails.
-    pub(crate) table_writes_before_failure: i64,
+    /// What goes wrong with the leaf.
+    pub(crate) faults: FaultScript,
     home: Option<Home<Toy>>,
     pub(crate) queues: Option<[Queue; 2]>,
 }
@@ -102,7 +106,7 @@ impl World {
             executors: [executor(2), executor(3)],
             leaf: file(),
             base: file(),
-            table_writes_before_failure: -1,
+            faults: FaultScript::new(),
             home: None,
             queues: None,
         }
@@ -118,8 +122,7 @@ impl World {
 
     /// Opens the chain: the leaf over its base.
     pub(crate) fn open_chain(&mut self) {
-        let countdown = AtomicI64::new(self.table_writes_before_failure);
-        let leaf = Arc::new(Moody { inner: self.leaf.clone(), countdown });
+        let leaf = Arc::new(FaultyStorage::new(Arc::new(Moody(self.leaf.clone())), self.faults.clone()));
         let base = Arc::new(self.base.clone());
         let executor = self.home_executor.clone();
         let layers = self.run(async move {

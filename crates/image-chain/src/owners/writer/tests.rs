@@ -56,8 +56,7 @@ fn random_range(random: &mut Random, length_max: u64) -> GuestRange {
 
 fn random_owner(random: &mut Random) -> Owner {
     match random.below(6) {
-        0 => Owner::Hole,
-        1 => Owner::Zero,
+        0 | 1 => Owner::Hole,
         layer => {
             let offset = FileOffset::new(random.below(1 << 20) * SECTOR);
             Owner::Data { layer: LayerId(u16::try_from(layer).unwrap()), offset }
