@@ -1,0 +1,151 @@
+//! The life of the process: start in the order that spawners rely on, serve, react to signals, leave nothing behind.
+//!
+//! ```text
+//!   engine works? --> control socket --> log --> statistics, nbdclient --> limits --> "ready" line --> serve
+//!   last detach, SIGINT or SIGTERM --> sockets and statistics removed --> last answer --> end
+//! ```
+//!
+//! Whatever can fail at the start fails before the line that says "ready", with the reason on stderr and its number as
+//! the exit status.
+//!
+//! SIGTERM closes the disks like SIGINT, where the default action would kill the process: storage managers end a
+//! tapdisk with it that they have no use for any more, and an image that was closed needs no recovery. It takes bounded
+//! time; a second signal ends the process at once, as SIGKILL always does.
+
+use std::{
+    env,
+    io::Write,
+    process::{self, ExitCode},
+    rc::Rc,
+};
+
+use block_core::{Result, ResultExt};
+use control_api::{RunDir, errno, make_directory};
+use rustix::process::Signal;
+use storage_io::{EngineChoice, EngineKind, Executor, Signals};
+
+use crate::{
+    arguments::{self, Arguments, ENGINE_VARIABLE, USAGE},
+    background::{self, Process, Starter},
+    control::{Belongings, Control},
+    listener::Listener,
+    log::Log,
+    process_limits,
+    receiver::receive,
+    server::Server,
+    shared_memory::StatisticsDirectory,
+    stale::Turn,
+};
+
+const EINVAL: u8 = 22;
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let (in_foreground, engine) = match arguments::parse(env::args_os().skip(1), env::var_os(ENGINE_VARIABLE)) {
+        Some(Arguments::Run { in_foreground, engine }) => (in_foreground, engine),
+        Some(Arguments::Help) => return usage(ExitCode::SUCCESS),
+        None => return usage(ExitCode::from(EINVAL)),
+    };
+    // Before going to the background, which moves to another directory.
+    let run = RunDir::from_environment();
+    let process = if in_foreground { Ok(background::stay()) } else { background::leave() };
+    let ended = process.and_then(|process| match process {
+        Process::Daemon(starter) => serve(run, engine, starter),
+        Process::Started(status) => Ok(status),
+    });
+    ended.unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr(), "tapdisk: {error}");
+        u8::try_from(errno(&error)).map_or(ExitCode::FAILURE, ExitCode::from)
+    })
+}
+
+fn usage(status: ExitCode) -> ExitCode {
+    let _ = std::io::stderr().write_all(USAGE.as_bytes());
+    status
+}
+
+fn serve(run: RunDir, engine: EngineChoice, starter: Starter) -> Result<ExitCode> {
+    let pid = process::id();
+    let signals = [Signal::HUP, Signal::USR1, Signal::USR2, Signal::INT, Signal::TERM, Signal::XFSZ];
+    let signals = Signals::take(&signals)?;
+    let found = try_engine(engine)?;
+    // Sockets only: disks have executors of their own.
+    let executor = Executor::new(EngineChoice::Inline)?;
+    make_directory(run.path(), 0o755).context(run.path().display())?;
+    let (listener, cleaned) = control_socket(&run, pid)?;
+    let log = Log::start(run.log_file(pid), pid).context("log")?;
+    log_panics(&log);
+    if !cleaned.is_empty() {
+        log.info(format!("removed what dead processes had left: {cleaned:?}"));
+    }
+    let statistics = StatisticsDirectory::create(run.shared_memory(pid))?;
+    let control = Control::new(&executor, run, pid, engine, log.clone());
+    let server = Server::new(&executor, control.clone());
+    let descriptors = Listener::bind(control.run.nbd_client_socket(pid))?;
+    let keeper = control.clone();
+    let receiver = receive(&executor, descriptors, move |name, descriptor| keeper.keep_descriptor(&name, descriptor));
+    control.own(Belongings { _listeners: vec![server.listen(listener), receiver], _statistics: statistics });
+    process_limits::raise().iter().for_each(|refused| log.info(refused));
+    log.info(format!("ready, engine {found:?}"));
+    starter.tell(&control.run.control_socket(pid).display().to_string())?;
+    let _signals = executor.spawn(react(signals, executor.clone(), control.clone()));
+    executor.block_on(async {
+        control.ended().await;
+        server.finish().await;
+    });
+    log.finish();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether there is any way to do I/O here; which one each disk gets is found out when it is attached.
+fn try_engine(engine: EngineChoice) -> Result<EngineKind> {
+    Ok(Executor::new(engine).context("no engine for I/O")?.engine())
+}
+
+/// Removes what the dead have left, and listens.
+fn control_socket(run: &RunDir, pid: u32) -> Result<(Listener, Vec<u32>)> {
+    let turn = Turn::wait(run).context(run.path().display())?;
+    let cleaned = turn.clean(run, pid);
+    Ok((Listener::bind(run.control_socket(pid))?, cleaned))
+}
+
+/// A daemon that ends by a mistake of ours has nobody else to tell.
+fn log_panics(log: &Log) {
+    let (log, usual) = (log.clone(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        log.last_words(&format!("{panic}"));
+        usual(panic);
+    }));
+}
+
+async fn react(signals: Signals, executor: Executor, control: Rc<Control>) {
+    let mut is_ending = false;
+    while let Ok(signal) = signals.next(&executor).await {
+        match signal {
+            Signal::HUP => control.log.reopen(),
+            Signal::USR1 => control.dump(),
+            Signal::INT | Signal::TERM if is_ending => abandon(&control),
+            Signal::INT | Signal::TERM => {
+                is_ending = true;
+                control.log.info(format!("{signal:?}: closing all disks"));
+                let (closing, control) = (control.clone(), control.clone());
+                let end = async move {
+                    if !closing.close_all().await {
+                        abandon(&control);
+                    }
+                };
+                executor.spawn(end).detach();
+            }
+            // No ring to poll; and a file that is too large is an error of the write, not of the process.
+            _ => {}
+        }
+    }
+}
+
+/// Ends at once: storage hangs, or somebody insists. Images are left as they are.
+fn abandon(control: &Control) -> ! {
+    control.abandon();
+    control.log.error("ended without closing all disks");
+    control.log.finish();
+    process::exit(1)
+}

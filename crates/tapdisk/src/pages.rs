@@ -1,0 +1,83 @@
+//! The statistics of one disk in shared memory: which pages are there, and when.
+//!
+//! | page | from | to |
+//! | --- | --- | --- |
+//! | `vdi-<minor>` | open, resume | pause, close |
+//! | `nbd-<minor>`, `nbd-old-<minor>` | open | close |
+
+use std::{cell::RefCell, path::PathBuf, rc::Rc, time::Duration};
+
+use block_core::Result;
+use control_api::Minor;
+use storage_io::Task;
+use virtual_disk::Disk;
+
+use crate::shared_memory::StatisticsFile;
+
+/// How old they may be.
+const AGE_MAX: Duration = Duration::from_secs(1);
+
+/// The pages of one disk.
+pub(crate) struct Pages {
+    directory: PathBuf,
+    minor: Minor,
+    files: Rc<RefCell<Files>>,
+    writer: RefCell<Option<Task<()>>>,
+}
+
+#[derive(Default)]
+struct Files {
+    vdi: Option<StatisticsFile>,
+    nbd: Option<StatisticsFile>,
+    /// Whoever connects there is counted with the others; the page is for those who expect it.
+    _nbd_old: Option<StatisticsFile>,
+}
+
+impl Pages {
+    /// Pages in this directory, none of which are there yet.
+    pub(crate) fn new(directory: PathBuf, minor: Minor) -> Pages {
+        Pages { directory, minor, files: Rc::default(), writer: RefCell::default() }
+    }
+
+    /// Makes all pages, and keeps them up to date.
+    pub(crate) fn open(&self, disk: &Disk) -> Result<()> {
+        let [vdi, nbd, nbd_old] = ["vdi", "nbd", "nbd-old"].map(|name| self.create(name).map(Some));
+        *self.files.borrow_mut() = Files { vdi: vdi?, nbd: nbd?, _nbd_old: nbd_old? };
+        let writer = disk.executor().spawn(write(disk.clone(), self.files.clone()));
+        self.writer.replace(Some(writer));
+        Ok(())
+    }
+
+    /// The images are closed.
+    pub(crate) fn pause(&self) {
+        self.files.borrow_mut().vdi = None;
+    }
+
+    /// The images are open again.
+    pub(crate) fn resume(&self) -> Result<()> {
+        self.files.borrow_mut().vdi = Some(self.create("vdi")?);
+        Ok(())
+    }
+
+    /// Removes all pages.
+    pub(crate) fn close(&self) {
+        self.writer.take();
+        self.files.take();
+    }
+
+    fn create(&self, name: &str) -> Result<StatisticsFile> {
+        StatisticsFile::create(self.directory.join(format!("{name}-{}", self.minor)))
+    }
+}
+
+async fn write(disk: Disk, files: Rc<RefCell<Files>>) {
+    let status = disk.status();
+    loop {
+        {
+            // As long as blocks come in by NBD alone, what the disk has done is what NBD clients have asked.
+            let Files { vdi, nbd, .. } = &mut *files.borrow_mut();
+            vdi.iter_mut().chain(nbd).for_each(|page| page.update(status.counters()));
+        }
+        disk.executor().sleep(AGE_MAX).await;
+    }
+}

@@ -1,0 +1,20 @@
+//! tapdisk and tap-ctl as storage managers meet them: programs, sockets and files. One file, one behaviour.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
+mod cycles;
+mod descriptors;
+mod destroy;
+mod errors_of_open;
+mod held_marker;
+mod host;
+mod hostile_clients;
+mod life_of_a_disk;
+mod list_of_many_disks;
+mod pause;
+mod rings;
+mod signals;
+mod split_requests;
+mod stale_files;
+mod start;
+mod statistics;
