@@ -566,7 +566,9 @@ impl Executor {
     }
 
     pub(crate) fn poll_operation(&self, key: Key, cx: &mut Context<'_>) -> Option<Completion> {
-        self.0.reactor.borrow_mut().poll(key, cx)
+        let answer = self.0.reactor.borrow_mut().poll(key, cx);
+        // The hold's own drop may call the executor.
+        answer.map(|(completion, _hold)| completion)
     }
 
     pub(crate) fn abandon(&self, key: Key) {

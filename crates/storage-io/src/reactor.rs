@@ -33,7 +33,7 @@ struct Entry {
     work: Work,
     waiter: Waiter,
     /// Kept until the work ends, whoever still waits.
-    _hold: Option<Hold>,
+    hold: Option<Hold>,
 }
 
 enum Work {
@@ -84,7 +84,7 @@ impl Reactor {
         hold: Option<Hold>,
     ) -> Key {
         let work = Work::Operation { kind, file, buffer, vectors: Vec::new(), done: 0 };
-        let key = self.entries.insert(Entry { work, waiter: Waiter::None, _hold: hold });
+        let key = self.entries.insert(Entry { work, waiter: Waiter::None, hold });
         self.issue(key);
         key
     }
@@ -108,7 +108,7 @@ impl Reactor {
 
     /// Runs a job on a worker thread.
     pub(crate) fn job(&mut self, job: Job, hold: Option<Hold>) -> Key {
-        let key = self.entries.insert(Entry { work: Work::Job, waiter: Waiter::None, _hold: hold });
+        let key = self.entries.insert(Entry { work: Work::Job, waiter: Waiter::None, hold });
         self.run_job(key, job);
         key
     }
@@ -124,7 +124,7 @@ impl Reactor {
 
     /// Waits for `descriptor` to become ready, once.
     pub(crate) fn watch(&mut self, descriptor: RawFd, interest: Interest) -> Key {
-        let key = self.entries.insert(Entry { work: Work::Watch, waiter: Waiter::None, _hold: None });
+        let key = self.entries.insert(Entry { work: Work::Watch, waiter: Waiter::None, hold: None });
         if let Err(error) = self.engine.watch(key, descriptor, interest) {
             self.complete(key, -error.raw_os_error().unwrap_or(libc::EIO));
         }
@@ -142,11 +142,14 @@ impl Reactor {
         }
     }
 
-    /// The answer, if it is there; otherwise `cx` is woken when it is.
-    pub(crate) fn poll(&mut self, key: Key, cx: &mut Context<'_>) -> Option<Completion> {
+    /// The answer, if it is there; otherwise `cx` is woken when it is. The hold comes with it, to be dropped when the
+    /// reactor is no longer borrowed.
+    pub(crate) fn poll(&mut self, key: Key, cx: &mut Context<'_>) -> Option<(Completion, Option<Hold>)> {
         let entry = &mut self.entries[key];
         if let Waiter::Answered(result) = entry.waiter {
-            return Some(self.entries.remove(key).into_completion(result));
+            let mut entry = self.entries.remove(key);
+            let hold = entry.hold.take();
+            return Some((entry.into_completion(result), hold));
         }
         entry.waiter = Waiter::Task(cx.waker().clone());
         None

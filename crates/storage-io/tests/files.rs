@@ -257,6 +257,29 @@ on_every_engine! {
     }
 }
 
+/// Something that asks the executor a question when it is dropped.
+struct Curious(Executor);
+
+impl Drop for Curious {
+    fn drop(&mut self) {
+        drop(self.0.blocking(|| ()));
+        assert!(self.0.in_flight() <= 1);
+    }
+}
+
+on_every_engine! {
+    fn a_hold_may_call_the_executor_when_it_is_dropped(executor) {
+        let directory = directory();
+        let file = open(executor, &directory.path().join("image"), new_file(true));
+        let hold = || Some(Rc::new(Curious(executor.clone())) as Hold);
+        executor.block_on(file.submit(executor, StorageOperation::Sync, hold())).result.unwrap();
+        drop(file.submit(executor, StorageOperation::Sync, hold()));
+        while executor.in_flight() > 0 {
+            executor.turn(storage_io::Wait::For(std::time::Duration::from_secs(60))).unwrap();
+        }
+    }
+}
+
 const LANES: u64 = 8;
 const LANE: u64 = 128 << 10;
 const OPERATIONS: u64 = 10_000;

@@ -140,7 +140,9 @@ impl Inner {
                 Some(if range == units {
                     (range, Kind::Share)
                 } else if units.end().get() > self.length() {
-                    (to_infinity(units.start()), Kind::Claim)
+                    // Nobody else may move the end meanwhile, wherever it is.
+                    let end = FileOffset::new(self.length()).align_down(self.unit);
+                    (to_infinity(units.start().min(end)), Kind::Claim)
                 } else {
                     (units, Kind::Claim)
                 })
