@@ -72,7 +72,7 @@ impl OpenedVhd {
         let end_footer = place.filter(|_| at_end.is_ok());
         let footer = if demands.copy_only { at_start } else { choose_footer(at_start, at_end) }?;
         let header = match footer.header_offset() {
-            Some(offset) => Some(read_header(executor, &storage, offset).await.context("header")?),
+            Some(offset) => Some(read_header(executor, &storage, offset, &head).await.context("header")?),
             None => None,
         };
         Ok(OpenedVhd { storage, path: path.to_path_buf(), footer, end_footer, header, head })
@@ -128,8 +128,7 @@ impl OpenedVhd {
 
     /// Bytes of the image, from what has been read already if they are there.
     pub(super) async fn bytes(&self, executor: &Executor, range: FileRange) -> Result<Vec<u8>> {
-        let known = usize::try_from(range.start().get()).ok().zip(usize::try_from(range.end().get()).ok());
-        match known.and_then(|(start, end)| self.head.get(start..end)) {
+        match part_of(&self.head, range) {
             Some(bytes) => Ok(bytes.to_vec()),
             None => read_bytes(executor, &self.storage, range).await,
         }
@@ -147,9 +146,23 @@ fn end_footer_place(length: u64) -> Option<FileOffset> {
     if end.is_multiple_of(SECTOR) { end.checked_sub(footer_bytes).map(FileOffset::new) } else { None }
 }
 
-async fn read_header(executor: &Executor, storage: &Arc<dyn Storage>, offset: FileOffset) -> Result<Header> {
+/// A range of the bytes at the start of an image, if it is in them.
+fn part_of(head: &[u8], range: FileRange) -> Option<&[u8]> {
+    head.get(usize::try_from(range.start().get()).ok()?..usize::try_from(range.end().get()).ok()?)
+}
+
+async fn read_header(
+    executor: &Executor,
+    storage: &Arc<dyn Storage>,
+    offset: FileOffset,
+    head: &[u8],
+) -> Result<Header> {
     let range = FileRange::checked(offset.get(), HEADER_BYTES as u64).filter(|range| range.is_aligned(SECTOR));
     let range = range.ok_or_else(|| Error::new(ErrorKind::Corrupt, "invalid data offset"))?;
+    let known = part_of(head, range).map(|bytes| UncheckedHeader::parse(bytes).and_then(UncheckedHeader::check));
+    if let Some(Ok(header)) = known {
+        return Ok(header);
+    }
     let mut attempt = 1;
     loop {
         let header = UncheckedHeader::parse(&read_bytes(executor, storage, range).await?)?;

@@ -93,7 +93,8 @@ fn headers_that_are_broken() {
     place.make("create -n sum -s 2");
     place.patch("sum", 512 + 800, &[1]);
     assert_eq!(refusals(&place, "sum"), (22, "sum: header: invalid checksum".to_owned()));
-    let stories: [(&str, fn(&mut Vec<u8>), &str); 4] = [
+    type Story = (&'static str, fn(&mut Vec<u8>), &'static str);
+    let stories: [Story; 4] = [
         ("cookie", |header| header[0] = b'x', "invalid cookie"),
         ("version", |header| header[26] = 9, "invalid header version"),
         ("table", |header| header[23] = 1, "invalid table offset"),

@@ -1,5 +1,7 @@
 //! `vhd-util` as storage managers call it: what it prints, byte for byte, how it ends, and what it leaves on disk.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod bad_input;
 mod command_line;
 mod create;
