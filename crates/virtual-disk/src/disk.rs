@@ -347,6 +347,7 @@ impl Inner {
     /// Notes what a job waits for from now on.
     fn at_step(&self, step: &'static str) {
         self.step.set(step);
+        self.status.set_step(step);
         self.changed.notify();
     }
 

@@ -47,6 +47,7 @@ struct Published {
     geometry: Option<Geometry>,
     image: Option<ImageName>,
     chain: Option<ChainStatistics>,
+    step: &'static str,
     trouble: Option<Error>,
 }
 
@@ -94,6 +95,13 @@ impl Status {
         self.published().chain.as_ref().map(ChainStatistics::layers).unwrap_or_default()
     }
 
+    /// What is being done, or waited for, in words for people; nothing in a state that lasts.
+    pub fn step(&self) -> Option<&'static str> {
+        use DiskState::*;
+        let is_passing = matches!(self.state(), Opening | Pausing | Resuming | Closing | Stuck);
+        Some(self.published().step).filter(|step| is_passing && !step.is_empty())
+    }
+
     /// Why the disk is where it is, if something went wrong: why it could not be resumed, or what it is stuck in.
     pub fn trouble(&self) -> Option<Error> {
         self.published().trouble.clone()
@@ -117,6 +125,10 @@ impl Status {
 
     pub(crate) fn set_chain(&self, chain: Option<ChainStatistics>) {
         self.published().chain = chain;
+    }
+
+    pub(crate) fn set_step(&self, step: &'static str) {
+        self.published().step = step;
     }
 
     pub(crate) fn set_trouble(&self, trouble: Option<Error>) {

@@ -85,8 +85,10 @@ fn pausing_waits_for_what_runs() {
     });
     host.settle();
     assert_eq!((host.disk.status().state(), script.answered()), (DiskState::Pausing, 0));
+    assert_eq!(host.disk.status().step(), Some("waiting for requests to end"));
     host.tap.open();
     host.executor.block_on(pausing).unwrap();
+    assert_eq!(host.disk.status().step(), None);
     assert!(matches!(script.answer(write), Some(Outcome::Done)));
 }
 
