@@ -24,25 +24,43 @@ const CONNECTIONS: u64 = 4;
 /// A connection owns runs of this many bytes.
 const SHARE: u64 = 1 << 20;
 const REQUEST_BYTES_MAX: u64 = 256 << 10;
+/// Bytes of one request while a disk is copied.
+const COPY_BYTES: usize = 1 << 20;
 /// Rest between two pauses.
 const PAUSE_EVERY: Duration = Duration::from_millis(250);
 
-/// Writes the whole disk, flushes. Bytes per second.
-pub(super) fn copy_in(served: &Served<'_>, bytes: &[u8]) -> Result<u64> {
+/// What copying a disk took.
+pub(super) struct Copied {
+    bytes: u64,
+    time: Duration,
+}
+
+impl Copied {
+    pub(super) fn describe(&self) -> String {
+        let rate = self.bytes as f64 / self.time.as_secs_f64().max(0.001) / f64::from(1 << 20);
+        format!(
+            "base.vhd, {} written and flushed through tapdisk and NBD ({rate:.0} MiB/s)",
+            size::describe(self.bytes)
+        )
+    }
+}
+
+/// Writes what is not zero of a new disk, and flushes.
+pub(super) fn copy_in(served: &Served<'_>, bytes: &[u8]) -> Result<Copied> {
     let mut nbd = Nbd::connect_unix(&served.socket(), "")?;
     let started = Instant::now();
-    let mut offset = 0;
-    let zeroes = vec![0; to_index(SHARE)];
-    for chunk in bytes.chunks(zeroes.len()) {
+    let zeroes = vec![0; COPY_BYTES];
+    let mut written = 0;
+    for (index, chunk) in bytes.chunks(COPY_BYTES).enumerate() {
         if chunk != &zeroes[..chunk.len()] {
-            nbd.write(offset, chunk)?;
+            nbd.write((index * COPY_BYTES) as u64, chunk)?;
+            written += chunk.len() as u64;
         }
-        offset += chunk.len() as u64;
     }
     nbd.flush()?;
+    let copied = Copied { bytes: written, time: started.elapsed() };
     nbd.disconnect()?;
-    let nanoseconds = started.elapsed().as_nanos().max(1);
-    Ok(u64::try_from(bytes.len() as u128 * 1_000_000_000 / nanoseconds).unwrap_or(u64::MAX))
+    Ok(copied)
 }
 
 /// The work to do.

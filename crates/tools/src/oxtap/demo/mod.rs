@@ -22,11 +22,11 @@ use block_core::{Result, ResultExt};
 
 use self::{
     content::Content,
-    load::Load,
+    load::{Copied, Load},
     place::{Place, Served},
     report::Report,
 };
-use super::{arguments::Demo, size};
+use super::arguments::Demo;
 
 /// The disk: half file system, half playground for the verified I/O.
 const DISK_BYTES: u64 = 256 << 20;
@@ -49,11 +49,7 @@ pub(super) fn run(arguments: &Demo) -> Result<()> {
 fn all_steps(place: &Place, report: &mut Report) -> Result<()> {
     let content =
         report.step("file system", || Content::make(place, FILE_SYSTEM_BYTES, DISK_BYTES), Content::describe)?;
-    report.step(
-        "base image",
-        || make_base(place, &content),
-        |copied| format!("base.vhd written through tapdisk and NBD, {}/s", size::describe(*copied)),
-    )?;
+    report.step("base image", || make_base(place, &content), Copied::describe)?;
     report.step(
         "qemu-img",
         || reader::compare_standalone(place, "base.vhd", content.bytes()),
@@ -77,8 +73,8 @@ fn all_steps(place: &Place, report: &mut Report) -> Result<()> {
     )
 }
 
-/// Makes the base through the programs and the protocol that a storage manager would use. Bytes per second.
-fn make_base(place: &Place, content: &Content) -> Result<u64> {
+/// Makes the base through the programs and the protocol that a storage manager would use.
+fn make_base(place: &Place, content: &Content) -> Result<Copied> {
     let megabytes = (DISK_BYTES >> 20).to_string();
     place.vhd_util(&["create", "-n", "base.vhd", "-s", &megabytes])?;
     let served = Served::start(place, "base.vhd")?;
