@@ -1,0 +1,111 @@
+//! A disk in use: the chain, opened, with its queues.
+
+use std::sync::Arc;
+
+use block_core::{Extent, GuestRange, Operation, Result};
+use image_chain::{Home, HomeOptions, Layer, Queue};
+use image_format::Image;
+use storage_io::{Access, Buffer, Executor, Storage};
+
+use crate::images::Images;
+
+/// An open chain.
+pub struct Disk {
+    home: Home<Image>,
+    queues: Vec<Queue>,
+}
+
+/// What an operation gives back.
+#[derive(Debug)]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// The bytes of a read.
+    Bytes(Vec<u8>),
+    /// What a range consists of.
+    Extents(Vec<Extent>),
+}
+
+impl Disk {
+    /// Opens the images, the leaf for writing through `leaf`, with so many queues.
+    ///
+    /// # Errors
+    /// An image cannot be opened.
+    pub async fn open(
+        executor: &Executor,
+        images: &Images,
+        leaf: Arc<dyn Storage>,
+        options: HomeOptions,
+        queues: usize,
+    ) -> Result<Disk> {
+        let mut layers = Vec::new();
+        for (depth, file) in images.files().iter().rev().enumerate() {
+            let (storage, access): (Arc<dyn Storage>, _) = match depth {
+                0 => (leaf.clone(), Access::Write),
+                _ => (Arc::new(file.storage.clone().with_limits(|limits| limits.read_only = true)), Access::Read),
+            };
+            let format = Image::open(executor, storage, file.kind, &file.path, access).await?;
+            layers.push(Layer { name: file.path.display().to_string(), kind: file.kind, format });
+        }
+        let home = Home::new(executor, layers, options);
+        let queues = (0..queues).map(|_| home.attach().start(executor)).collect();
+        Ok(Disk { home, queues })
+    }
+
+    /// Bytes of the disk.
+    pub fn size(&self) -> u64 {
+        self.home.size()
+    }
+
+    /// One of the queues.
+    pub fn queue(&self, index: u64) -> Queue {
+        let count = self.queues.len() as u64;
+        self.queues[usize::try_from(index % count).expect("a few queues")].clone()
+    }
+
+    /// Ends it; nothing may be running.
+    ///
+    /// # Errors
+    /// What the chain says.
+    pub async fn close(self) -> Result<()> {
+        drop(self.queues);
+        self.home.close().await
+    }
+
+    /// The bytes of a range.
+    ///
+    /// # Errors
+    /// What the chain says.
+    pub async fn read(&self, range: GuestRange) -> Result<Vec<u8>> {
+        match carry_out(&self.queue(0), Operation::Read { range, buffer: zeroed(range) }).await? {
+            Answer::Bytes(bytes) => Ok(bytes),
+            other => unreachable!("a read gives bytes, not {other:?}"),
+        }
+    }
+}
+
+/// A buffer for a range.
+pub(crate) fn zeroed(range: GuestRange) -> Buffer {
+    Buffer::zeroed(usize::try_from(range.length()).expect("ranges of tests fit memory"))
+}
+
+/// Does one operation.
+pub(crate) async fn carry_out(queue: &Queue, operation: Operation<Buffer>) -> Result<Answer> {
+    let done = match operation {
+        Operation::Read { range, buffer } => {
+            let (buffer, result) = queue.read(range, buffer).await;
+            return result.map(|()| Answer::Bytes(buffer.to_vec()));
+        }
+        Operation::Extents { range, first_only } => {
+            return queue.extents(range, first_only).await.map(Answer::Extents);
+        }
+        Operation::Write { range, buffer, durable } => queue.write(range, buffer, durable).await.1,
+        Operation::WriteZeroes { range, may_free, fast_only, durable } => {
+            queue.write_zeroes(range, may_free, fast_only, durable).await
+        }
+        Operation::Discard { range } => queue.discard(range).await,
+        Operation::Cache { range } => queue.cache(range).await,
+        Operation::Flush => queue.flush().await,
+    };
+    done.map(|()| Answer::Done)
+}
