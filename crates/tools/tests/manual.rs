@@ -1,0 +1,42 @@
+//! The manual pages of `oxtap` say what its help says: both come from one definition.
+
+use std::{fs, path::Path};
+
+use clap::CommandFactory;
+use clap_mangen::Man;
+use tools::oxtap::arguments::Arguments;
+
+/// `OXTAP_WRITE_MANUAL=1 cargo test -p tools --test manual` writes the pages anew.
+#[test]
+fn the_manual_pages_of_oxtap_are_those_of_its_arguments() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/man");
+    for (name, page) in pages() {
+        let path = directory.join(&name);
+        if std::env::var_os("OXTAP_WRITE_MANUAL").is_some() {
+            fs::write(&path, &page).unwrap();
+        }
+        let stored = fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(
+            stored, page,
+            "docs/man/{name} is not current: OXTAP_WRITE_MANUAL=1 cargo test -p tools --test manual"
+        );
+    }
+}
+
+/// `oxtap.1`, and one page for each command.
+fn pages() -> Vec<(String, String)> {
+    let mut command = Arguments::command().disable_help_subcommand(true);
+    command.build();
+    let own = ("oxtap.1".to_owned(), render(command.clone()));
+    let commands = command.get_subcommands().map(|subcommand| {
+        let name = subcommand.get_display_name().expect("a command that was built has its whole name");
+        (format!("{name}.1"), render(subcommand.clone()))
+    });
+    std::iter::once(own).chain(commands).collect()
+}
+
+fn render(command: clap::Command) -> String {
+    let mut page = Vec::new();
+    Man::new(command).render(&mut page).unwrap();
+    String::from_utf8(page).unwrap()
+}
