@@ -4,7 +4,7 @@
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use block_core::{FileOffset, GuestRange, Result};
-use image_format::Format;
+use image_format::{Format, Lookup, Mapping};
 use slab::Slab;
 use storage_io::Executor;
 
@@ -89,33 +89,44 @@ impl<F: Format + 'static> Chain<F> {
         let walked = self.walks.borrow_mut().remove(walking);
         let pieces = pieces?;
         if !walked.is_stale {
-            self.owners.borrow_mut().store(unit, &pieces);
+            let runs = pieces.iter().map(|piece| (piece.range.start(), Some(piece.owner)));
+            self.owners.borrow_mut().store(unit, runs);
         }
         Ok(pieces)
     }
 
-    /// Fills the owner map where it does not know `range` yet, so that the next write may be done in place by its queue.
-    /// A failure is not told: whoever needs the answer asks again.
-    pub(crate) async fn learn_what_is_unknown(&self, range: GuestRange) {
-        if !self.owners.borrow().has_room() {
-            return;
-        }
+    /// `range` is in the leaf at `offset`, and the tables say so.
+    pub(crate) fn is_now_at(&self, range: GuestRange, offset: FileOffset) {
+        self.outdate_walks(range);
+        self.owners.borrow_mut().overlay(range, Owner::Data { layer: self.shared.leaf(), offset });
         let mut rest = range;
         while !rest.is_empty() {
             let unit = self.shared.owners.unit_at(rest.start());
-            let known = self.owners.borrow().knows(unit.start());
-            let being_learned = self.walks.borrow().iter().any(|(_, walking)| walking.range == unit);
-            if !known && !being_learned && self.learn(unit).await.is_err() {
-                return;
-            }
+            self.note_leaf(unit);
             rest = rest.split_at(unit.end() - rest.start()).1;
         }
     }
 
-    /// `range` was committed: it is in the leaf at `offset`.
-    pub(crate) fn is_now_at(&self, range: GuestRange, offset: FileOffset) {
-        self.outdate_walks(range);
-        self.owners.borrow_mut().overlay(range, Owner::Data { layer: self.shared.leaf(), offset });
+    /// Remembers what the leaf has of a unit that is unknown so far, so that its next write may be done in place by its
+    /// queue. No table is loaded and no parent is asked: what the leaf does not have stays unknown.
+    fn note_leaf(&self, unit: GuestRange) {
+        let mut owners = self.owners.borrow_mut();
+        if !owners.has_room() || owners.knows(unit.start()) {
+            return;
+        }
+        let mut runs = Vec::new();
+        let mut rest = unit;
+        while !rest.is_empty() {
+            let Lookup::Found(extent) = self.leaf().map(rest) else { return };
+            let owner = match extent.mapping {
+                Mapping::Data { offset } => Some(Owner::Data { layer: self.shared.leaf(), offset }),
+                Mapping::Zero => Some(Owner::Hole),
+                Mapping::Parent => None,
+            };
+            runs.push((extent.range.start(), owner));
+            rest = rest.split_at(extent.range.length()).1;
+        }
+        owners.store(unit, runs);
     }
 
     /// What was known about `range` is no longer so.

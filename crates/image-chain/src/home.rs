@@ -79,7 +79,7 @@ impl<F: Format + 'static> Home<F> {
             storages: layers.iter().map(|layer| layer.format.storage().clone()).collect(),
             leaf_limits,
             statistics,
-            tables: TableClock::default(),
+            tables: TableClock::new(),
         });
         let formats = layers.into_iter().map(|layer| layer.format).collect();
         let chain = Chain::new(executor, formats, shared, owners);
@@ -127,10 +127,12 @@ impl<F: Format + 'static> Home<F> {
 
     /// Makes what any queue has answered durable.
     pub async fn flush(&self) -> Result<()> {
+        if self.is_read_only() {
+            return Ok(());
+        }
         let (to, answer) = storage_io::reply();
         self.chain.take(ToHome::Flush { reply: to });
-        let gone = || Error::new(ErrorKind::Closed, "the executor ended before the flush");
-        if self.is_read_only() { Ok(()) } else { answer.await.ok_or_else(gone)? }
+        answer.await.ok_or_else(|| Error::new(ErrorKind::Closed, "the executor ended before the flush"))?
     }
 
     /// Ends the chain: waits for its jobs, flushes, leaves the leaf as a reader expects it, lets go of files and lock.

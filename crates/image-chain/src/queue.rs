@@ -11,7 +11,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use block_core::{Error, ErrorKind, Extent, GuestRange, Result, SECTOR};
-use storage_io::{Buffer, Executor, Receiver, ReplyTo, Sender, StorageKind, reply};
+use storage_io::{Buffer, Executor, Receiver, ReplyTo, Sender, reply};
 
 use crate::{
     claims::ClaimId,
@@ -173,11 +173,9 @@ impl Queue {
     /// On a device or a network file system a sequential overwrite stays sequential if the gap between two blocks of the
     /// file is rewritten with them; only home knows what is in the gap.
     fn may_have_lead(&self, range: GuestRange) -> bool {
-        let kind = self.0.shared.leaf_limits.kind;
-        let wanted = matches!(kind, StorageKind::BlockDevice | StorageKind::NetworkFile);
         let granule = self.0.shared.granule;
         let next_start = range.start().get().next_multiple_of(granule);
-        wanted && next_start < range.end().get()
+        self.0.shared.likes_long_runs() && next_start < range.end().get()
     }
 
     /// Makes every write that was answered before, by any queue, survive a loss of power.

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use image_format::ImageKind;
-use storage_io::{Limits, Storage};
+use storage_io::{Limits, Storage, StorageKind};
 
 use crate::{
     owners::OwnerMap,
@@ -37,7 +37,12 @@ impl Shared {
         &self.storages[layer.index()]
     }
 
-    /// Where `piece` is in the leaf, if it is there.
+    /// Whether one long write is worth more than a few bytes less to write: on devices and network file systems.
+    pub(crate) fn likes_long_runs(&self) -> bool {
+        matches!(self.leaf_limits.kind, StorageKind::BlockDevice | StorageKind::NetworkFile)
+    }
+
+    /// Whether `piece` has a place in the leaf.
     pub(crate) fn is_in_leaf(&self, piece: &Piece) -> bool {
         matches!(piece.owner, Owner::Data { layer, .. } if layer == self.leaf())
     }
@@ -45,13 +50,19 @@ impl Shared {
 
 /// Whether the leaf's tables have changed since they were last made durable. A durable write in place needs its tables
 /// durable as well as its data.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct TableClock {
     changes: AtomicU64,
     durable: AtomicU64,
 }
 
 impl TableClock {
+    /// The clock of a chain that was just opened: whoever had it before may have been killed between a change and a
+    /// sync.
+    pub(crate) fn new() -> TableClock {
+        TableClock { changes: AtomicU64::new(1), durable: AtomicU64::new(0) }
+    }
+
     /// A change is about to become visible.
     pub(crate) fn changed(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
@@ -110,8 +121,8 @@ pub struct ChainStatistics(Arc<Counters>);
 struct Counters {
     /// Base first.
     layers: Vec<LayerCounters>,
-    leads_written: AtomicU64,
-    leads_skipped: AtomicU64,
+    gaps_written: AtomicU64,
+    gaps_skipped: AtomicU64,
 }
 
 impl ChainStatistics {
@@ -120,11 +131,7 @@ impl ChainStatistics {
             .into_iter()
             .map(|(name, kind)| LayerCounters { name, kind, hits: Default::default(), fails: Default::default() })
             .collect();
-        ChainStatistics(Arc::new(Counters {
-            layers,
-            leads_written: AtomicU64::new(0),
-            leads_skipped: AtomicU64::new(0),
-        }))
+        ChainStatistics(Arc::new(Counters { layers, gaps_written: AtomicU64::new(0), gaps_skipped: AtomicU64::new(0) }))
     }
 
     /// The images' counters, leaf first.
@@ -142,7 +149,7 @@ impl ChainStatistics {
     /// Gaps between blocks that were written with the data behind them to keep a sequential write sequential, and those
     /// that were skipped over.
     pub fn gaps(&self) -> [u64; 2] {
-        [&self.0.leads_written, &self.0.leads_skipped].map(|counter| counter.load(Ordering::Relaxed))
+        [&self.0.gaps_written, &self.0.gaps_skipped].map(|counter| counter.load(Ordering::Relaxed))
     }
 
     pub(crate) fn count(&self, layer: LayerId, direction: Direction, bytes: u64, succeeded: bool) {
@@ -154,8 +161,8 @@ impl ChainStatistics {
         }
     }
 
-    pub(crate) fn count_lead(&self, written: bool) {
-        let counter = if written { &self.0.leads_written } else { &self.0.leads_skipped };
+    pub(crate) fn count_gap(&self, written: bool) {
+        let counter = if written { &self.0.gaps_written } else { &self.0.gaps_skipped };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -23,6 +23,8 @@ use crate::{chain::Chain, messages::Clear, piece::Owner, transfer::bytes, walk::
 
 /// Granules of one request that are worked on at a time.
 const GRANULES_AT_ONCE: usize = 64;
+/// Bytes that are claimed at a time: writes to the rest of a long range go on meanwhile.
+const CLAIM_BYTES_MAX: u64 = 1 << 30;
 
 /// What is left to do for a granule once its tables have been asked.
 #[derive(Default)]
@@ -67,6 +69,13 @@ impl<F: Format + 'static> Chain<F> {
     }
 
     async fn clear(self: &Rc<Self>, range: GuestRange, clear: Clear) -> Result<()> {
+        for part in range.granules(CLAIM_BYTES_MAX.max(self.leaf().granule())) {
+            self.clear_claimed(part, clear).await?;
+        }
+        Ok(())
+    }
+
+    async fn clear_claimed(self: &Rc<Self>, range: GuestRange, clear: Clear) -> Result<()> {
         let _claim = self.claiming.claim(range).await;
         let parts = stream::iter(range.granules(self.leaf().granule()));
         let works = parts.map(|part| self.clear_tables(part, clear)).buffered(GRANULES_AT_ONCE);
@@ -85,7 +94,7 @@ impl<F: Format + 'static> Chain<F> {
     /// Frees the granule if it may go as a whole; otherwise finds what must be emptied in place.
     async fn clear_tables(self: &Rc<Self>, part: GuestRange, clear: Clear) -> Result<Work> {
         let extents = self.leaf_extents(part).await?;
-        let is_in_leaf = extents.iter().any(|(_, mapping)| *mapping != Mapping::Parent);
+        let is_in_leaf = extents.iter().any(|(_, mapping)| matches!(mapping, Mapping::Data { .. }));
         let may_free = !matches!(clear, Clear::Zero { may_free: false, .. });
         if is_in_leaf
             && may_free

@@ -70,7 +70,6 @@ impl<F: Format + 'static> Chain<F> {
                 ToHome::Resolve { range, reply } => _ = reply.answer(chain.resolve(range).await),
                 ToHome::Write { range, buffer, durable, reply } => {
                     _ = reply.answer(chain.write(range, buffer, durable).await);
-                    chain.learn_what_is_unknown(range.align_out(block_core::SECTOR)).await;
                 }
                 ToHome::Clear { range, clear: Clear::Discard, reply } => {
                     _ = reply.answer(chain.discard(range).await);

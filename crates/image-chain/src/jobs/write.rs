@@ -11,9 +11,9 @@
 
 use std::rc::Rc;
 
-use block_core::{GuestOffset, GuestRange, Result, SECTOR};
+use block_core::{FileOffset, GuestOffset, GuestRange, Result, SECTOR};
 use futures_util::future::join_all;
-use image_format::{Format, Lookup, Mapping, WritePlan};
+use image_format::{Format, Lookup, MappedExtent, Mapping, WritePlan};
 use storage_io::Buffer;
 
 use crate::{
@@ -118,6 +118,18 @@ impl<F: Format + 'static> Chain<F> {
         true
     }
 
+    /// Whether a sequential overwrite that comes to `start` at `offset` skips bytes of a file that likes long runs.
+    fn is_behind_gap(&self, start: GuestOffset, offset: FileOffset) -> bool {
+        if start.get() == 0 || !start.is_aligned(self.leaf().granule()) || !self.shared.likes_long_runs() {
+            return false;
+        }
+        let before = GuestRange::new(GuestOffset::new(start.get() - SECTOR), SECTOR);
+        match self.leaf().map(before) {
+            Lookup::Found(MappedExtent { mapping: Mapping::Data { offset: last }, .. }) => last + SECTOR != offset,
+            _ => false,
+        }
+    }
+
     /// Cuts the buffer into the plans' parts, each with its lead in front.
     fn place(
         &self,
@@ -130,8 +142,8 @@ impl<F: Format + 'static> Chain<F> {
         let mut written = Vec::with_capacity(plans.len());
         for ((mut plan, range), in_place) in plans.into_iter().zip(parts).zip(in_place) {
             let lead = plan.lead.take();
-            if *in_place && range.start().is_aligned(self.leaf().granule()) {
-                self.shared.statistics.count_lead(lead.is_some());
+            if lead.is_some() || *in_place && self.is_behind_gap(range.start(), plan.offset) {
+                self.shared.statistics.count_gap(lead.is_some());
             }
             segments.extend(lead.map(|(offset, bytes)| Segment { offset, bytes, is_lead: true }));
             let rest = buffer.split_off(bytes(*range));
@@ -147,11 +159,10 @@ impl<F: Format + 'static> Chain<F> {
         let Written { plan, range, in_place } = written;
         let offset = plan.offset;
         let committed = self.leaf().commit(&self.executor, plan).await;
-        if in_place {
-            return committed;
+        if !in_place {
+            // Before the place is visible: who writes there durably must know that its table may not be durable yet.
+            self.shared.tables.changed();
         }
-        // Before the place is visible: who writes there durably must know that its table may not be durable yet.
-        self.shared.tables.changed();
         match committed {
             Ok(()) => self.is_now_at(range, offset),
             // The tables may say either; the next walk tells.

@@ -12,8 +12,8 @@
 //!   +------+
 //! ```
 //!
-//! It is a cache, never the truth: any page may go at any time, `unknown` means "ask home", and the chain gives the same
-//! bytes with a map of zero bytes. [`OwnerMap`] is the readers' side; [`OwnerWriter`] is the one writer's, held by home,
+//! It is a cache, never the truth: any page may go at any time, `unknown` (for a granule, or for a run of a mixed one)
+//! means "ask home", and the chain gives the same bytes with a map of zero bytes. [`OwnerMap`] is the readers' side; [`OwnerWriter`] is the one writer's, held by home,
 //! which keeps the byte bound by giving up pages that nobody has used lately.
 
 mod page;

@@ -53,12 +53,12 @@ impl OwnerWriter {
         self.map.page(page).is_some_and(|page| page.word(slot) != Word::UNKNOWN)
     }
 
-    /// Remembers what a walk found: `pieces` cover one unit from its start to its end.
-    pub(crate) fn store(&mut self, unit: GuestRange, pieces: &[Piece]) {
+    /// Remembers a unit: where its runs start, from its own start on, and who owns them, if that is known.
+    pub(crate) fn store(&mut self, unit: GuestRange, runs: impl IntoIterator<Item = (GuestOffset, Option<Owner>)>) {
         let mut builder = RunBuilder::default();
-        for piece in pieces {
-            let Some(word) = Word::of(piece.owner) else { return self.forget(unit) };
-            builder.push(Run { start: sectors(piece.range.start() - unit.start()), word });
+        for (start, owner) in runs {
+            let word = owner.and_then(Word::of).unwrap_or(Word::UNKNOWN);
+            builder.push(Run { start: sectors(start - unit.start()), word });
         }
         let (word, runs) = builder.finish();
         self.set(unit, word, runs);
@@ -77,11 +77,11 @@ impl OwnerWriter {
 
     fn overlay_unit(&mut self, unit: GuestRange, piece: Piece) {
         if piece.range == unit {
-            return self.store(unit, &[piece]);
+            return self.store(unit, [(unit.start(), Some(piece.owner))]);
         }
         let (page, slot) = self.map.position(unit.start());
         let Some(page) = self.map.page(page) else { return };
-        let Some(word) = Word::of(piece.owner) else { return self.forget(unit) };
+        let word = Word::of(piece.owner).unwrap_or(Word::UNKNOWN);
         let (start, end) = (piece.range.start() - unit.start(), piece.range.end() - unit.start());
         let (start, end, length) = (sectors(start), sectors(end), sectors(unit.length()));
         let old = page.word(slot);

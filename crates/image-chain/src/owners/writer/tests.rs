@@ -47,6 +47,10 @@ impl Truth {
     }
 }
 
+fn runs(pieces: &[Piece]) -> Vec<(GuestOffset, Option<Owner>)> {
+    pieces.iter().map(|piece| (piece.range.start(), Some(piece.owner))).collect()
+}
+
 fn random_range(random: &mut Random, length_max: u64) -> GuestRange {
     let sectors = SIZE / SECTOR;
     let start = random.below(sectors);
@@ -87,9 +91,16 @@ fn story(bytes_max: usize, seed: u64) -> u32 {
     for _ in 0..400 {
         let range = random_range(&mut random, 20);
         match random.below(4) {
-            0 | 1 => {
+            0 => {
                 let unit = writer.map().unit_at(range.start());
-                writer.store(unit, &truth.pieces(unit));
+                let known = runs(&truth.pieces(unit)).into_iter();
+                // What only a parent knows may be left out.
+                let known = known.map(|(start, owner)| (start, owner.filter(|_| random.below(3) > 0)));
+                writer.store(unit, known);
+            }
+            1 => {
+                let unit = writer.map().unit_at(range.start());
+                writer.store(unit, runs(&truth.pieces(unit)));
             }
             2 => {
                 let owner = random_owner(&mut random);
@@ -126,7 +137,7 @@ fn an_unbounded_map_knows_every_unit_that_was_stored() {
     let mut position = GuestOffset::new(0);
     while position.get() < SIZE {
         let unit = writer.map().unit_at(position);
-        writer.store(unit, &truth.pieces(unit));
+        writer.store(unit, runs(&truth.pieces(unit)));
         position = unit.end();
     }
     let last = GuestRange::new(GuestOffset::new(SIZE - 2 * SECTOR), 2 * SECTOR);
@@ -137,15 +148,15 @@ fn an_unbounded_map_knows_every_unit_that_was_stored() {
 fn a_page_in_use_outlives_an_idle_one() {
     let mut writer = OwnerWriter::new(SIZE, UNIT, 2 * PAGE_BYTES);
     let unit = |index: u64| GuestRange::new(GuestOffset::new(index * UNIT), UNIT);
-    let hole = |index| [Piece { range: unit(index), owner: Owner::Hole }];
+    let hole = |index| [(unit(index).start(), Some(Owner::Hole))];
     let (first, second, third) = (0, 512, 1024);
-    writer.store(unit(first), &hole(first));
-    writer.store(unit(second), &hole(second));
+    writer.store(unit(first), hole(first));
+    writer.store(unit(second), hole(second));
     // Both marks are cleared once; then only the first page is used again.
     writer.make_room(usize::MAX, 0);
     writer.pages.keys().for_each(|page| _ = writer.map.page(*page).unwrap().take_used());
     assert!(writer.map().lookup(unit(first)).is_some());
-    writer.store(unit(third), &hole(third));
+    writer.store(unit(third), hole(third));
     assert!(writer.map().lookup(unit(first)).is_some(), "the page in use stays");
     assert!(writer.map().lookup(unit(second)).is_none(), "the idle page goes");
 }
@@ -166,7 +177,7 @@ fn a_walk_of_a_scattered_unit_is_merged_and_found() {
         offset: FileOffset::new(index * SECTOR),
     };
     let pieces: Vec<_> = (0..8).map(|index| Piece { range: sector(index), owner: owner(index) }).collect();
-    writer.store(GuestRange::new(GuestOffset::new(0), UNIT), &pieces);
+    writer.store(GuestRange::new(GuestOffset::new(0), UNIT), runs(&pieces));
     for index in 0..8 {
         let rest = GuestRange::new(GuestOffset::new(index * SECTOR), UNIT - index * SECTOR);
         assert_eq!(writer.map().lookup(rest), Some(Piece { range: sector(index), owner: owner(index) }));
