@@ -98,7 +98,8 @@ async fn random_operation(
 #[test]
 fn neighbours_in_one_unit_are_not_lost() {
     const OWNERS: u64 = 6;
-    const PIECE: u64 = 700;
+    const PIECE_BYTES: usize = 700;
+    const PIECE: u64 = PIECE_BYTES as u64;
     let seed = test_support::seed();
     for round in 0..test_support::cycles(50, 1000) {
         let executor = &Executor::simulated(seed ^ round, SimulatedClock::new());
@@ -111,7 +112,7 @@ fn neighbours_in_one_unit_are_not_lost() {
                 for step in 0..30 {
                     let piece = (task.random() % (8 * UNIT / PIECE / OWNERS) * OWNERS + owner) * PIECE;
                     let value = u8::try_from(1 + owner * 40 + step).unwrap();
-                    storage.write_bytes(&task, at(piece), &[value; PIECE as usize]).await.unwrap();
+                    storage.write_bytes(&task, at(piece), &[value; PIECE_BYTES]).await.unwrap();
                     written.push((piece, value));
                 }
                 written
