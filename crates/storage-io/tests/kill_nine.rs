@@ -7,16 +7,19 @@ mod common;
 use std::{
     env, fs,
     io::{BufRead, BufReader, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     thread,
     time::Duration,
 };
 
 use common::{at, directory, open};
+use futures_util::future::join_all;
 use storage_io::{
     Buffer, EngineChoice, Executor, LockPolicy, OpenOptions, Storage, StorageExt, StorageOperation, Wait,
 };
+use tempfile::TempDir;
 
 const NAME: &str = "a_successor_waits_for_the_last_write_of_a_killed_process";
 const CHILD: &str = "OXTAP_TEST_KILL_NINE";
@@ -62,17 +65,12 @@ fn kill(mut child: Child) {
     queued.expect("the child queued its writes");
 }
 
-/// How many of the pieces that were queued last have arrived, told by their last sectors. Quick: it has to look before
-/// the disk is done.
-fn arrived(executor: &Executor, file: &dyn Storage) -> usize {
-    executor.block_on(async {
-        let mut count = 0;
-        for index in PIECES - 8..PIECES {
-            let last = file.read_bytes(executor, at(((index + 1) << 20) - 512), 512).await.unwrap();
-            count += usize::from(last != [0; 512]);
-        }
-        count
-    })
+/// Which of the pieces that were queued last have arrived, told by their last sectors. Quick: it looks before the disk is
+/// done.
+fn arrived(executor: &Executor, file: &dyn Storage) -> Vec<bool> {
+    let reads = (PIECES - 16..PIECES).map(|index| file.read_bytes(executor, at(((index + 1) << 20) - 512), 512));
+    let sectors = executor.block_on(join_all(reads));
+    sectors.into_iter().map(|sector| sector.unwrap() != [0; 512]).collect()
 }
 
 fn content(executor: &Executor, file: &dyn Storage) -> Vec<Vec<u8>> {
@@ -85,32 +83,48 @@ fn content(executor: &Executor, file: &dyn Storage) -> Vec<Vec<u8>> {
     })
 }
 
+/// An image of zeroes, and a process that was killed while it wrote to it.
+fn killed_in_mid_write() -> (TempDir, PathBuf) {
+    let directory = directory();
+    let path = directory.path().join("image");
+    fs::write(&path, vec![0; PIECE * usize::try_from(PIECES).unwrap()]).unwrap();
+    fs::File::open(&path).unwrap().sync_all().unwrap();
+    kill(start_child(&path));
+    (directory, path)
+}
+
+/// Takes the lock, as a successor does.
+fn open_locked(executor: &Executor, path: &Path) -> Arc<dyn Storage> {
+    let lock = LockPolicy::Exclusive { deadline: Duration::from_secs(120) };
+    open(executor, path, OpenOptions { lock, ..OpenOptions::write() })
+}
+
+/// What arrives between the end of the process and the lock: what a successor without it would not have seen.
+fn arrives_too_late(executor: &Executor) -> bool {
+    let (_directory, path) = killed_in_mid_write();
+    let before = arrived(executor, &*open(executor, &path, OpenOptions::read()));
+    let after = arrived(executor, &*open_locked(executor, &path));
+    println!("not arrived when the process was gone: {}", before.iter().filter(|arrived| !**arrived).count());
+    before != after
+}
+
 #[test]
 fn a_successor_waits_for_the_last_write_of_a_killed_process() {
     if let Some(path) = env::var_os(CHILD) {
         be_killed(Path::new(&path));
     }
     let executor = &Executor::new(EngineChoice::IoUring).unwrap();
-    for _ in 0..10 {
-        let directory = directory();
-        let path = directory.path().join("image");
-        fs::write(&path, vec![0; PIECE * usize::try_from(PIECES).unwrap()]).unwrap();
-        fs::File::open(&path).unwrap().sync_all().unwrap();
-        let unlocked = open(executor, &path, OpenOptions::read());
-        kill(start_child(&path));
-
-        // The process is gone. Without the lock, this is where a successor would begin.
-        let without_lock = arrived(executor, &*unlocked);
-        let lock = LockPolicy::Exclusive { deadline: Duration::from_secs(120) };
-        let locked = open(executor, &path, OpenOptions { lock, ..OpenOptions::write() });
-        let with_lock = arrived(executor, &*locked);
-        let before = content(executor, &*locked);
+    for _ in 0..4 {
+        let (_directory, path) = killed_in_mid_write();
+        let file = open_locked(executor, &path);
+        let first_look = arrived(executor, &*file);
+        let before = content(executor, &*file);
         thread::sleep(Duration::from_secs(1));
-        assert!(content(executor, &*locked) == before, "the content changed after the lock was taken");
-        println!("{without_lock} of 8 pieces when the process was gone, {with_lock} when the lock was free");
-        if with_lock > without_lock {
-            return;
-        }
+        assert_eq!(first_look, arrived(executor, &*file), "something arrived after the lock was taken");
+        assert!(content(executor, &*file) == before, "the content changed after the lock was taken");
     }
-    test_support::skip(NAME, "this disk is so fast that nothing landed after the process was gone");
+    // The control: the above would not hold for who does not wait for the lock.
+    if !(0..10).any(|_| arrives_too_late(executor)) {
+        test_support::skip(NAME, "this disk is so fast that nothing arrived after the process was gone");
+    }
 }
