@@ -138,7 +138,7 @@ pub(crate) fn set_up(choice: EngineChoice, shared: &Arc<Shared>) -> Result<Chose
     for kind in candidates {
         match set_up_one(*kind, shared) {
             Ok(engine) => return Ok(Chosen { engine, refused }),
-            Err(error) => refused.push((*kind, Error::from_os("cannot be set up", error))),
+            Err(error) => refused.push((*kind, Error::from_os(hint(*kind, &error), error))),
         }
     }
     let reasons: Vec<_> = refused.iter().map(|(kind, error)| format!("{kind}: {error}")).collect();
@@ -156,6 +156,18 @@ fn set_up_one(kind: EngineKind, shared: &Arc<Shared>) -> io::Result<Box<dyn Engi
         EngineKind::Inline => Box::new(inline::Inline::new(shared)?),
         EngineKind::Simulated => return Err(io::Error::from_raw_os_error(libc::ENOSYS)),
     })
+}
+
+/// What an error number means for an engine, where its own words do not say it.
+fn hint(kind: EngineKind, error: &io::Error) -> &'static str {
+    match (kind, error.raw_os_error()) {
+        (EngineKind::IoUring, Some(libc::EPERM)) => "forbidden by kernel.io_uring_disabled or a system call filter",
+        (EngineKind::IoUring, Some(libc::ENOSYS)) => "not in this kernel",
+        (EngineKind::IoUring, Some(libc::ENOMEM)) => "the limit of locked memory is reached",
+        (EngineKind::Libaio, Some(libc::EAGAIN)) => "fs.aio-max-nr is used up",
+        (EngineKind::Libaio, Some(libc::ENOSYS)) => "not in this kernel",
+        _ => "cannot be set up",
+    }
 }
 
 /// How long a wait may last; none for ever.
