@@ -26,10 +26,10 @@ fn with_refused<T: Send>(refused: &[(c_long, i32)], story: impl FnOnce() -> T + 
 
 /// A filter on the calling thread: compares the number of each system call with those refused.
 fn refuse(refused: &[(c_long, i32)]) {
-    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let instruction = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    const JUMP_IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+    let instruction = |code, jt, jf, k| libc::sock_filter { code: u16::try_from(code).unwrap(), jt, jf, k };
     let mut program = vec![instruction(LOAD, 0, 0, 0)];
     for (call, errno) in refused {
         let answer = libc::SECCOMP_RET_ERRNO | u32::try_from(*errno).unwrap();
