@@ -178,31 +178,40 @@ fn slots_of(block: u64) -> Vec<u64> {
     SLOTS.iter().map(|slot| block * SPB + slot).collect()
 }
 
-/// Runs workers on the storage; `at` is called at drawn instants.
-fn run(storage: &CrashStorage, model: Model, seed: u64, mut at: impl FnMut(CrashPoint, &Model, u64)) -> Model {
+/// Runs workers on the storage, and closes the image if told so; `at` is called at drawn instants and at the end.
+fn run(storage: &CrashStorage, model: Model, seed: u64, closes: bool, mut at: impl FnMut(CrashPoint, &Model, u64)) {
     let executor = simulated(seed);
     let disk = Disk::open(&executor, Arc::new(storage.clone())).unwrap();
     let random = RefCell::new(Random(seed));
     let world = Rc::new(World { disk, model: RefCell::new(model), random });
-    let workers: Vec<_> = (0..32).map(|_| executor.spawn(world.clone().work(4))).collect();
     let mut instants = Random(seed ^ 1);
     let mut next = instants.below(40);
-    let mut step = 0;
-    while executor.step() {
-        step += 1;
-        if step == next {
-            at(storage.crash_point(), &world.model.borrow(), instants.next());
-            next += 1 + instants.below(400);
+    let mut step_all = |world: &World, step_most: u64| {
+        while executor.step() {
+            if next == 0 {
+                at(storage.crash_point(), &world.model.borrow(), instants.next());
+                next = instants.below(step_most);
+            }
+            next = next.saturating_sub(1);
         }
+        at(storage.crash_point(), &world.model.borrow(), instants.next());
+    };
+    for _ in 0..32 {
+        executor.spawn(world.clone().work(4)).detach();
     }
-    executor.block_on(futures_util::future::join_all(workers));
-    at(storage.crash_point(), &world.model.borrow(), instants.next());
-    let model = world.model.borrow().clone();
-    if seed.is_multiple_of(2) {
-        executor.block_on(world.disk.close()).unwrap();
+    step_all(&world, 400);
+    if closes {
+        let closing = world.clone();
+        let closed = executor.spawn(async move {
+            closing.disk.close().await.unwrap();
+            for history in closing.model.borrow_mut().sectors.values_mut() {
+                history.flushed = history.answered;
+            }
+        });
+        step_all(&world, 10);
+        executor.block_on(closed);
     }
     executor.end_tasks();
-    model
 }
 
 /// Opens a survivor for writing and holds it against the model. What is seen.
@@ -259,7 +268,8 @@ fn torture(new: impl Fn() -> CrashStorage, rounds: u64) {
         for generation in 0..3 {
             let seed = Random(seed ^ (round << 8 | generation)).next();
             let mut survivors: Vec<(CrashStorage, Model)> = Vec::new();
-            run(&storage, model.clone(), seed, |point, model, draw| {
+            let closes = seed.is_multiple_of(2);
+            run(&storage, model.clone(), seed, closes, |point, model, draw| {
                 for crash in [Crash::PowerCut, Crash::PowerCut, Crash::Killed] {
                     let draw = draw.wrapping_add(states);
                     let survivor = match crash {
@@ -276,7 +286,9 @@ fn torture(new: impl Fn() -> CrashStorage, rounds: u64) {
                     states += 1;
                 }
             });
-            let chosen = usize::try_from(seed % survivors.len() as u64).unwrap();
+            // Closed without a crash, or one of the crashes.
+            let last = survivors.len() - 1;
+            let chosen = if closes { last } else { usize::try_from(seed).unwrap() % survivors.len() };
             (storage, model) = survivors.swap_remove(chosen);
         }
     }
@@ -307,6 +319,92 @@ fn an_image_on_a_device_survives_crashes() {
         device
     };
     torture(new, 6);
+}
+
+/// Behind the last block of an image whose writer died lies what was never published. It is gone for good, durably,
+/// before somebody else's block gets the place.
+#[test]
+fn what_a_dead_writer_left_behind_the_last_block_never_shows() {
+    for kind in [StorageKind::File, StorageKind::BlockDevice] {
+        let mut image = new_file(&child_options(64 * MIB)).to_vec();
+        let footer = image[..512].to_vec();
+        // All bits set, and data to go with them.
+        image.resize(7680, 0);
+        image.resize(12 << 20, 0xee);
+        image.extend(footer);
+        for seed in 0..200 {
+            let storage = CrashStorage::from_bytes(&image).with_limits(|limits| limits.kind = kind);
+            let executor = simulated(seed);
+            let disk = Disk::open(&executor, Arc::new(storage.clone())).unwrap();
+            executor.block_on(disk.write(5, 1, 9)).unwrap();
+            let survivor = Disk::open(&executor, Arc::new(storage.crash(seed))).unwrap();
+            let mut contents = executor.block_on(survivor.contents()).unwrap();
+            let written = contents.remove(&5).unwrap_or(Seen::Hole);
+            assert!([Seen::Hole, Seen::Zero, Seen::Tag(9)].contains(&written), "{kind:?} {seed}: {written:?}");
+            assert!(contents.is_empty(), "{kind:?} {seed}: {} sectors that nobody wrote", contents.len());
+        }
+    }
+}
+
+#[test]
+fn an_answered_write_survives_a_killed_process() {
+    for seed in 0..100 {
+        let storage = new_file(&child_options(64 * MIB));
+        let executor = simulated(seed);
+        let disk = Disk::open(&executor, Arc::new(storage.clone())).unwrap();
+        for (sector, tag) in [(5, 1), (6, 2), (SPB + 5, 3)] {
+            executor.block_on(disk.write(sector, 1, tag)).unwrap();
+            let survivor = Disk::open(&executor, Arc::new(storage.crash_point().killed(seed))).unwrap();
+            assert_eq!(executor.block_on(survivor.see(sector)).unwrap(), Seen::Tag(tag), "{seed}");
+        }
+    }
+}
+
+/// Full blocks are discarded and others, and one of the same, take their room: no crash shows the new ones what the old
+/// ones held, and none leaves two blocks in one place.
+#[test]
+fn room_of_discarded_blocks_shows_nothing_of_them_to_the_next() {
+    discard_and_write_again(&new_file(&child_options(64 * MIB)));
+}
+
+#[test]
+fn room_of_discarded_blocks_on_a_device_shows_nothing_of_them_to_the_next() {
+    let device = CrashStorage::new(16 * MIB).with_limits(|limits| limits.kind = StorageKind::BlockDevice);
+    create(Arc::new(device.clone()), &child_options(64 * MIB));
+    discard_and_write_again(&device);
+}
+
+fn discard_and_write_again(storage: &CrashStorage) {
+    let executor = simulated(1);
+    let disk = Disk::open(&executor, Arc::new(storage.clone())).unwrap();
+    for block in 0..3 {
+        executor.block_on(disk.write(block * SPB, SPB, block + 1)).unwrap();
+    }
+    executor.block_on(disk.close()).unwrap();
+    for seed in 0..100 {
+        let storage = storage.crash(0);
+        let executor = simulated(seed);
+        let disk = Disk::open(&executor, Arc::new(storage.clone())).unwrap();
+        executor.block_on(async {
+            let discards = (0..3).map(|block| disk.discard(block));
+            futures_util::future::try_join_all(discards).await.unwrap();
+            let writes = [0, 10, 11].map(|block| disk.write(block * SPB + 9, 1, 70 + block));
+            futures_util::future::try_join_all(writes).await.unwrap();
+        });
+        for fate in 0..4 {
+            let survivor = Disk::open(&executor, Arc::new(storage.crash(seed * 4 + fate))).unwrap();
+            for (sector, seen) in executor.block_on(survivor.contents()).unwrap() {
+                let block = sector / SPB;
+                let was_there = block < 3 && seen == Seen::Tag(block + 1);
+                let is_new = sector % SPB == 9 && (seen == Seen::Zero || seen == Seen::Tag(70 + block));
+                assert!(was_there || is_new, "{seed}: sector {sector} is {seen:?}");
+            }
+        }
+        assert_eq!(executor.block_on(disk.contents()).unwrap().len(), 3, "{seed}");
+        executor.block_on(disk.close()).unwrap();
+        let reopened = Disk::open(&executor, Arc::new(storage)).unwrap();
+        assert_eq!(executor.block_on(reopened.contents()).unwrap().len(), 3, "{seed}: closed");
+    }
 }
 
 #[test]

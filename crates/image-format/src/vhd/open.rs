@@ -135,7 +135,7 @@ async fn read_parent(
     for locator in header.locators().flatten() {
         // An absolute path replaces the directory. A locator that cannot be read leaves the others.
         if let Ok(name) = read_name(executor, storage, locator).await {
-            let candidate = directory.join(name);
+            let candidate = directory.join(name.strip_prefix("./").unwrap_or(&name));
             if !candidates.contains(&candidate) {
                 candidates.push(candidate);
             }
