@@ -267,3 +267,17 @@ fn noise_of_any_kind_ends_only_its_own_connection() {
     served.await_connections(0);
     assert_others_are_served(&served);
 }
+
+#[test]
+fn a_client_that_fetches_no_refusals_is_not_listened_to_any_more() {
+    let limits = Limits { bytes: 64 << 10, ..Limits::default() };
+    let served = Served::with(Options { limits, ..Options::default() });
+    let mut raw = served.raw();
+    let refused =
+        RequestHeader { flags: CommandFlags::EMPTY, command: Command::Unknown(99), cookie: 1, offset: 0, length: 0 };
+    let many = refused.encode().repeat(1000);
+    raw.0.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    let sent = (0..1000).take_while(|_| raw.0.write_all(&many).is_ok()).count();
+    assert!(sent < 1000, "28 MB of nonsense were read, and as many replies kept");
+    assert_others_are_served(&served);
+}

@@ -106,7 +106,7 @@ impl Disk {
     /// Opens the images. The disk is as before if that fails.
     pub async fn open(&self, spec: ChainSpec) -> Result<Geometry> {
         let disk = &self.0;
-        disk.idle().await;
+        disk.my_turn().await;
         let before = disk.state.get();
         if !before.may_become(DiskState::Opening) {
             return Err(Error::new(ErrorKind::Busy, "the disk is open already"));
@@ -125,7 +125,7 @@ impl Disk {
     pub async fn pause(&self, deadline: Option<Duration>) -> Result<()> {
         let disk = &self.0;
         let end = deadline.map(|deadline| disk.executor.now() + deadline);
-        disk.in_time(end, disk.idle()).await.ok_or_else(|| disk.late(disk.step.get()))?;
+        disk.in_time(end, disk.my_turn()).await.ok_or_else(|| disk.late(disk.step.get()))?;
         match disk.state.get() {
             DiskState::Paused | DiskState::ResumeFailed => return Ok(()),
             DiskState::Running => disk.enter(DiskState::Pausing),
@@ -147,7 +147,7 @@ impl Disk {
     /// be what they were. The disk stays paused if that fails, and the status says why.
     pub async fn resume(&self, spec: Option<ChainSpec>) -> Result<()> {
         let disk = &self.0;
-        disk.idle().await;
+        disk.my_turn().await;
         if !disk.state.get().may_become(DiskState::Resuming) {
             return Err(Error::new(ErrorKind::Invalid, "the disk is not paused"));
         }
@@ -160,7 +160,7 @@ impl Disk {
     /// Refuses new requests, lets those that run end, makes everything durable and closes every file.
     pub async fn close(&self) -> Result<()> {
         let disk = &self.0;
-        disk.idle().await;
+        disk.my_turn().await;
         match disk.state.get() {
             DiskState::Closed => return Ok(()),
             DiskState::Attached => {
@@ -225,6 +225,17 @@ impl Inner {
         self.changed.notify();
     }
 
+    /// Ends when nobody else does anything to the disk, or nobody can any more. (Closing by force may have begun without
+    /// being a job yet.)
+    async fn my_turn(&self) {
+        let is_free = || match self.state.get() {
+            DiskState::Stuck => true,
+            DiskState::Closing => false,
+            _ => self.jobs.get() == 0,
+        };
+        self.changed.until(is_free).await;
+    }
+
     /// Ends when no job runs.
     async fn idle(&self) {
         self.changed.until(|| self.jobs.get() == 0).await;
@@ -250,22 +261,16 @@ impl Inner {
     async fn open(&self, spec: ChainSpec, before: DiskState) -> Result<Geometry> {
         self.at_step("opening the images");
         self.status.set_trouble(None);
-        match self.open_images(&spec).await {
-            Ok(geometry) => {
-                self.status.set_geometry(geometry);
-                self.remember(spec);
-                if !self.is_forced.get() {
-                    self.enter(DiskState::Running);
-                }
-                Ok(geometry)
-            }
-            Err(error) => {
-                if !self.is_forced.get() {
-                    self.enter(before);
-                }
-                Err(error)
-            }
+        let geometry = self.open_images(&spec).await;
+        if let Ok(geometry) = geometry {
+            self.status.set_geometry(geometry);
+            self.remember(spec);
         }
+        if self.is_forced.get() {
+            return Err(self.late(""));
+        }
+        self.enter(if geometry.is_ok() { DiskState::Running } else { before });
+        geometry
     }
 
     async fn resume(&self, spec: ChainSpec) -> Result<()> {
@@ -280,10 +285,11 @@ impl Inner {
             // The mismatch is the news; a stranger's image that cannot be closed cleanly is not.
             let _ = self.shut().await;
         }
-        self.status.set_trouble(result.as_ref().err().cloned());
-        if !self.is_forced.get() {
-            self.enter(if result.is_ok() { DiskState::Running } else { DiskState::ResumeFailed });
+        if self.is_forced.get() {
+            return Err(self.late(""));
         }
+        self.status.set_trouble(result.as_ref().err().cloned());
+        self.enter(if result.is_ok() { DiskState::Running } else { DiskState::ResumeFailed });
         result
     }
 
@@ -398,13 +404,17 @@ impl Inner {
     /// Waits for whatever still runs, however long that takes, and closes the images behind it.
     async fn close_by_force(&self) {
         self.idle().await;
-        if self.state.get() == DiskState::Closed {
+        // A job ahead of this one may have closed the disk, and somebody may have opened it again.
+        if !matches!(self.state.get(), DiskState::Closing | DiskState::Stuck) {
             return;
         }
+        self.jobs.set(self.jobs.get() + 1);
         self.at_step("waiting for requests to end");
         self.queue.drained().await;
         // The error, if any, is published as the disk's trouble.
         let _ = self.close_images(DiskState::Closed).await;
+        self.jobs.set(self.jobs.get() - 1);
+        self.changed.notify();
     }
 
     /// Stops waiting for storage.

@@ -305,3 +305,45 @@ async fn carry_out(chain: &image_chain::Queue, operation: Operation) -> Outcome 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use block_core::ErrorKind;
+    use storage_io::SimulatedClock;
+
+    fn unanswered() -> (Rc<DiskQueue>, Rc<Outbox>, Unanswered) {
+        let executor = Executor::simulated(1, SimulatedClock::new());
+        let gate = Gate::Refusing(Error::new(ErrorKind::Closed, "closed"));
+        let queue = DiskQueue::new(&executor, Arc::new(Status::new()), gate);
+        let outbox = queue.new_outbox();
+        let unanswered = queue.begin(&outbox, Tag(7), RequestKind::Flush, &Operation::Flush, executor.now());
+        (queue, outbox, unanswered)
+    }
+
+    #[test]
+    #[should_panic(expected = "a flush request, Tag(7), was dropped without an answer")]
+    fn a_request_that_is_dropped_unanswered_shouts() {
+        let (_queue, _outbox, unanswered) = unanswered();
+        drop(unanswered);
+    }
+
+    #[test]
+    fn a_request_that_nobody_waits_for_may_be_dropped() {
+        let (queue, _outbox, unanswered) = unanswered();
+        queue.abandon();
+        drop(unanswered);
+        assert_eq!(queue.in_flight(), 0);
+    }
+
+    #[test]
+    fn an_answer_ends_the_request_and_waits_in_the_outbox() {
+        let (queue, outbox, unanswered) = unanswered();
+        assert_eq!((queue.in_flight(), outbox.running()), (1, 1));
+        unanswered.answer(Outcome::Done);
+        let mut answers = Vec::new();
+        outbox.swap(&mut answers);
+        assert!(matches!(answers[..], [(Tag(7), Outcome::Done)]));
+        assert_eq!((queue.in_flight(), outbox.running()), (0, 0));
+    }
+}

@@ -237,28 +237,31 @@ fn closing_a_paused_disk_refuses_what_was_held() {
 fn closing_by_force_does_not_wait_for_storage_that_hangs() {
     let host = Host::running(13);
     let storage = Arc::downgrade(&host.files.get("/a").unwrap());
-    let script = Script::default();
-    let serving = host.disk.serve(script.clone());
+    let (leaving, staying) = (Script::default(), Script::default());
+    let serving = host.disk.serve(leaving.clone());
+    let _serving = host.disk.serve(staying.clone());
     host.tap.close();
-    let lost = script.write(8192, 1, 512);
+    let lost = [leaving.write(8192, 1, 512), staying.write(0, 1, 512)];
     host.settle();
     host.files.remove("/a");
     let before = host.executor.now();
     let error = host.executor.block_on(host.disk.force_close()).unwrap_err();
     assert_eq!(host.executor.now() - before, FORCED_CLOSE_GRACE);
     assert_eq!(error.kind(), ErrorKind::TimedOut);
-    assert!(error.to_string().starts_with("storage hangs: 1 request in flight: write 0x2000+0x200"), "{error}");
+    assert!(error.to_string().starts_with("storage hangs: 2 requests in flight: write 0x"), "{error}");
     let status = host.disk.status();
-    assert_eq!((status.state(), status.in_flight()), (DiskState::Stuck, 1));
+    assert_eq!((status.state(), status.in_flight()), (DiskState::Stuck, 2));
     assert!(storage.upgrade().is_some(), "the file, and with it its lock, stays with what the kernel holds");
-    script.end();
+    leaving.end();
     host.executor.block_on(serving);
-    assert!(script.answer(lost).is_none());
+    let late = staying.read(0, 512);
+    host.settle();
+    assert_eq!(failed(staying.answer(late)), ErrorKind::Closed);
     host.tap.open();
     host.settle();
     assert_eq!((status.state(), status.in_flight()), (DiskState::Closed, 0));
     assert!(storage.upgrade().is_none());
-    assert!(script.answer(lost).is_none(), "an answer that was given up never comes");
+    assert!(leaving.answer(lost[0]).is_none() && staying.answer(lost[1]).is_none(), "what was given up never comes");
 }
 
 #[test]
@@ -347,4 +350,45 @@ fn a_source_that_is_dropped_takes_its_answers_with_it() {
     host.tap.open();
     host.settle();
     assert_eq!((script.answered(), host.disk.status().in_flight()), (0, 0));
+}
+
+#[test]
+fn closing_while_somebody_closes_by_force_waits_for_the_outcome() {
+    let host = Host::running(19);
+    let script = Script::default();
+    let _serving = host.disk.serve(script.clone());
+    host.tap.close();
+    script.write(0, 1, 512);
+    host.settle();
+    let forcing = host.executor.spawn({
+        let disk = host.disk.clone();
+        async move { disk.force_close().await }
+    });
+    host.settle();
+    let error = host.executor.block_on(host.disk.close()).unwrap_err();
+    assert!(error.to_string().starts_with("storage hangs"), "{error}");
+    assert_eq!(host.executor.block_on(forcing).unwrap_err().kind(), ErrorKind::TimedOut);
+    host.tap.open();
+    host.settle();
+    host.executor.block_on(host.disk.close()).expect("it has become closed by itself");
+}
+
+#[test]
+fn closing_by_force_ends_an_opening_that_hangs() {
+    let host = Host::new(20);
+    let storage = Arc::downgrade(&host.files.get("/a").unwrap());
+    host.tap.close();
+    let opening = host.executor.spawn({
+        let disk = host.disk.clone();
+        async move { disk.open(spec("/a")).await }
+    });
+    host.settle();
+    let error = host.executor.block_on(host.disk.force_close()).unwrap_err();
+    assert_eq!(error.to_string(), "storage hangs: opening the images");
+    assert_eq!(host.executor.block_on(opening).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(host.disk.status().state(), DiskState::Stuck);
+    host.tap.open();
+    host.settle();
+    assert_eq!(host.disk.status().state(), DiskState::Closed);
+    assert_eq!(storage.strong_count(), 1, "nobody keeps the image open");
 }

@@ -11,9 +11,9 @@ use std::{
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
 use wire::nbd::{
-    BASE_ALLOCATION, BlockDescriptor, BlockSizes, CHUNK_HEADER_BYTES, ChunkKind, ChunkPayload, ClientFlags, Command,
-    CommandFlags, DATA_CHUNK_HEADER_BYTES, ErrorCode, Greeting, Information, InformationKind, OptionCode, OptionReply,
-    ReplyHeader, RequestHeader, TransmissionFlags, put_client_flags, put_go, put_meta_contexts, put_option,
+    BASE_ALLOCATION, BlockDescriptor, BlockSizes, ChunkKind, ChunkPayload, ClientFlags, Command, CommandFlags,
+    DATA_CHUNK_HEADER_BYTES, ErrorCode, Greeting, Information, InformationKind, OptionCode, OptionReply, ReplyHeader,
+    RequestHeader, TransmissionFlags, put_client_flags, put_go, put_meta_contexts, put_option,
 };
 
 /// The longest payload of a chunk that is believed: the data of a read is never longer than what was asked for, and the
@@ -301,8 +301,7 @@ impl Client {
                 self.received.drain(..used);
                 return Ok(value);
             }
-            // Never more than the shortest message that may come: what follows may be long and has its own place.
-            let mut bytes = [0; CHUNK_HEADER_BYTES / 4];
+            let mut bytes = [0; 512];
             let count = self.stream.read(&mut bytes).context("nbd")?;
             if count == 0 {
                 return Err(Error::from_os("nbd", io::ErrorKind::UnexpectedEof.into()));

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 pub use server::Server;
 pub use session::Style;
+pub use wire::nbd::CommandFlags;
 
 /// The one name that LIST tells.
 pub const EXPORT_NAME: &str = "tapdisk_client";

@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     os::fd::OwnedFd,
     rc::Rc,
+    time::Duration,
 };
 
 use block_core::Result;
@@ -19,6 +20,11 @@ use storage_io::{Executor, Readiness};
 
 /// What a local connection's send buffer is set to, as far as the system allows: a long reply then takes fewer turns.
 const LOCAL_SEND_BUFFER_BYTES: usize = 4 << 20;
+
+/// A peer that is silent so long is asked whether it is there, and then so often; after a few questions without an answer
+/// the connection ends, and with it the place that it takes.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 
 /// What a call that does not wait came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,6 +55,8 @@ impl Socket {
             }
             Ok(AddressFamily::INET | AddressFamily::INET6) => {
                 let _ = sockopt::set_tcp_nodelay(&descriptor, true);
+                let _ = sockopt::set_tcp_keepidle(&descriptor, KEEPALIVE_AFTER);
+                let _ = sockopt::set_tcp_keepintvl(&descriptor, KEEPALIVE_EVERY);
                 let _ = sockopt::set_socket_keepalive(&descriptor, true);
             }
             _ => {}

@@ -135,6 +135,8 @@ impl NbdSource {
     fn advance(&mut self) -> Next {
         loop {
             match &mut self.receiving {
+                // Refusals hold no request's room, but their replies take memory too.
+                Receiving::Header if self.line.output.borrow().length() > self.limits.bytes => return Next::Room,
                 Receiving::Header => {
                     let Some(bytes) = self.input.staged().first_chunk::<REQUEST_BYTES>() else { return Next::Bytes };
                     let header = RequestHeader::decode(bytes);

@@ -6,16 +6,18 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, VecDeque},
+    path::{Path, PathBuf},
     rc::Rc,
     sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
 };
 
-use block_core::{GuestRange, Tag};
+use block_core::{GuestRange, Result, Tag};
+use futures_util::future::LocalBoxFuture;
 use image_chain::ChainSpec;
 use storage_io::{
-    Access, Buffer, BufferPool, Executor, Hold, Limits, LockPolicy, MemoryFiles, MemoryStorage, Pending,
-    SimulatedClock, Storage, StorageOperation,
+    Access, Buffer, BufferPool, Executor, Hold, Limits, LockPolicy, MemoryFiles, MemoryStorage, OpenOptions, Opener,
+    Pending, SimulatedClock, Storage, StorageOperation,
 };
 use virtual_disk::{Disk, Operation, Outcome, Request, RequestSource};
 
@@ -53,7 +55,8 @@ impl Host {
         let tap = Tap::default();
         let valve = tap.clone();
         files.wrap_opened(move |_, _, storage| Arc::new(Hanging { storage, tap: valve.clone() }));
-        let disk = Disk::new(&executor, Rc::new(files.clone()), BufferPool::new(1 << 20));
+        let opener = HangingFiles { files: files.clone(), tap: tap.clone() };
+        let disk = Disk::new(&executor, Rc::new(opener), BufferPool::new(1 << 20));
         Host { executor, files, disk, tap }
     }
 
@@ -111,6 +114,31 @@ impl Tap {
             Poll::Pending
         })
         .await;
+    }
+}
+
+/// Files whose opening passes a tap.
+struct HangingFiles {
+    files: MemoryFiles,
+    tap: Tap,
+}
+
+impl Opener for HangingFiles {
+    fn open(
+        &self,
+        executor: &Executor,
+        path: &Path,
+        options: OpenOptions,
+    ) -> LocalBoxFuture<'static, Result<Arc<dyn Storage>>> {
+        let (files, tap, executor, path) = (self.files.clone(), self.tap.clone(), executor.clone(), path.to_path_buf());
+        Box::pin(async move {
+            tap.passed().await;
+            files.open(&executor, &path, options).await
+        })
+    }
+
+    fn canonical(&self, executor: &Executor, path: &Path) -> LocalBoxFuture<'static, Result<PathBuf>> {
+        self.files.canonical(executor, path)
     }
 }
 
