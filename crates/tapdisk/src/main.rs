@@ -1,5 +1,7 @@
 //! `tapdisk`: serves virtual disks; driven through its control socket.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

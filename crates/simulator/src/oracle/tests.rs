@@ -1,3 +1,5 @@
+//! What the oracle allows, in small stories.
+
 use block_core::GuestOffset;
 
 use super::*;
@@ -141,6 +143,22 @@ fn what_is_discarded_reads_as_before_or_as_zeroes_but_not_as_a_parents() {
 }
 
 #[test]
+fn a_write_that_a_crash_took_back_may_show_when_the_sector_is_written_again_and_lost_again() {
+    let mut oracle = Oracle::new();
+    done(&mut oracle, WRITE);
+    assert_eq!(after(&oracle, Crash::PowerCut, 1), [0, 1]);
+    oracle.crashed(SECTOR_1, &[0; 512]);
+    assert_eq!(after(&oracle, Crash::PowerCut, 1), [0]);
+    done(&mut oracle, WRITE);
+    assert_eq!(after(&oracle, Crash::PowerCut, 2), [0, 1, 2]);
+    assert_eq!(after(&oracle, Crash::Killed, 2), [2]);
+    flush(&mut oracle);
+    oracle.crashed(SECTOR_1, &Stamp(2).sector(1));
+    done(&mut oracle, WRITE);
+    assert_eq!(after(&oracle, Crash::PowerCut, 3), [2, 3]);
+}
+
+#[test]
 fn bytes_that_were_not_written_stay() {
     let mut oracle = Oracle::new();
     done(&mut oracle, WRITE);
@@ -194,5 +212,5 @@ fn many_versions_are_forgotten_only_when_they_are_over() {
         done(&mut oracle, WRITE);
     }
     assert_eq!(after(&oracle, Crash::PowerCut, 80), (40..=80).collect::<Vec<_>>());
-    assert!(oracle.sectors[&1].len() <= 42);
+    assert!(oracle.sectors[&1].versions.len() <= 42);
 }

@@ -1,5 +1,7 @@
 //! `tap-ctl`: controls tapdisk processes, as storage managers know it.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

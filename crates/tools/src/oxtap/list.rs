@@ -3,9 +3,11 @@
 use std::{collections::BTreeSet, io::Write, time::Duration};
 
 use block_core::{Result, ResultExt};
-use control_api::{Client, Minor, RunDir};
+use control_api::{
+    Client, Minor, RunDir,
+    protocol::{ListEntry, VbdState},
+};
 use serde_json::{Value, json};
-use wire::control::{ListEntry, VbdState};
 
 use super::{arguments::Ls, size, text};
 

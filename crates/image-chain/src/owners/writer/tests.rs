@@ -1,3 +1,5 @@
+//! The owner map against the walk.
+
 use block_core::{FileOffset, SECTOR};
 
 use super::*;

@@ -11,8 +11,7 @@ use std::{
 
 use block_core::{Result, ResultExt};
 use control_api::OpenRequest;
-use export::nbd::client::Client as Nbd;
-use wire::nbd::CommandFlags;
+use export::nbd::{CommandFlags, client::Client as Nbd};
 
 use super::{
     super::size,
