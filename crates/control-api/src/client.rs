@@ -3,11 +3,11 @@
 use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use block_core::{Error, Result, ResultExt};
+use block_core::{Error, ErrorKind, Result};
 use rustix::{
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt},
@@ -166,10 +166,10 @@ impl Client {
     }
 
     fn send(&self, request: &Request) -> Result<Connection> {
-        let mut connection = self.connect().context(self.socket.display())?;
+        let mut connection = self.connect().map_err(|error| failed(&self.socket, error))?;
         connection.trace("sending", &request.message);
         // In one piece: there are tapdisks that take nothing else.
-        connection.stream.write_all(&request.encode()).map_err(timed_out).context(self.socket.display())?;
+        connection.stream.write_all(&request.encode()).map_err(|error| failed(&self.socket, error))?;
         Ok(connection)
     }
 
@@ -180,11 +180,7 @@ impl Client {
             sockopt::set_socket_timeout(&socket, direction, self.timeout)?;
         }
         let address = SocketAddrUnix::new(&self.socket)?;
-        match connect(&socket, &address) {
-            Ok(()) => {}
-            Err(Errno::AGAIN) => return Err(Errno::TIMEDOUT.into()),
-            Err(error) => return Err(error.into()),
-        }
+        connect(&socket, &address)?;
         let (stream, reader) = (UnixStream::from(socket), MessageReader::new());
         Ok(Connection { stream, reader, unread: Vec::new(), path: self.socket.clone(), trace: self.trace })
     }
@@ -224,14 +220,14 @@ impl Connection {
 
     fn fill(&mut self) -> Result<()> {
         let mut bytes = [0; 4096];
-        match self.stream.read(&mut bytes).map_err(timed_out) {
+        match self.stream.read(&mut bytes) {
             Ok(0) => Err(os(format!("{}: closed before the answer", self.path.display()), Errno::PROTO)),
             Ok(length) => {
                 self.unread.extend_from_slice(&bytes[..length]);
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-            Err(error) => Err(Error::from_os(self.path.display().to_string(), error)),
+            Err(error) => Err(failed(&self.path, error)),
         }
     }
 
@@ -273,9 +269,13 @@ fn unexpected(kind: Kind) -> Error {
     os(format!("unexpected answer '{}'", kind.name()), Errno::PROTO)
 }
 
-/// A socket's own timeout looks like a call that would wait.
-fn timed_out(error: io::Error) -> io::Error {
-    if error.kind() == io::ErrorKind::WouldBlock { Errno::TIMEDOUT.into() } else { error }
+/// The connection failed. When our own patience ended, which to the kernel is a call that would wait, the kind of the
+/// error says so: a tapdisk may report a timeout, too.
+fn failed(socket: &Path, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => Error::new(ErrorKind::TimedOut, socket.display().to_string()),
+        _ => Error::from_os(socket.display().to_string(), error),
+    }
 }
 
 fn os(context: impl Into<std::borrow::Cow<'static, str>>, error: Errno) -> Error {
@@ -372,7 +372,15 @@ mod tests {
         let run = RunDir::at(directory.path());
         let _silent = UnixListener::bind(run.control_socket(7)).unwrap();
         let error = Client::new(&run, 7).timeout(Duration::from_millis(20)).close(minor()).unwrap_err();
+        assert_eq!((errno(&error), error.kind()), (110, ErrorKind::TimedOut));
+    }
+
+    #[test]
+    fn a_timeout_that_a_tapdisk_reports_is_not_taken_for_ours() {
+        let Stranger { run, _directory, .. } = stranger(message(Body::Error(Number(110), Text::EMPTY)));
+        let error = Client::new(&run, 7).close(minor()).unwrap_err();
         assert_eq!(errno(&error), 110);
+        assert_ne!(error.kind(), ErrorKind::TimedOut);
     }
 
     #[test]

@@ -116,13 +116,15 @@ impl Slot {
     pub(crate) fn describe(&self) -> String {
         let status = self.status.get();
         let in_flight = status.map_or(0, |status| status.in_flight());
+        let step = status.and_then(|status| status.step()).map(|step| format!(" doing: {step}"));
         let trouble = status.and_then(|status| status.trouble()).map(|error| format!(" trouble: {error}"));
         format!(
-            "minor={} image={} state={} ({:?}) in flight: {in_flight}{}\n{}",
+            "minor={} image={} state={} ({:?}) in flight: {in_flight}{}{}\n{}",
             self.minor(),
             self.name(),
             self.state(),
             self.disk_state(),
+            step.unwrap_or_default(),
             trouble.unwrap_or_default(),
             self.statistics(),
         )

@@ -16,10 +16,12 @@ pub(crate) fn json(name: &[u8], status: Option<&Status>, is_buffered: bool) -> S
     let pending = status.map_or(0, Status::in_flight);
     let layers = status.map(Status::layers).unwrap_or_default();
     let images: Vec<String> = layers.iter().enumerate().map(|(depth, layer)| image(layer, depth, pending)).collect();
+    // Only while something is being done that may hang: then somebody wants to know.
+    let doing = status.and_then(Status::step).map(|step| format!(", \"doing\": {}", quoted(step))).unwrap_or_default();
     let name = if name.is_empty() { "(null)".into() } else { String::from_utf8_lossy(name) };
     format!(
         "{{ \"name\": {}, \"secs\": {}, \"images\": [ {} ], \"FIXME_enospc_redirect_count\": 0, \
-         \"nbd_mirror_failed\": 0, \"reqs_outstanding\": {pending}, \"read_caching\": \"{is_buffered}\" }}",
+         \"nbd_mirror_failed\": 0, \"reqs_outstanding\": {pending}, \"read_caching\": \"{is_buffered}\"{doing} }}",
         quoted(&name),
         pair(secs),
         images.join(", "),

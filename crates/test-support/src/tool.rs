@@ -30,6 +30,7 @@ pub const TOOLS: &[Tool] = &[
     tool("fio", "fio", "verified load through NBD"),
     tool("nbdkit", "nbdkit", "a second NBD implementation, as server"),
     tool("nbdinfo", "libnbd-bin", "NBD client: handshake, extents"),
+    tool("nbdfuse", "libnbd-bin", "storage that can be made to hang"),
     tool("nbdcopy", "libnbd-bin", "NBD client: whole-disk copies"),
     tool("nbd-client", "nbd-client", "NBD client: export lists"),
     demo_tool("qemu-img", "qemu-utils", "independent VHD reader and writer"),

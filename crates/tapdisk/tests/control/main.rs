@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
+mod clients;
 mod cycles;
 mod descriptors;
 mod destroy;
@@ -9,6 +10,7 @@ mod errors_of_open;
 mod held_marker;
 mod host;
 mod hostile_clients;
+mod hung_storage;
 mod life_of_a_disk;
 mod list_of_many_disks;
 mod pause;

@@ -3,19 +3,12 @@
 use std::{
     io::{self, IsTerminal},
     os::unix::ffi::OsStrExt,
-    time::Duration,
 };
 
-use block_core::{Error, ErrorKind, Result, ResultExt};
-use control_api::{Client, Minor, OpenRequest, errno, protocol::ListEntry};
+use block_core::{Result, ResultExt};
+use control_api::{Minor, OpenRequest};
 
-use super::{
-    Failure, Options, Session,
-    disk::{ANSWER_MAX, open_request},
-    minor, pid, timeout, write,
-};
-
-const ETIMEDOUT: i32 = 110;
+use super::{Failure, Options, Session, disk::open_request, minor, patience::Patience, pid, timeout, write};
 
 pub(super) fn spawn(session: &Session, _options: &Options) -> std::result::Result<(), Failure> {
     let pid = control_api::spawn(&session.run)?.pid;
@@ -54,33 +47,9 @@ fn start(session: &Session, minor: Minor, request: &OpenRequest) -> Result<()> {
 pub(super) fn destroy(session: &Session, options: &Options) -> std::result::Result<(), Failure> {
     let (pid, minor, timeout) = (pid(options)?, minor(options)?, timeout(options));
     let client = session.client(pid, timeout);
+    let patience = Patience { session, pid, minor, timeout };
     let closed = if options.has(b'f') { client.force_close(minor) } else { client.close(minor) };
-    step("close", closed, session, pid, minor, timeout)?;
-    step("detach", client.detach(minor), session, pid, minor, timeout)?;
+    patience.explain("close", closed).context("close")?;
+    patience.explain("detach", client.detach(minor)).context("detach")?;
     Ok(session.run.free_minor(minor).context("free")?)
-}
-
-/// Names the step that failed; of one that hangs, also what the disk is doing.
-fn step(
-    name: &'static str,
-    result: Result<()>,
-    session: &Session,
-    pid: u32,
-    minor: Minor,
-    timeout: Option<Duration>,
-) -> Result<()> {
-    let Err(error) = result else { return Ok(()) };
-    if errno(&error) != ETIMEDOUT {
-        return Err(error.context(name));
-    }
-    let limit = timeout.unwrap_or_default().as_secs();
-    let doing = doing(&session.client(pid, Some(ANSWER_MAX)), minor).unwrap_or_else(|| "it does not answer".into());
-    Err(Error::new(ErrorKind::TimedOut, format!("{name} has not ended after {limit} s, {doing}")))
-}
-
-/// What a disk is doing, as far as its tapdisk tells.
-fn doing(client: &Client, minor: Minor) -> Option<String> {
-    let is_ours = |entry: &ListEntry| entry.minor == i32::from(minor.number());
-    let state = client.list().ok()?.into_iter().find(is_ours)?.state;
-    Some(format!("its state is {state}"))
 }

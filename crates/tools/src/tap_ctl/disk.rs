@@ -8,7 +8,7 @@ use control_api::{
     protocol::{Body, EncryptionKey, Message, OpenFlags, Request, Text},
 };
 
-use super::{Failure, Options, Session, minor, pid, timeout, write};
+use super::{Failure, Options, Session, minor, patience::Patience, pid, timeout, write};
 
 /// What is answered from memory is answered soon, or not at all.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -100,12 +100,13 @@ pub(super) fn close(session: &Session, options: &Options) -> Result<(), Failure>
     let (pid, minor) = (pid(options)?, minor(options)?);
     let client = session.client(pid, timeout(options));
     let closed = if options.has(b'f') { client.force_close(minor) } else { client.close(minor) };
-    Ok(closed?)
+    Ok(Patience { session, pid, minor, timeout: timeout(options) }.explain("close", closed)?)
 }
 
 pub(super) fn pause(session: &Session, options: &Options) -> Result<(), Failure> {
     let (pid, minor) = (pid(options)?, minor(options)?);
-    Ok(session.client(pid, timeout(options)).pause(minor)?)
+    let paused = session.client(pid, timeout(options)).pause(minor);
+    Ok(Patience { session, pid, minor, timeout: timeout(options) }.explain("pause", paused)?)
 }
 
 pub(super) fn unpause(session: &Session, options: &Options) -> Result<(), Failure> {

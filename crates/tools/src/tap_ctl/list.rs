@@ -6,8 +6,8 @@ use std::{
     io::{self, IsTerminal},
 };
 
-use block_core::Result;
-use control_api::{Client, Minor, errno, protocol::ListEntry};
+use block_core::{ErrorKind, Result};
+use control_api::{Client, Minor, protocol::ListEntry};
 
 use super::{Failure, Options, Session, disk::ANSWER_MAX, write};
 
@@ -85,7 +85,6 @@ fn collect(session: &Session, options: &Options) -> Result<Vec<Row>> {
 
 /// The rows of one tapdisk: none if it does not answer, one without a disk if it has none.
 fn rows_of(pid: u32, client: &Client) -> Vec<Row> {
-    const ETIMEDOUT: i32 = 110;
     let alone = || vec![Row { pid: Some(pid), ..Row::default() }];
     if client.pid().is_err() {
         return Vec::new();
@@ -94,7 +93,7 @@ fn rows_of(pid: u32, client: &Client) -> Vec<Row> {
         Ok(entries) if entries.is_empty() => alone(),
         Ok(entries) => entries.iter().rev().map(|entry| Row::of(pid, entry)).collect(),
         // It is there, but it hangs.
-        Err(error) if errno(&error) == ETIMEDOUT => alone(),
+        Err(error) if error.kind() == ErrorKind::TimedOut => alone(),
         // It has ended in between.
         Err(_) => Vec::new(),
     }

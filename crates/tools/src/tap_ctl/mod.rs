@@ -13,6 +13,7 @@ mod create;
 mod disk;
 mod list;
 mod minor;
+mod patience;
 
 use std::{
     env,

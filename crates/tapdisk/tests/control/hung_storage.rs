@@ -1,0 +1,147 @@
+//! A disk whose storage hangs is told about, can be closed by force in bounded time, and harms no other.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use export::nbd::client;
+use rustix::process::Signal;
+use test_support::{ProcessGuard, require_tool, skip};
+
+use crate::host::{Host, aio, eventually, minor};
+
+/// A file whose I/O stops for as long as we like.
+struct Tap {
+    file: PathBuf,
+    server: Child,
+    process: ProcessGuard,
+}
+
+impl Tap {
+    fn new(test: &str, host: &Host) -> Option<Tap> {
+        if let Err(error) = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+            skip(test, &format!("needs /dev/fuse: {error}"));
+            return None;
+        }
+        let directory = host.place.scratch().join("mount");
+        fs::create_dir(&directory).unwrap();
+        let file = directory.join("disk");
+        let mut command = Command::new(require_tool("nbdfuse"));
+        command.arg(&file).arg("--command").arg(require_tool("nbdkit")).args(["-s", "memory", "16M"]);
+        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let server = command.spawn().unwrap();
+        let process = ProcessGuard::new(server.id()).unwrap();
+        eventually("the mount", || file.exists());
+        Some(Tap { file, server, process })
+    }
+
+    fn close(&self) {
+        self.process.signal(Signal::STOP).unwrap();
+    }
+
+    fn open(&self) {
+        self.process.signal(Signal::CONT).unwrap();
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        self.open();
+        let directory: &Path = self.file.parent().unwrap();
+        // Lazily: when a test fails, its tapdisk may still have the file open.
+        let _ = Command::new(require_tool("fusermount3")).args(["-u", "-z"]).arg(directory).status();
+        let _ = self.process.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// A disk on storage that has just begun to hang, with one write that hangs in it.
+fn hung(host: &Host, tap: &Tap) -> (String, thread::JoinHandle<bool>) {
+    let (pid, minors) = host.attached(1);
+    let text = pid.to_string();
+    host.ok(&["open", "-p", &text, "-m", &minors[0], "-a", &aio(&tap.file)]);
+    let mut client = client::Client::connect_unix(&host.run.nbd_socket(pid, minor("0")), "").unwrap();
+    client.write(0, &[1; 4096]).unwrap();
+    tap.close();
+    let writing = thread::spawn(move || client.write(4096, &[2; 4096]).is_ok());
+    eventually("the write is taken", || {
+        let text = String::from_utf8(host.client(pid).stats(None).unwrap()).unwrap();
+        text.contains("\"reqs_outstanding\": 1")
+    });
+    (text, writing)
+}
+
+#[test]
+fn whoever_waits_is_told_for_what_and_force_ends_it() {
+    let host = Host::new();
+    let Some(tap) = Tap::new("hung_storage::whoever_waits_is_told_for_what_and_force_ends_it", &host) else { return };
+    let (pid, writing) = hung(&host, &tap);
+    let slot = ["-p", &pid, "-m", "0"];
+    let on_slot = |words: &[&'static str]| [&words[..1], &slot[..], &words[1..]].concat();
+    let shown = |state: &str| format!("pid={pid} minor=0 state={state} args={}\n", aio(&tap.file));
+
+    let said = "close has not ended after 1 s: waiting for requests to end (state 0x40, 1 requests outstanding)";
+    let timed_out = |line: &str| (110, format!("{line}: Connection timed out"));
+    assert_eq!(host.fails(&on_slot(&["destroy", "-t", "1"])), timed_out(&format!("close: {said}")));
+    assert_eq!(host.fails(&on_slot(&["close", "-t", "1"])), timed_out(said));
+    assert_eq!(host.ok(&["list"]), shown("0x40"));
+
+    let begun = Instant::now();
+    let (status, line) = host.fails(&on_slot(&["close", "-f"]));
+    assert_eq!(status, 110);
+    assert!(line.contains("storage hangs: 1 request in flight: write 0x1000+0x1000"), "{line}");
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    assert_eq!(host.ok(&["list"]), shown("0x41"));
+    let (status, line) = host.fails(&on_slot(&["open", "-a", "aio:/dev/null"]));
+    assert!(status == 16 && line.contains("is stuck"), "{line}");
+    assert_eq!(host.tap_ctl(&on_slot(&["detach"])).status, 22);
+
+    // Others are served meanwhile, by the same process too.
+    let other = host.attach(pid.parse().unwrap());
+    host.ok(&["open", "-p", &pid, "-m", &other, "-a", &aio(&host.raw_image("a.img", 1 << 20))]);
+    host.ok(&["close", "-p", &pid, "-m", &other]);
+    host.ok(&["detach", "-p", &pid, "-m", &other]);
+
+    // The client was cut off; when storage comes back, the disk becomes closed by itself.
+    assert!(!writing.join().unwrap());
+    tap.open();
+    eventually("the disk is closed", || host.ok(&["list", "-m", "0"]) == format!("pid={pid} minor=0 state=0x2\n"));
+    host.ok(&on_slot(&["destroy"]));
+    drop(tap);
+}
+
+#[test]
+fn a_close_that_nobody_waits_for_any_more_is_done_all_the_same() {
+    let host = Host::new();
+    let test = "hung_storage::a_close_that_nobody_waits_for_any_more_is_done_all_the_same";
+    let Some(tap) = Tap::new(test, &host) else { return };
+    let (pid, writing) = hung(&host, &tap);
+    assert_eq!(host.tap_ctl(&["pause", "-p", &pid, "-m", "0", "-t", "1"]).status, 110);
+    assert!(host.ok(&["list"]).contains(" state=0x14 "));
+    tap.open();
+    eventually("the disk is paused", || host.ok(&["list"]).contains(" state=0x2a "));
+    assert!(writing.join().unwrap(), "what was written before the pause is answered");
+    host.ok(&["destroy", "-p", &pid, "-m", "0"]);
+}
+
+#[test]
+fn a_process_that_is_told_to_end_ends_although_storage_hangs() {
+    let host = Host::new();
+    let test = "hung_storage::a_process_that_is_told_to_end_ends_although_storage_hangs";
+    let Some(tap) = Tap::new(test, &host) else { return };
+    let (pid, writing) = hung(&host, &tap);
+    let tapdisk = ProcessGuard::new(pid.parse().unwrap()).unwrap();
+    tapdisk.signal(Signal::TERM).unwrap();
+    eventually("the first is taken", || host.ok(&["list"]).contains(" state=0x40 "));
+    tapdisk.signal(Signal::TERM).unwrap();
+    eventually("its sockets are gone", || !host.run.control_socket(tapdisk.pid()).exists());
+    // What the kernel holds keeps the process, and only that.
+    tap.open();
+    assert!(!writing.join().unwrap());
+    assert!(tapdisk.wait_for_end(crate::host::LONG).unwrap());
+    host.ok(&["free", "-m", "0"]);
+}

@@ -1,0 +1,83 @@
+//! A disk as an array of bytes: every change that is made through a client is made here too.
+
+use std::ops::Range;
+
+const SECTOR: usize = 512;
+
+/// What the disk must hold, and the commands of qemu-io that have not been run yet.
+pub(crate) struct Oracle {
+    pub(crate) bytes: Vec<u8>,
+    /// Which sectors the leaf has itself.
+    in_leaf: Vec<bool>,
+    commands: Vec<String>,
+    random: u64,
+}
+
+impl Oracle {
+    pub(crate) fn new(length: usize, seed: u64) -> Oracle {
+        let in_leaf = vec![false; length.div_ceil(SECTOR)];
+        Oracle { bytes: vec![0; length], in_leaf, commands: Vec::new(), random: seed | 1 }
+    }
+
+    /// A disk that a parent fills.
+    pub(crate) fn filled(length: usize, byte: u8, seed: u64) -> Oracle {
+        Oracle { bytes: vec![byte; length], ..Oracle::new(length, seed) }
+    }
+
+    /// From now on there is a new leaf, with nothing in it.
+    pub(crate) fn snapshot(&mut self) {
+        self.in_leaf.fill(false);
+    }
+
+    /// The disk is larger than it seemed.
+    pub(crate) fn resize(&mut self, length: usize) {
+        self.bytes.resize(length, 0);
+        self.in_leaf.resize(length.div_ceil(SECTOR), false);
+    }
+
+    fn fill(&mut self, offset: usize, length: usize, byte: u8) {
+        self.bytes[offset..offset + length].fill(byte);
+        self.in_leaf[offset / SECTOR..(offset + length).div_ceil(SECTOR)].fill(true);
+    }
+
+    pub(crate) fn write(&mut self, offset: usize, length: usize, byte: u8) {
+        self.fill(offset, length, byte);
+        self.commands.push(format!("write -q -P {byte} {offset} {length}"));
+    }
+
+    pub(crate) fn zero(&mut self, offset: usize, length: usize) {
+        self.fill(offset, length, 0);
+        self.commands.push(format!("write -q -z {offset} {length}"));
+    }
+
+    /// Gives whole sectors up. What the leaf had reads as zeroes, never as what the parent has there; where it had
+    /// nothing, there is nothing to give up.
+    pub(crate) fn discard(&mut self, offset: usize, length: usize) {
+        for sector in offset / SECTOR..(offset + length) / SECTOR {
+            if self.in_leaf[sector] {
+                self.bytes[sector * SECTOR..(sector + 1) * SECTOR].fill(0);
+            }
+        }
+        self.commands.push(format!("discard -q {offset} {length}"));
+    }
+
+    /// A number in a range.
+    pub(crate) fn pick(&mut self, range: Range<usize>) -> usize {
+        // xorshift64: enough to scatter, and the seed repeats it.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let span = u64::try_from(range.end - range.start).unwrap();
+        range.start + usize::try_from(self.random % span).unwrap()
+    }
+
+    /// A byte that is not zero.
+    pub(crate) fn byte(&mut self) -> u8 {
+        u8::try_from(self.pick(1..256)).unwrap()
+    }
+
+    /// The commands since the last call.
+    pub(crate) fn take_commands(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.commands)
+    }
+}
