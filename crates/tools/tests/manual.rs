@@ -37,6 +37,6 @@ fn pages() -> Vec<(String, String)> {
 
 fn render(command: clap::Command) -> String {
     let mut page = Vec::new();
-    Man::new(command).render(&mut page).unwrap();
-    String::from_utf8(page).unwrap()
+    Man::new(command).render(&mut page).expect("memory takes every byte");
+    String::from_utf8(page).expect("our words are UTF-8")
 }
