@@ -74,7 +74,8 @@ async fn find(session: &Session, vhd: &OpenedVhd, stored: &str) -> Result<PathBu
     }
     let child = session.files.canonical(&session.executor, &vhd.path).await?;
     let directory = child.parent().ok_or_else(|| Error::new(ErrorKind::Invalid, "the root directory is no image"))?;
-    let path = directory.join(stored.strip_prefix("/").unwrap_or(stored));
+    let stored = stored.strip_prefix("/").or(stored.strip_prefix("./")).unwrap_or(stored);
+    let path = directory.join(stored);
     check_readable(&path).context(path.display())?;
     session.files.canonical(&session.executor, &path).await
 }
