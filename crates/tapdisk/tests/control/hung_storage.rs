@@ -12,7 +12,7 @@ use export::nbd::client;
 use rustix::process::Signal;
 use test_support::{ProcessGuard, require_tool, skip};
 
-use crate::host::{Host, aio, eventually, minor};
+use crate::host::{Host, aio, eventually, minor, names};
 
 /// A file whose I/O stops for as long as we like.
 struct Tap {
@@ -41,11 +41,22 @@ impl Tap {
 
     fn close(&self) {
         self.process.signal(Signal::STOP).unwrap();
+        // The signal is only on its way: a thread that still runs would answer once more.
+        let threads = PathBuf::from(format!("/proc/{}/task", self.process.pid()));
+        eventually("the server stands still", || {
+            names(&threads).iter().all(|thread| has_stopped(&threads.join(thread)))
+        });
     }
 
     fn open(&self) {
         self.process.signal(Signal::CONT).unwrap();
     }
+}
+
+/// Whether the thread behind this entry of `/proc` is stopped. (The name of a thread stands in brackets.)
+fn has_stopped(thread: &Path) -> bool {
+    let line = fs::read_to_string(thread.join("stat")).unwrap_or_default();
+    line.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
 }
 
 impl Drop for Tap {

@@ -14,6 +14,7 @@ mod hung_storage;
 mod life_of_a_disk;
 mod list_of_many_disks;
 mod pause;
+mod privileges;
 mod rings;
 mod signals;
 mod split_requests;
