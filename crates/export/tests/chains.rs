@@ -157,7 +157,7 @@ fn block_status_tells_data_from_what_was_never_written() {
     let mut client = served.client();
     client.write(6 << 20, &[1; 65536]).unwrap();
     let extents = client.block_status(CommandFlags::EMPTY, 0, u32::try_from(DISK).unwrap()).unwrap();
-    assert!(extents[0].length == 6 << 20 && extents[0].state.contains(StateFlags::ZERO));
+    assert_eq!((extents[0].length, extents[0].state), (6 << 20, StateFlags::HOLE | StateFlags::ZERO));
     assert_eq!((extents[1].length, extents[1].state), (65536, StateFlags::EMPTY));
     assert!(extents[2..].iter().all(|extent| extent.state.contains(StateFlags::ZERO)));
     let whole: u64 = extents.iter().map(|extent| u64::from(extent.length)).sum();

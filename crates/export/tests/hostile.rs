@@ -208,7 +208,7 @@ fn a_slow_client_gets_every_byte_in_the_end() {
 
 #[test]
 fn a_silent_client_does_not_keep_its_place() {
-    let limits = Limits { connections: 1, negotiation: Duration::from_millis(50), ..Limits::default() };
+    let limits = Limits { connections: 1, negotiation: Duration::from_secs(2), ..Limits::default() };
     let served = Served::with(Options { limits, ..Options::default() });
     let mut silent = served.stream();
     assert_others_are_served(&served);

@@ -97,6 +97,14 @@ fn nbdinfo_sees_what_is_offered() {
 }
 
 #[test]
+fn nbd_client_lists_the_export() {
+    let served = served();
+    let listed = stdout(tool("nbd-client").arg("--list").arg("--unix").arg(served.socket()));
+    assert!(listed.lines().any(|line| line.trim() == "tapdisk_client"), "{listed}");
+    served.await_connections(0);
+}
+
+#[test]
 fn nbdinfo_maps_the_whole_disk() {
     let served = served();
     let map = stdout(tool("nbdinfo").arg("--map").arg(served.uri()));
