@@ -12,13 +12,13 @@
 //! nothing: afterwards the sector reads as before, or as zeroes.
 //!
 //! A power cut may besides show zeroes where a sector is written that had no place of its own in the leaf at the last
-//! flush.
+//! flush; or what lies in its place because an earlier crash took back that it was written there.
 
 mod choice;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, rc::Rc};
 
 use block_core::GuestRange;
 use storage_io::Buffer;
@@ -76,10 +76,11 @@ pub enum Crash {
     PowerCut,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Version {
     stamp: Stamp,
     change: Change,
+    content: Content,
     /// Bytes of the sector that it is about.
     from: usize,
     to: usize,
@@ -92,7 +93,23 @@ struct Version {
     is_inherited: bool,
 }
 
+/// The sector that a change leaves, where it is about it.
+#[derive(Clone, Debug)]
+enum Content {
+    Zeroes,
+    /// What the stamp makes of it.
+    Stamped,
+    Bytes(Rc<[u8; SECTOR_BYTES]>),
+}
+
 impl Version {
+    /// What the disk holds before anything that is still of interest.
+    fn old(content: Content, is_inherited: bool) -> Version {
+        let change = Change::Write { durable: true };
+        let (stamp, from, to, start, end, is_done) = (Stamp(0), 0, SECTOR_BYTES, 0, 0, true);
+        Version { stamp, change, content, from, to, start, end, is_done, is_inherited }
+    }
+
     fn covers(&self, byte: usize) -> bool {
         (self.from..self.to).contains(&byte)
     }
@@ -109,23 +126,41 @@ impl Version {
         matches!(self.change, Change::Write { durable: true } | Change::Zero { durable: true })
     }
 
-    /// The sector that it leaves, if it is about all of it.
     fn sector(&self, index: u64) -> [u8; SECTOR_BYTES] {
-        match self.change {
-            Change::Write { .. } if self.stamp != ZEROES => self.stamp.sector(index),
-            _ => [0; SECTOR_BYTES],
+        match &self.content {
+            Content::Zeroes => [0; SECTOR_BYTES],
+            Content::Stamped => self.stamp.sector(index),
+            Content::Bytes(bytes) => **bytes,
         }
     }
 }
 
-/// The stamp of what nobody wrote.
-const ZEROES: Stamp = Stamp(0);
+/// All that may matter about a sector.
+#[derive(Clone)]
+struct Sector {
+    versions: Vec<Version>,
+    /// Writes that crashes took back. Their bytes may lie where the sector will have its place.
+    lost: Vec<Version>,
+}
+
+impl Sector {
+    fn untouched() -> Self {
+        Sector { versions: vec![Version::old(Content::Zeroes, true)], lost: Vec::new() }
+    }
+
+    /// Whether the sector durably has a place in the leaf.
+    fn has_place(&self, flushed: u64) -> bool {
+        let gives_place =
+            |version: &Version| version.ends_others() && is_flushed(version, flushed) && !version.is_inherited;
+        self.versions.iter().any(gives_place)
+    }
+}
 
 /// The content of a disk, as far as it is determined.
 #[derive(Clone, Default)]
 pub struct Oracle {
     /// Sectors that were ever changed; the others are zeroes.
-    sectors: BTreeMap<u64, Vec<Version>>,
+    sectors: BTreeMap<u64, Sector>,
     now: u64,
     last_stamp: u64,
     /// When the last flush that succeeded began.
@@ -148,20 +183,35 @@ impl Oracle {
         self.now
     }
 
-    /// A change begins.
+    /// A change begins; a write puts the bytes of its stamp.
     pub fn begin(&mut self, change: Change, range: GuestRange) -> Begun {
+        let content = if matches!(change, Change::Write { .. }) { Content::Stamped } else { Content::Zeroes };
+        self.begin_with(change, range, |_| content.clone())
+    }
+
+    /// A write of whole sectors of other bytes begins.
+    pub fn begin_write(&mut self, range: GuestRange, bytes: &[u8]) -> Begun {
+        let first = range.start().get() / SECTOR_BYTES as u64;
+        self.begin_with(Change::Write { durable: false }, range, |index| {
+            let at = usize::try_from(index - first).expect("inside the bytes") * SECTOR_BYTES;
+            let sector = bytes[at..at + SECTOR_BYTES].try_into().expect("as long as a sector");
+            Content::Bytes(Rc::new(sector))
+        })
+    }
+
+    fn begin_with(&mut self, change: Change, range: GuestRange, content: impl Fn(u64) -> Content) -> Begun {
         self.last_stamp += 1;
         let stamp = Stamp(self.last_stamp);
         let start = self.tick();
+        let flushed = self.flushed;
+        let first_read = self.reads.first_key_value().map_or(u64::MAX, |(start, _)| *start);
         for (index, from, to) in sectors_of(range) {
-            let flushed = self.flushed;
-            let first_read = self.reads.first_key_value().map_or(u64::MAX, |(start, _)| *start);
-            let versions = self.sectors.entry(index).or_insert_with(untouched);
+            let versions = &mut self.sectors.entry(index).or_insert_with(Sector::untouched).versions;
             if versions.len() > VERSIONS_MANY {
                 forget(versions, |version| is_flushed(version, flushed) && version.end < first_read);
             }
-            let (end, is_done, is_inherited) = (u64::MAX, false, false);
-            versions.push(Version { stamp, change, from, to, start, end, is_done, is_inherited });
+            let (content, end, is_done, is_inherited) = (content(index), u64::MAX, false, false);
+            versions.push(Version { stamp, change, content, from, to, start, end, is_done, is_inherited });
         }
         Begun { stamp, range }
     }
@@ -170,8 +220,8 @@ impl Oracle {
     pub fn end(&mut self, begun: Begun, is_done: bool) {
         let end = self.tick();
         for (index, ..) in sectors_of(begun.range) {
-            let versions = self.sectors.get_mut(&index).expect("the change has begun");
-            let mine = versions.iter_mut().filter(|version| version.stamp == begun.stamp);
+            let sector = self.sectors.get_mut(&index).expect("the change has begun");
+            let mine = sector.versions.iter_mut().filter(|version| version.stamp == begun.stamp);
             mine.for_each(|version| (version.end, version.is_done) = (end, is_done));
         }
     }
@@ -210,7 +260,8 @@ impl Oracle {
         for (index, from, to) in sectors_of(range) {
             let start = usize::try_from(index * SECTOR_BYTES as u64 + from as u64 - range.start().get());
             let start = start.expect("inside the bytes");
-            let Some(versions) = self.sectors.get_mut(&index).filter(|_| to - from == SECTOR_BYTES) else { continue };
+            let Some(sector) = self.sectors.get_mut(&index).filter(|_| to - from == SECTOR_BYTES) else { continue };
+            let versions = &mut sector.versions;
             forget(versions, Version::ends_others);
             if versions.iter().all(Version::is_whole) {
                 let found = &bytes[start..start + SECTOR_BYTES];
@@ -226,22 +277,41 @@ impl Oracle {
             Crash::Killed => version.ends_others(),
             Crash::PowerCut => version.ends_others() && is_flushed(version, self.flushed),
         };
-        let may_be_zero = |versions: &[Version]| {
-            let has_place = |version: &Version| settles(version) && !version.is_inherited;
-            let is_written = versions.iter().any(|version| !is_flushed(version, self.flushed));
-            crash == Crash::PowerCut && is_written && !versions.iter().any(has_place)
-        };
-        let choice = |(index, versions): (&u64, &Vec<Version>)| {
-            (*index, Choice::new(*index, versions, settles, may_be_zero(versions)))
+        let choice = |(index, sector): (&u64, &Sector)| {
+            let is_written = sector.versions.iter().any(|version| !is_flushed(version, self.flushed));
+            let is_homeless = is_written && !sector.has_place(self.flushed);
+            let left_over = (crash == Crash::PowerCut && is_homeless).then_some(sector.lost.as_slice());
+            (*index, Choice::new(*index, &sector.versions, settles, left_over))
         };
         Permitted { sectors: self.sectors.iter().map(choice).collect() }
     }
 
+    /// The disk has gone through a crash, and this is what it holds now: nothing is running any more, and what was found is
+    /// durable.
+    pub fn crashed(&mut self, range: GuestRange, bytes: &[u8]) {
+        self.reads.clear();
+        let flushed = self.flushed;
+        for (index, from, to) in sectors_of(range) {
+            let Some(sector) = self.sectors.get_mut(&index) else { continue };
+            let has_place = sector.has_place(flushed);
+            assert_eq!(to - from, SECTOR_BYTES, "whole sectors are looked at after a crash");
+            let at = usize::try_from(index * SECTOR_BYTES as u64 - range.start().get()).expect("inside the bytes");
+            let found = bytes[at..at + SECTOR_BYTES].try_into().expect("as long as a sector");
+            let lost = sector.versions.drain(..).filter(|version| !version.is_inherited);
+            sector.lost.extend(lost);
+            if has_place {
+                sector.lost.clear();
+            }
+            sector.versions.push(Version::old(Content::Bytes(Rc::new(found)), !has_place));
+        }
+    }
+
     /// The leaf becomes a parent: all that was written is flushed, and no sector has a place in the new leaf.
     pub fn snapshot(&mut self) {
-        for versions in self.sectors.values_mut() {
-            forget(versions, Version::ends_others);
-            for version in versions {
+        for sector in self.sectors.values_mut() {
+            sector.lost.clear();
+            forget(&mut sector.versions, Version::ends_others);
+            for version in &mut sector.versions {
                 assert!(version.end < u64::MAX, "a snapshot is taken of a disk at rest");
                 (version.start, version.end, version.is_done, version.is_inherited) = (0, 0, true, true);
             }
@@ -255,15 +325,9 @@ impl Oracle {
 
     fn check(&self, range: GuestRange, bytes: &[u8], settles: impl Fn(&Version) -> bool + Copy) -> Result<(), String> {
         check(range, bytes, |index| {
-            self.sectors.get(&index).map(|versions| Choice::new(index, versions, settles, false))
+            self.sectors.get(&index).map(|sector| Choice::new(index, &sector.versions, settles, None))
         })
     }
-}
-
-fn untouched() -> Vec<Version> {
-    let change = Change::Zero { durable: false };
-    let (start, end, is_done, is_inherited) = (0, 0, true, true);
-    vec![Version { stamp: ZEROES, change, from: 0, to: SECTOR_BYTES, start, end, is_done, is_inherited }]
 }
 
 fn is_flushed(version: &Version, flushed: u64) -> bool {

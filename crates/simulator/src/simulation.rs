@@ -8,12 +8,12 @@ use std::{
 
 use block_core::{Error, Extent, ExtentKind, GuestOffset, GuestRange, Operation, Result};
 use image_chain::HomeOptions;
-use storage_io::{Buffer, Executor, FaultScript, FaultyStorage, SimulatedClock, Storage, Task};
+use storage_io::{Buffer, CrashStorage, Executor, FaultScript, FaultyStorage, SimulatedClock, Storage, Task};
 
 use crate::{
     disk::{Answer, Disk, carry_out, zeroed},
     images::{Images, Shape},
-    oracle::{Change, Oracle},
+    oracle::{Change, Crash, Oracle},
     random::Random,
     workload::{Mix, Workload},
 };
@@ -138,6 +138,37 @@ impl Simulation {
         self.images.snapshot().expect("an image in memory can be made");
         self.work.oracle.borrow_mut().snapshot();
         self.open().expect("a new leaf can be opened");
+    }
+
+    /// Goes through a crash in whatever is under way: from now on the leaf is `state`, opened again.
+    ///
+    /// # Panics
+    /// When it does not open, or holds what it must not after `crash`.
+    pub fn crash(&mut self, crash: Crash, state: CrashStorage) {
+        self.work.left.set(0);
+        self.disk = None;
+        self.executor.end_tasks();
+        self.images = self.images.with_leaf(state);
+        self.open().unwrap_or_else(|error| panic!("after a crash ({crash:?}): does not open for writing: {error}"));
+        let permitted = self.oracle().after(crash);
+        for range in pieces(self.plan.shape.disk_bytes()) {
+            let bytes = self.executor.block_on(self.disk().read(range)).expect("a disk at rest can be read");
+            let checked = permitted.check(range, &bytes);
+            checked.unwrap_or_else(|complaint| panic!("after a crash ({crash:?}): {complaint}"));
+            self.work.oracle.borrow_mut().crashed(range, &bytes);
+        }
+    }
+
+    /// Writes these bytes, whole sectors of them.
+    ///
+    /// # Panics
+    /// When the write fails.
+    pub fn write(&self, offset: GuestOffset, bytes: &[u8]) {
+        let range = GuestRange::new(offset, bytes.len() as u64);
+        let begun = self.work.oracle.borrow_mut().begin_write(range, bytes);
+        let write = Operation::Write { range, buffer: Buffer::from_bytes(bytes), durable: false };
+        let answer = self.executor.block_on(carry_out(&self.disk().queue(0), write));
+        self.work.oracle.borrow_mut().end(begun, self.work.accept(answer).is_some());
     }
 
     /// Starts so many operations, some at a time.

@@ -1,7 +1,7 @@
 //! Crashes at random instants of random work: what is left opens for writing without repair, holds everything that was
-//! flushed, and nothing that must not be there.
+//! flushed, and nothing that must not be there. The work then goes on with one of the states, and crashes again.
 
-use simulator::{Base, Inspector, Mix, Plan, Replay, Shape, Simulation, seeds};
+use simulator::{Base, Crash, Inspector, Mix, Plan, Replay, Shape, Simulation, seeds};
 use storage_io::StorageKind;
 use test_support::{cycles, seed};
 
@@ -10,6 +10,8 @@ const STATES: u64 = 20_000;
 const STATES_THOROUGH: u64 = 100_000;
 /// At each instant so many states are drawn.
 const STATES_AT_ONCE: u64 = 32;
+/// So many steps of the executor lie between two instants, at most.
+const STEPS_BETWEEN: u64 = 400;
 
 fn run(test: &'static str, shape: Shape, levels: usize) {
     let wanted = cycles(STATES, STATES_THOROUGH);
@@ -23,7 +25,7 @@ fn run(test: &'static str, shape: Shape, levels: usize) {
     }
 }
 
-/// One disk, crashed at many instants of its life. How many states were looked at.
+/// One disk, crashed at many instants of its lives. How many states were looked at.
 fn crash(seed: u64, shape: Shape, levels: usize) -> u64 {
     let mix = if seed & 1 == 0 { Mix::CHURN } else { Mix::EVERYTHING };
     let plan = Plan { shape, mix, in_flight: 32, may_fail: false };
@@ -33,23 +35,49 @@ fn crash(seed: u64, shape: Shape, levels: usize) -> u64 {
         simulation.snapshot();
     }
     let mut inspector = Inspector::new(seed);
-    for _ in 0..3 {
-        let burst = simulation.start(80);
-        let executor = simulation.executor.clone();
-        let mut next = 1 + simulation.random().below(400);
-        while executor.step() {
-            next -= 1;
-            if next == 0 {
-                inspector.look(&simulation, STATES_AT_ONCE);
-                next = 1 + simulation.random().below(400);
-            }
+    for _ in 0..4 {
+        if simulation.random().once_in(2) {
+            live_and_die(&mut simulation, &mut inspector);
+        } else {
+            live(&mut simulation, &mut inspector);
         }
-        executor.block_on(burst.ended());
-        inspector.look(&simulation, STATES_AT_ONCE);
-        simulation.check();
-        simulation.reopen();
     }
     inspector.states()
+}
+
+/// Works, and is closed and opened again.
+fn live(simulation: &mut Simulation, inspector: &mut Inspector) {
+    let burst = simulation.start(80);
+    while look_later(simulation, inspector) {}
+    simulation.executor.block_on(burst.ended());
+    inspector.look(simulation, STATES_AT_ONCE);
+    simulation.check();
+    simulation.reopen();
+}
+
+/// Works, until a crash ends it; a state that it left is the next life.
+fn live_and_die(simulation: &mut Simulation, inspector: &mut Inspector) {
+    let burst = simulation.start(80);
+    let looks = simulation.random().below(3);
+    let _ = (0..=looks).all(|_| look_later(simulation, inspector));
+    let point = simulation.images().leaf().storage.crash_point();
+    let seed = simulation.random().draw();
+    if simulation.random().once_in(3) {
+        simulation.crash(Crash::Killed, point.killed(seed));
+    } else {
+        simulation.crash(Crash::PowerCut, point.power_cut(seed));
+    }
+    drop(burst);
+}
+
+/// Lets some steps pass, then takes crashes. False: nothing is left to do.
+fn look_later(simulation: &mut Simulation, inspector: &mut Inspector) -> bool {
+    let steps = 1 + simulation.random().below(STEPS_BETWEEN);
+    if !(0..steps).all(|_| simulation.executor.step()) {
+        return false;
+    }
+    inspector.look(simulation, STATES_AT_ONCE);
+    true
 }
 
 #[test]
@@ -73,7 +101,7 @@ fn differencing() {
 }
 
 #[test]
-fn dynamic_on_a_device() {
-    let shape = Shape { storage: StorageKind::BlockDevice, ..Shape::small(Base::Dynamic) };
-    run("crashes dynamic_on_a_device", shape, 2);
+fn differencing_over_raw_on_a_device() {
+    let shape = Shape { storage: StorageKind::BlockDevice, ..Shape::small(Base::Raw) };
+    run("crashes differencing_over_raw_on_a_device", shape, 2);
 }

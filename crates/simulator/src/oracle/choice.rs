@@ -16,24 +16,32 @@ pub(super) struct Choice {
 
 /// Which bytes of a version may be seen.
 enum Seen {
+    None,
     All,
     Some(Box<[bool; SECTOR_BYTES]>),
 }
 
 impl Choice {
-    pub(super) fn new(index: u64, versions: &[Version], settles: impl Fn(&Version) -> bool, zero_too: bool) -> Choice {
-        let is_seen = |version: &Version, byte| version.covers(byte) && !is_over(version, byte, versions, &settles);
-        let mut choice = Choice { versions: Vec::new(), zero_too };
-        let all_whole = versions.iter().all(Version::is_whole);
-        for version in versions {
-            let seen = match all_whole {
-                true if is_seen(version, 0) => Seen::All,
-                true => continue,
-                false => Seen::Some(Box::new(std::array::from_fn(|byte| is_seen(version, byte)))),
-            };
-            choice.versions.push((*version, version.sector(index), seen));
-        }
-        choice
+    /// The versions that are not over; and if it may show what lies in a place that it never had, zeroes and
+    /// `left_over`.
+    pub(super) fn new(
+        index: u64,
+        versions: &[Version],
+        settles: impl Fn(&Version) -> bool,
+        left_over: Option<&[Version]>,
+    ) -> Choice {
+        let lost = left_over.unwrap_or_default();
+        let all_whole = versions.iter().chain(lost).all(Version::is_whole);
+        let seen = |version: &Version, is_seen: &dyn Fn(usize) -> bool| match all_whole {
+            true if is_seen(0) => Seen::All,
+            true => Seen::None,
+            false => Seen::Some(Box::new(std::array::from_fn(|byte| version.covers(byte) && is_seen(byte)))),
+        };
+        let current = versions.iter().map(|version| {
+            (version.clone(), version.sector(index), seen(version, &|byte| !is_over(version, byte, versions, &settles)))
+        });
+        let lost = lost.iter().map(|version| (version.clone(), version.sector(index), seen(version, &|_| true)));
+        Choice { versions: current.chain(lost).collect(), zero_too: left_over.is_some() }
     }
 
     /// Whether `found` may be what the sector holds from byte `from` on.
@@ -41,13 +49,13 @@ impl Choice {
         let to = from + found.len();
         let is_whole = |(_, sector, seen): &(_, [u8; SECTOR_BYTES], _)| match seen {
             Seen::All => sector[from..to] == *found,
-            Seen::Some(_) => false,
+            Seen::Some(_) | Seen::None => false,
         };
         let is_zero = || found.iter().all(|byte| *byte == 0);
         let fits = |byte: usize| {
             let mut versions = self.versions.iter();
             let shows = |(_, sector, seen): &(_, [u8; SECTOR_BYTES], Seen)| match seen {
-                Seen::All => false,
+                Seen::All | Seen::None => false,
                 Seen::Some(seen) => seen[byte] && sector[byte] == found[byte - from],
             };
             versions.any(shows) || self.zero_too && found[byte - from] == 0
@@ -80,6 +88,7 @@ impl Choice {
 impl Seen {
     fn any(&self) -> bool {
         match self {
+            Seen::None => false,
             Seen::All => true,
             Seen::Some(bytes) => bytes.contains(&true),
         }
