@@ -12,6 +12,7 @@ mod oracle;
 mod plain_reader;
 mod room;
 mod served;
+mod snapshots;
 mod unaligned;
 mod verified_load;
 mod written_by_us;

@@ -120,6 +120,11 @@ impl Served<'_> {
         self.host.ours("tap-ctl", &[command, "-p", &self.pid.to_string(), "-m", &self.minor])
     }
 
+    /// Lets a paused disk go on with another image.
+    pub(crate) fn resume(&self, image: &str) {
+        self.host.ours("tap-ctl", &["unpause", "-p", &self.pid.to_string(), "-m", &self.minor, "-a", image]);
+    }
+
     /// Closes the disk; its tapdisk goes.
     pub(crate) fn close(self) {
         self.tap_ctl("destroy");

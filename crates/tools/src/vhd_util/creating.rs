@@ -4,19 +4,22 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
 use image_format::vhd::{self, CreateOptions, KeyHash, Timestamp};
 use rustix::io::Errno;
-use storage_io::{CreateMode, Executor, OpenOptions, Storage, StorageExt};
+use storage_io::{CreateMode, Executor, LockPolicy, OpenOptions, Storage, StorageExt};
 use uuid::Uuid;
 
 use super::{
     Session,
     opened::{Demands, OpenedVhd},
 };
+
+/// How long the last writes of a process that was killed may take.
+const BUSY_MAX: Duration = Duration::from_secs(4);
 
 /// What every new image has: an identity and a birthday.
 pub(super) fn new_image() -> Result<CreateOptions> {
@@ -41,11 +44,12 @@ pub(super) struct Target {
 impl Target {
     /// Opens or makes it, as its only writer. Nothing is cut or written yet.
     pub(super) async fn open(session: &Session, path: &Path) -> Result<Target> {
-        let new = OpenOptions { create: CreateMode::New, ..OpenOptions::write() };
+        let write = OpenOptions { lock: LockPolicy::Exclusive { deadline: BUSY_MAX }, ..OpenOptions::write() };
+        let new = OpenOptions { create: CreateMode::New, ..write };
         let (storage, is_new) = match session.files.open(&session.executor, path, new).await {
             Ok(storage) => (storage, true),
             Err(error) if error.os_error() == Some(Errno::EXIST.raw_os_error()) => {
-                (session.files.open(&session.executor, path, OpenOptions::write()).await?, false)
+                (session.files.open(&session.executor, path, write).await?, false)
             }
             Err(error) => return Err(error),
         };

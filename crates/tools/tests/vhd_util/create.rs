@@ -108,6 +108,19 @@ fn a_failed_create_leaves_what_is_no_file_alone() {
 }
 
 #[test]
+fn an_image_that_somebody_writes_is_not_replaced() {
+    let place = Place::new();
+    place.make("create -n a.vhd -s 2");
+    let before = place.everything();
+    let held = fs::File::open(place.path("a.vhd")).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    let ended = place.run("create -n a.vhd -s 4");
+    assert_eq!((ended.status, ended.stdout.as_str()), (16, ""));
+    assert!(ended.stderr.ends_with("a.vhd: is in use by another process\n"), "{}", ended.stderr);
+    assert_eq!(place.everything(), before);
+}
+
+#[test]
 fn a_size_that_no_disk_has_changes_nothing() {
     let place = Place::new();
     place.write("a.vhd", b"something");
