@@ -81,6 +81,9 @@ on_every_engine! {
             let (buffer, result) = file.read(executor, at(0), buffer).await;
             result.unwrap();
             assert_eq!(buffer.to_vec(), [pattern(1000, 3), vec![0; 24]].concat());
+            // A unit more is behind the end.
+            let error = file.read_bytes(executor, at(0), 1536).await.unwrap_err();
+            assert_eq!((error.kind(), error.os_error()), (ErrorKind::Io, None));
         });
     }
 
