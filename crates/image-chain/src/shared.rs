@@ -54,18 +54,26 @@ impl Shared {
 pub(crate) struct TableClock {
     changes: AtomicU64,
     durable: AtomicU64,
+    /// Changes that have begun. Anybody may see one before it has ended.
+    running: AtomicU64,
 }
 
 impl TableClock {
     /// The clock of a chain that was just opened: whoever had it before may have been killed between a change and a
     /// sync.
     pub(crate) fn new() -> TableClock {
-        TableClock { changes: AtomicU64::new(1), durable: AtomicU64::new(0) }
+        TableClock { changes: AtomicU64::new(1), durable: AtomicU64::new(0), running: AtomicU64::new(0) }
     }
 
-    /// A change is about to become visible.
-    pub(crate) fn changed(&self) {
+    /// A change begins: at any time from now on it may become visible.
+    pub(crate) fn begin_change(&self) {
+        self.running.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// It has become visible, or has failed.
+    pub(crate) fn end_change(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
+        self.running.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// The changes that a sync which begins now makes durable.
@@ -78,9 +86,11 @@ impl TableClock {
         self.durable.fetch_max(changes, Ordering::AcqRel);
     }
 
-    /// Whether all changes that are visible are durable.
+    /// Whether all changes that are visible are durable. The order counts: a change that no longer runs is among the
+    /// changes.
     pub(crate) fn is_durable(&self) -> bool {
-        self.durable.load(Ordering::Acquire) >= self.changes.load(Ordering::Acquire)
+        self.running.load(Ordering::Acquire) == 0
+            && self.durable.load(Ordering::Acquire) >= self.changes.load(Ordering::Acquire)
     }
 }
 
@@ -164,5 +174,28 @@ impl ChainStatistics {
     pub(crate) fn count_gap(&self, written: bool) {
         let counter = if written { &self.0.gaps_written } else { &self.0.gaps_skipped };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A table's change can be seen by a walk before the write that made it has ended, and a flush may end in between.
+    #[test]
+    fn nothing_is_durable_while_a_table_changes_nor_after_until_a_flush() {
+        let clock = TableClock::new();
+        clock.made_durable(clock.now());
+        assert!(clock.is_durable());
+        clock.begin_change();
+        assert!(!clock.is_durable());
+        clock.made_durable(clock.now());
+        assert!(!clock.is_durable(), "that flush may have missed the change");
+        let flush_that_began_before_the_end = clock.now();
+        clock.end_change();
+        clock.made_durable(flush_that_began_before_the_end);
+        assert!(!clock.is_durable());
+        clock.made_durable(clock.now());
+        assert!(clock.is_durable());
     }
 }

@@ -158,10 +158,14 @@ impl<F: Format + 'static> Chain<F> {
     async fn commit(&self, written: Written) -> Result<()> {
         let Written { plan, range, in_place } = written;
         let offset = plan.offset;
+        if !in_place {
+            // Who writes there durably must know that the tables may not be durable yet. A walk may meet the place, and
+            // make it known to the queues, before this job hears that its tables are written.
+            self.shared.tables.begin_change();
+        }
         let committed = self.leaf().commit(&self.executor, plan).await;
         if !in_place {
-            // Before the place is visible: who writes there durably must know that its table may not be durable yet.
-            self.shared.tables.changed();
+            self.shared.tables.end_change();
         }
         match committed {
             Ok(()) => self.is_now_at(range, offset),
