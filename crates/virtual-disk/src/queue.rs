@@ -101,7 +101,10 @@ impl DiskQueue {
 
     pub(crate) fn new_outbox(&self) -> Rc<Outbox> {
         let outbox = Rc::new(Outbox::default());
-        self.outboxes.borrow_mut().push(Rc::downgrade(&outbox));
+        let mut outboxes = self.outboxes.borrow_mut();
+        // Clients come and go while the disk stays as it is: those that have gone must not add up.
+        outboxes.retain(|outbox| outbox.strong_count() > 0);
+        outboxes.push(Rc::downgrade(&outbox));
         outbox
     }
 
@@ -334,6 +337,17 @@ mod tests {
         queue.abandon();
         drop(unanswered);
         assert_eq!(queue.in_flight(), 0);
+    }
+
+    #[test]
+    fn sources_that_have_gone_leave_nothing_behind() {
+        let (queue, outbox, unanswered) = unanswered();
+        for _ in 0..1000 {
+            drop(queue.new_outbox());
+        }
+        assert!(queue.outboxes.borrow().len() <= 2, "{} outboxes", queue.outboxes.borrow().len());
+        unanswered.answer(Outcome::Done);
+        assert!(!outbox.is_empty());
     }
 
     #[test]
