@@ -130,3 +130,17 @@ fn a_size_that_no_disk_has_changes_nothing() {
         assert_eq!(place.read("a.vhd"), b"something", "{size}");
     }
 }
+
+#[test]
+fn a_file_that_was_made_for_an_image_goes_when_the_image_cannot_be_made() {
+    let place = Place::new();
+    // No file system has files of 2^63 bytes.
+    let ended = place.run("create -n a.vhd -s 8796093022208 -r");
+    assert_ne!(ended.status, 0);
+    assert!(ended.stderr.starts_with("a.vhd: failed to create: -"), "{}", ended.stderr);
+    assert!(!exists(&place.path("a.vhd")));
+    // What was there before is not ours to remove.
+    place.write("b.vhd", b"something");
+    assert_ne!(place.run("create -n b.vhd -s 8796093022208 -r").status, 0);
+    assert!(exists(&place.path("b.vhd")));
+}
