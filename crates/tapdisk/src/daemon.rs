@@ -21,7 +21,10 @@ use std::{
 
 use block_core::{Result, ResultExt};
 use control_api::{RunDir, errno, make_directory};
-use rustix::process::Signal;
+use rustix::{
+    fs::Mode,
+    process::{Signal, umask},
+};
 use storage_io::{EngineChoice, EngineKind, Executor, Signals};
 
 use crate::{
@@ -38,6 +41,8 @@ use crate::{
 };
 
 const EINVAL: u8 = 22;
+/// What nobody but the owner may do.
+const OTHERS_WRITE: Mode = Mode::WGRP.union(Mode::WOTH);
 
 /// Runs the program.
 pub fn main() -> ExitCode {
@@ -66,6 +71,8 @@ fn usage(status: ExitCode) -> ExitCode {
 
 fn serve(run: RunDir, engine: EngineChoice, starter: Starter) -> Result<ExitCode> {
     let pid = process::id();
+    // Whatever the spawner's mask: to connect to a socket is to be allowed to write to it.
+    umask(umask(OTHERS_WRITE) | OTHERS_WRITE);
     let signals = [Signal::HUP, Signal::USR1, Signal::USR2, Signal::INT, Signal::TERM, Signal::XFSZ];
     let signals = Signals::take(&signals)?;
     let found = try_engine(engine)?;

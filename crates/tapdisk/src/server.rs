@@ -25,6 +25,9 @@ const REQUEST_MAX: Duration = Duration::from_secs(2);
 /// How long an answer may take to be fetched.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
+/// How often to look whether a client has gone that has ended its requests.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+
 /// All control connections.
 pub(crate) struct Server {
     executor: Executor,
@@ -155,14 +158,18 @@ impl Server {
         }
     }
 
-    /// Ends when the client has closed its end. One that has only ended its requests still waits for its answer, and is
-    /// not watched any more; nor is one that sends more than it may.
+    /// Ends when the client has closed its end. One that has only ended its requests, or sends more than it may, still
+    /// waits for its answer: that keeps the socket readable, so it is looked at now and then.
     async fn gone(&self, stream: &UnixStream) {
-        let is_readable = self.executor.readable(stream).await.is_ok();
-        let mut state = [PollFd::new(stream, PollFlags::empty())];
-        let polled = poll(&mut state, Some(&Timespec::default())).is_ok();
-        if is_readable && polled && !state[0].revents().contains(PollFlags::HUP) {
-            std::future::pending::<()>().await;
+        // Whatever readiness comes to, the socket itself knows better.
+        let _ = self.executor.readable(stream).await;
+        loop {
+            let mut state = [PollFd::new(stream, PollFlags::empty())];
+            let polled = poll(&mut state, Some(&Timespec::default()));
+            if polled.is_err() || state[0].revents().contains(PollFlags::HUP) {
+                return;
+            }
+            self.executor.sleep(LOOK_PERIOD).await;
         }
     }
 

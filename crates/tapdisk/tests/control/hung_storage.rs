@@ -140,6 +140,24 @@ fn a_close_that_nobody_waits_for_any_more_is_done_all_the_same() {
 }
 
 #[test]
+fn clients_that_gave_up_waiting_take_no_room() {
+    let host = Host::new();
+    let Some(tap) = Tap::new("hung_storage::clients_that_gave_up_waiting_take_no_room", &host) else { return };
+    let (pid, writing) = hung(&host, &tap);
+    let pid: u32 = pid.parse().unwrap();
+    let impatient = host.client(pid).timeout(Duration::from_millis(1));
+    for _ in 0..600 {
+        assert!(impatient.close(minor("0")).is_err());
+    }
+    assert_eq!(host.client(pid).list().unwrap().len(), 1);
+    tap.open();
+    // All of them are carried out: closing again what is closed is nothing.
+    eventually("the disk is closed", || host.ok(&["list"]) == format!("pid={pid} minor=0 state=0x2\n"));
+    assert!(writing.join().is_ok());
+    host.ok(&["destroy", "-p", &pid.to_string(), "-m", "0"]);
+}
+
+#[test]
 fn a_process_that_is_told_to_end_ends_although_storage_hangs() {
     let host = Host::new();
     let test = "hung_storage::a_process_that_is_told_to_end_ends_although_storage_hangs";

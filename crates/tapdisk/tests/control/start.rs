@@ -3,7 +3,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::Write,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     process::Command,
 };
 
@@ -60,6 +60,15 @@ fn a_spawned_tapdisk_is_called_so() {
     let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let session = status.rsplit_once(')').unwrap().1.split_whitespace().nth(3).unwrap();
     assert_eq!(session, pid.to_string(), "it leads a session of its own");
+}
+
+#[test]
+fn only_its_owner_may_connect() {
+    let host = Host::new();
+    let output = said(script(&host, "careless", "umask 0; exec tapdisk \"$@\"").output().unwrap());
+    let pid = output.stdout.trim().parse().unwrap();
+    let mode = fs::metadata(host.run.control_socket(pid)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o755);
 }
 
 #[test]
