@@ -54,12 +54,7 @@ impl Sparse {
             let place = self.storage.length() - FOOTER_BYTES as u64;
             self.storage.write_bytes(executor, FileOffset::new(place), footer.as_bytes()).await?;
         } else {
-            let end = self.end_of_blocks();
-            self.storage.write_bytes(executor, end, footer.as_bytes()).await?;
-            let length = end.get() + FOOTER_BYTES as u64;
-            if self.storage.length() != length {
-                self.storage.set_length(executor, length).await?;
-            }
+            self.end_file_at(executor, self.end_of_blocks(), &footer).await?;
         }
         if self.has_footer_copy {
             return Ok(());

@@ -19,6 +19,7 @@ use block_core::{Error, ErrorKind, FileOffset, FileRange, Result, ResultExt};
 use futures_util::future::try_join_all;
 use storage_io::{Executor, StorageExt, StorageKind};
 
+use super::Footer;
 use super::create::allocate_or_extend;
 use super::image::Sparse;
 use super::layout::FOOTER_BYTES;
@@ -225,7 +226,7 @@ impl Sparse {
         let grown = self.grow_file(executor, starts, tail, end, had_footer).await;
         if grown.is_err() {
             // The error is what counts; if the old end cannot be restored, the next attempt or closing will try.
-            let restored = self.end_file_at(executor, tail).await;
+            let restored = self.end_file_at(executor, tail, &self.footer).await;
             self.room.borrow_mut().has_footer = restored.is_ok();
         }
         grown
@@ -240,7 +241,8 @@ impl Sparse {
         had_footer: bool,
     ) -> Result<()> {
         if !had_footer {
-            self.storage.set_length(executor, tail.get()).await?;
+            // What lies behind is cut off, since nobody vouches for it; but never so that a guest's bytes are the end.
+            self.end_file_at(executor, tail, &self.footer).await?;
         }
         // First the footer, so that the file ends with one at every instant; then what lies in front of it. The old
         // footer may lie on the first bitmap; and a bitmap that was written costs less to write again.
@@ -251,11 +253,15 @@ impl Sparse {
         self.syncer.sync(executor).await
     }
 
-    /// Makes a file end at `end`, with a footer behind.
-    pub(super) async fn end_file_at(&self, executor: &Executor, end: FileOffset) -> Result<()> {
-        self.storage.write_bytes(executor, end, self.footer.as_bytes()).await?;
+    /// Makes a file end at `end`, with a footer behind. A power cut that keeps the cut must find the footer there.
+    pub(super) async fn end_file_at(&self, executor: &Executor, end: FileOffset, footer: &Footer) -> Result<()> {
+        self.storage.write_bytes(executor, end, footer.as_bytes()).await?;
         let length = end.get() + FOOTER_BYTES as u64;
-        if self.storage.length() == length { Ok(()) } else { self.storage.set_length(executor, length).await }
+        if self.storage.length() == length {
+            return Ok(());
+        }
+        self.syncer.sync(executor).await?;
+        self.storage.set_length(executor, length).await
     }
 
     /// Writes the footer of a device.
