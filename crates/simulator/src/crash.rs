@@ -13,6 +13,7 @@ use crate::{
     oracle::{Crash, Permitted},
     random::Random,
     simulation::{Simulation, pieces},
+    structure::check_structure,
 };
 
 /// Looks at what crashes leave. It has an executor of its own, so that it can look while a simulation stands still.
@@ -73,6 +74,9 @@ impl Inspector {
         let checked = executor.block_on(async {
             let disk = open(&executor, &images).await?;
             check(&disk, permitted).await?;
+            if images.leaf().is_sparse_vhd() {
+                check_structure(&executor, &images.leaf().storage).await?;
+            }
             if used { use_it(&executor, &images, disk, random).await } else { Ok(()) }
         });
         self.executor.end_tasks();

@@ -45,6 +45,9 @@ impl Disk {
                 _ => (Arc::new(file.storage.clone().with_limits(|limits| limits.read_only = true)), Access::Read),
             };
             let format = Image::open(executor, storage, file.kind, &file.path, access).await?;
+            if access == Access::Write {
+                format.begin_writing(executor).await?;
+            }
             layers.push(Layer { name: file.path.display().to_string(), kind: file.kind, format });
         }
         let home = Home::new(executor, layers, options);

@@ -64,6 +64,19 @@ pub struct ImageFile {
     /// Its bytes.
     pub storage: CrashStorage,
     uuid: Option<Uuid>,
+    is_sparse: bool,
+}
+
+impl ImageFile {
+    /// Bytes of the file.
+    pub fn storage_length(&self) -> u64 {
+        self.storage.length()
+    }
+
+    /// Whether it is a dynamic or differencing VHD.
+    pub fn is_sparse_vhd(&self) -> bool {
+        self.is_sparse
+    }
 }
 
 /// The images of a disk, base first.
@@ -86,6 +99,7 @@ impl Images {
                 path: "/images/0.raw".into(),
                 storage: CrashStorage::new(shape.disk_bytes()),
                 uuid: None,
+                is_sparse: false,
             },
             Base::Fixed => images.new_vhd(true, None)?,
             Base::Dynamic => images.new_vhd(false, None)?,
@@ -117,7 +131,7 @@ impl Images {
             CreateOptions { disk_bytes, reserved_bytes: 0, fixed, uuid, timestamp: Timestamp::new(1), parent };
         let storage = self.create_vhd(&options)?;
         let path = format!("/images/{number}.vhd").into();
-        Ok(ImageFile { kind: ImageKind::Vhd, path, storage, uuid: Some(uuid) })
+        Ok(ImageFile { kind: ImageKind::Vhd, path, storage, uuid: Some(uuid), is_sparse: !fixed })
     }
 
     fn create_vhd(&self, options: &CreateOptions) -> Result<CrashStorage> {

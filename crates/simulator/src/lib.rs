@@ -18,6 +18,7 @@ mod oracle;
 mod random;
 mod replay;
 mod simulation;
+mod structure;
 mod workload;
 
 pub use content::Stamp;
@@ -28,4 +29,5 @@ pub use oracle::{Begun, Change, Crash, Instant, Oracle, Permitted};
 pub use random::Random;
 pub use replay::{Replay, seeds};
 pub use simulation::{Burst, Plan, Simulation};
+pub use structure::check_structure;
 pub use workload::{Mix, Workload};
