@@ -166,6 +166,10 @@ impl Queue {
         let (buffer, result) = write_pieces(&self.0.executor, &self.0.shared, pieces, buffer, by_itself, ticket).await;
         match result {
             Ok(()) if durable && !by_itself => (buffer, self.flush().await),
+            Err(error) if by_itself => {
+                self.0.shared.tables.durable_write_failed(&error);
+                (buffer, Err(error))
+            }
             result => (buffer, result),
         }
     }

@@ -1,10 +1,11 @@
 //! What the queues of a disk share with home: the owner map to read, the storages to use, counters. No locks.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicU64, Ordering},
 };
 
+use block_core::{Error, ErrorKind, Result};
 use image_format::ImageKind;
 use storage_io::{Limits, Storage, StorageKind};
 
@@ -56,13 +57,16 @@ pub(crate) struct TableClock {
     durable: AtomicU64,
     /// Changes that have begun. Anybody may see one before it has ended.
     running: AtomicU64,
+    /// What a durable write failed with.
+    failure: OnceLock<Error>,
 }
 
 impl TableClock {
     /// The clock of a chain that was just opened: whoever had it before may have been killed between a change and a
     /// sync.
     pub(crate) fn new() -> TableClock {
-        TableClock { changes: AtomicU64::new(1), durable: AtomicU64::new(0), running: AtomicU64::new(0) }
+        let [changes, durable, running] = [1, 0, 0].map(AtomicU64::new);
+        TableClock { changes, durable, running, failure: OnceLock::new() }
     }
 
     /// A change begins: at any time from now on it may become visible.
@@ -84,6 +88,20 @@ impl TableClock {
     /// That sync has succeeded.
     pub(crate) fn made_durable(&self, changes: u64) {
         self.durable.fetch_max(changes, Ordering::AcqRel);
+    }
+
+    /// A durable write failed. A write is made durable by a sync of its file: when that fails, the kernel has dropped
+    /// what it could not write, perhaps bytes of other writes, and tells nobody again. So no flush may succeed any more.
+    pub(crate) fn durable_write_failed(&self, error: &Error) {
+        if error.kind() == ErrorKind::Io {
+            // The first error is the one that counts.
+            let _ = self.failure.set(error.clone());
+        }
+    }
+
+    /// Whether nothing is known to be lost.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.failure.get().map_or(Ok(()), |error| Err(error.clone()))
     }
 
     /// Whether all changes that are visible are durable. The order counts: a change that no longer runs is among the

@@ -80,6 +80,28 @@ fn after_a_failed_sync_every_flush_fails_until_the_disk_is_opened_again() {
     disk.close();
 }
 
+/// A durable write that fails has used up the one report of what the kernel could not write, be it its own or not.
+#[test]
+fn after_a_failed_durable_write_every_flush_fails_until_the_disk_is_opened_again() {
+    let host = Host::new();
+    host.vhd("/a.vhd", 2);
+    let script = FaultScript::new();
+    let faulty = FaultyStorage::new(host.files.get("/a.vhd").unwrap(), script.clone());
+    host.files.put("/a.vhd", Arc::new(faulty));
+    let disk = host.open("vhd:/a.vhd").unwrap();
+    write_durably(&disk, 0);
+    script.add(FaultRule::once_after(0, Fault::error(EIO)).of(OperationKind::Write));
+    let write = disk.queue.write(range(0, 4096), Buffer::zeroed(4096), true);
+    assert_eq!(disk.run(write).1.unwrap_err().os_error(), Some(EIO));
+    assert_eq!(disk.run(disk.queue.flush()).unwrap_err().os_error(), Some(EIO));
+    let Disk { home, queue, .. } = disk;
+    drop(queue);
+    assert_eq!(host.executor.block_on(home.close()).unwrap_err().os_error(), Some(EIO));
+    let disk = host.open("vhd:/a.vhd").unwrap();
+    disk.run(disk.queue.flush()).unwrap();
+    disk.close();
+}
+
 #[test]
 fn a_closed_disk_answers_that_it_is_closed() {
     let host = Host::new();

@@ -11,6 +11,8 @@ impl<F: Format + 'static> Chain<F> {
     pub(crate) async fn flush(&self) -> Result<()> {
         let changes = self.shared.tables.now();
         self.leaf().flush(&self.executor).await?;
+        // After the sync: a durable write that failed meanwhile may have been told what this sync was not.
+        self.shared.tables.check()?;
         self.shared.tables.made_durable(changes);
         Ok(())
     }
