@@ -396,6 +396,10 @@ on_every_engine! {
         let error = executor.block_on(attempt(lock(20))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy);
         assert_eq!(error.to_string(), format!("{}: is in use by another process", path.display()));
+        // Nothing is cut before the lock is there.
+        let cut = OpenOptions { lock: lock(0), create: CreateMode::Truncate, ..OpenOptions::write() };
+        assert!(executor.block_on(storage_io::Opener::open(&storage_io::Files, executor, &path, cut)).is_err());
+        assert_eq!(fs::read(&path).unwrap(), pattern(4096, 1));
         // Readers, and who wants no lock, are let in.
         assert_eq!(open(executor, &path, OpenOptions::read()).length(), 4096);
         assert!(executor.block_on(attempt(LockPolicy::None)).is_ok());
@@ -443,6 +447,28 @@ fn the_memory_of_a_dropped_read_is_not_reused_before_its_completion() {
         }
         assert!(seen_in_flight > 0, "{choice:?}: every read was too fast for this test");
         assert_ne!(executor.engine(), EngineKind::Inline);
+    }
+}
+
+#[test]
+fn what_was_submitted_is_carried_out_although_its_executor_goes() {
+    use storage_io::EngineChoice;
+    for choice in [EngineChoice::IoUring, EngineChoice::Libaio, EngineChoice::Threads, EngineChoice::Inline] {
+        let directory = directory();
+        let path = directory.path().join("image");
+        let executor = Executor::new(choice).unwrap();
+        let file = open(&executor, &path, new_file(true));
+        for index in 0..40 {
+            let buffer = Buffer::from_bytes(&pattern(4096, 1));
+            let operation = StorageOperation::Write { offset: at(index * 4096), buffer, durable: false };
+            drop(file.submit(&executor, operation, None));
+        }
+        drop((file, executor));
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while fs::read(&path).unwrap() != pattern(4096, 1).repeat(40) {
+            assert!(std::time::Instant::now() < deadline, "{choice:?}: a write was lost");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
     }
 }
 
