@@ -94,7 +94,8 @@ fn cargo_tests(workspace: &Workspace, options: &Options, results: &mut TestResul
     }
     let succeeded = watch(&mut command, |line| results.read_line(line))?;
     results.skips.extend(recorded_skips(&skips.path).context("cannot read the list of skipped tests")?);
-    ensure!(succeeded && results.failed == 0, "{} tests failed", results.failed);
+    ensure!(results.failed == 0, "{} tests failed", results.failed);
+    ensure!(succeeded, "a test did not compile, or ended before its time");
     ensure!(results.passed > 0, "no test ran");
     ensure!(!is_ci() || results.skips.is_empty(), "{} tests were skipped, and CI=true", results.skips.len());
     Ok(())
