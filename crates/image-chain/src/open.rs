@@ -76,6 +76,10 @@ impl Home<Image> {
             parent = finder.add_parent(&reference).await?;
         }
         let read_only = spec.access == Access::Read;
+        if !read_only {
+            let leaf = finder.found.first().expect("the leaf was added first");
+            leaf.format.begin_writing(executor).await.context(&leaf.name)?;
+        }
         let options = HomeOptions { owner_bytes_max: spec.owner_bytes_max, read_only };
         Ok(Home::new(executor, finder.found, options))
     }

@@ -93,6 +93,17 @@ fn a_missing_parent_is_named_with_its_child() {
 }
 
 #[test]
+fn a_leaf_that_needs_mending_is_not_mended_before_its_parents_are_found() {
+    let host = Host::new();
+    host.vhd("/sr/base.vhd", 1);
+    host.child("/sr/leaf.vhd", "/sr/base.vhd", 1);
+    let whole = host.bytes("/sr/leaf.vhd");
+    // Its end is missing, as after a copy that was broken off.
+    host.raw("/sr/leaf.vhd", whole[..2048].to_vec());
+    refusal(&host, "vhd:/sr/leaf.vhd", &["/sr/leaf.vhd", "/sr/base.vhd"]);
+}
+
+#[test]
 fn a_chain_that_comes_back_to_itself_is_refused() {
     let host = Host::new();
     host.child("/sr/a.vhd", "/sr/b.vhd", 1);

@@ -19,7 +19,8 @@ pub enum Image {
 }
 
 impl Image {
-    /// Opens the image in `storage`. Its `path` is canonical: paths to a parent are relative to its directory.
+    /// Opens the image in `storage`, and changes nothing there. Its `path` is canonical: paths to a parent are relative to
+    /// its directory.
     pub async fn open(
         executor: &Executor,
         storage: Arc<dyn Storage>,
@@ -30,6 +31,14 @@ impl Image {
         match kind {
             ImageKind::Raw => Ok(Image::Raw(RawImage::new(storage))),
             ImageKind::Vhd => VhdImage::open(executor, storage, path, access).await.map(Image::Vhd),
+        }
+    }
+
+    /// Prepares an image that was opened for writing, and is found good with all its parents, for the first write.
+    pub async fn begin_writing(&self, executor: &Executor) -> Result<()> {
+        match self {
+            Image::Raw(_) => Ok(()),
+            Image::Vhd(image) => image.begin_writing(executor).await,
         }
     }
 

@@ -29,7 +29,8 @@ const HEADER_PAUSE: Duration = Duration::from_millis(50);
 const TABLE_PART: u64 = 1 << 20;
 
 impl VhdImage {
-    /// Opens the image in `storage`. Its `path` is canonical: the paths to a parent are relative to its directory.
+    /// Opens the image in `storage`, and changes nothing there. Its `path` is canonical: the paths to a parent are relative
+    /// to its directory.
     pub async fn open(executor: &Executor, storage: Arc<dyn Storage>, path: &Path, access: Access) -> Result<Self> {
         if access == Access::Write && storage.limits().read_only {
             return Err(Error::new(ErrorKind::ReadOnly, "the storage is read-only"));
@@ -49,6 +50,17 @@ impl VhdImage {
             }
         };
         Ok(VhdImage { storage, footer: found.footer, parent, syncer, body })
+    }
+
+    /// Prepares an image that was opened for writing. A writer that lost power may have left a table that is ahead of the
+    /// file: what is missing is zero from now on.
+    pub async fn begin_writing(&self, executor: &Executor) -> Result<()> {
+        let Body::Sparse(sparse) = &self.body else { return Ok(()) };
+        let end = sparse.end_of_blocks().get();
+        if !sparse.is_writable || end <= self.storage.length() {
+            return Ok(());
+        }
+        self.storage.set_length(executor, end).await
     }
 }
 
@@ -175,10 +187,6 @@ async fn open_sparse(
     };
     let is_writable = access == Access::Write;
     let blocks = survey(&metadata, &entries, storage, is_writable)?;
-    if is_writable && blocks.end.get() > storage.length() {
-        // A writer that lost power may have left a table that is ahead of the file: what is missing is zero.
-        storage.set_length(executor, blocks.end.get()).await?;
-    }
     let trusted = batmap.as_ref().filter(|batmap| batmap.is_valid).map(|batmap| batmap.bits.clone());
     let full = trusted.unwrap_or_else(|| Bitmap::new(metadata.blocks()));
     let is_device = storage.limits().kind == StorageKind::BlockDevice;

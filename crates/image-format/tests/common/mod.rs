@@ -72,6 +72,9 @@ impl Disk {
 
     pub fn open_for(executor: &Executor, storage: Arc<dyn Storage>, access: Access) -> Result<Self> {
         let image = executor.block_on(VhdImage::open(executor, storage, Path::new("/d/child.vhd"), access))?;
+        if access == Access::Write {
+            executor.block_on(image.begin_writing(executor))?;
+        }
         Ok(Disk { image, executor: executor.clone() })
     }
 
