@@ -134,7 +134,7 @@ async fn react(signals: Signals, executor: Executor, control: Rc<Control>) {
             Signal::INT | Signal::TERM if is_ending => abandon(&control),
             Signal::INT | Signal::TERM => {
                 is_ending = true;
-                control.log.info(format!("{signal:?}: closing all disks"));
+                control.log.info(format!("told to end by signal {}: closing all disks", signal.as_raw()));
                 let (closing, control) = (control.clone(), control.clone());
                 let end = async move {
                     if !closing.close_all().await {

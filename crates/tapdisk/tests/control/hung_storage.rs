@@ -12,7 +12,7 @@ use export::nbd::client;
 use rustix::process::Signal;
 use test_support::{ProcessGuard, require_tool, skip};
 
-use crate::host::{Host, aio, eventually, minor, names};
+use crate::host::{Host, LONG, aio, eventually, minor, names};
 
 /// A file whose I/O stops for as long as we like.
 struct Tap {
@@ -158,6 +158,25 @@ fn clients_that_gave_up_waiting_take_no_room() {
 }
 
 #[test]
+fn told_once_to_end_it_waits_for_a_while_and_then_uses_force() {
+    let host = Host::new();
+    let test = "hung_storage::told_once_to_end_it_waits_for_a_while_and_then_uses_force";
+    let Some(tap) = Tap::new(test, &host) else { return };
+    let (pid, writing) = hung(&host, &tap);
+    let tapdisk = ProcessGuard::new(pid.parse().unwrap()).unwrap();
+    tapdisk.signal(Signal::TERM).unwrap();
+    let control = host.run.control_socket(tapdisk.pid());
+    eventually("force", || host.ok(&["list"]).contains(" state=0x41 ") || !control.exists());
+    eventually("its sockets are gone", || !control.exists());
+    let log = host.run.log_file(tapdisk.pid());
+    eventually("the log says so", || fs::read_to_string(&log).unwrap().contains("close by force: storage hangs"));
+    tap.open();
+    assert!(tapdisk.wait_for_end(LONG).unwrap());
+    assert!(!writing.join().unwrap());
+    host.ok(&["free", "-m", "0"]);
+}
+
+#[test]
 fn a_process_that_is_told_to_end_ends_although_storage_hangs() {
     let host = Host::new();
     let test = "hung_storage::a_process_that_is_told_to_end_ends_although_storage_hangs";
@@ -171,6 +190,6 @@ fn a_process_that_is_told_to_end_ends_although_storage_hangs() {
     // What the kernel holds keeps the process, and only that.
     tap.open();
     assert!(!writing.join().unwrap());
-    assert!(tapdisk.wait_for_end(crate::host::LONG).unwrap());
+    assert!(tapdisk.wait_for_end(LONG).unwrap());
     host.ok(&["free", "-m", "0"]);
 }
