@@ -22,6 +22,7 @@ impl Sparse {
         // Tables and data first: batmap and length say that they are there.
         self.syncer.sync(executor).await?;
         if self.is_changed.get() || !self.room.borrow().has_footer() || !self.has_footer_copy {
+            self.give_up_ready_room(executor).await.context("giving up room")?;
             self.write_footers(executor).await.context("writing footers")?;
             self.write_batmap(executor).await.context("writing the batmap")?;
             self.syncer.sync(executor).await?;
@@ -46,6 +47,15 @@ impl Sparse {
             let Some(sector) = suspect else { return Ok(()) };
             self.rewrite_table_sector(executor, sector).await.context("writing the table")?;
         }
+    }
+
+    /// Gives the storage the room between blocks that was made for blocks to come. What lies behind them is cut off.
+    async fn give_up_ready_room(&self, executor: &Executor) -> Result<()> {
+        let starts = self.room.borrow().ready_before(self.end_of_blocks());
+        for start in starts {
+            self.give_up(executor, self.metadata.shape().range_at(start)).await?;
+        }
+        Ok(())
     }
 
     async fn write_footers(&self, executor: &Executor) -> Result<()> {

@@ -87,7 +87,7 @@ impl Sparse {
 
     /// Gives the storage the room, and the room to whoever needs a block. It is emptied again before it is handed out,
     /// so a storage that cannot take it back does no harm.
-    async fn give_up(&self, executor: &Executor, room: FileRange) -> Result<()> {
+    pub(super) async fn give_up(&self, executor: &Executor, room: FileRange) -> Result<()> {
         let given = if self.is_device() {
             self.storage.discard(executor, room).await
         } else {

@@ -196,7 +196,7 @@ async fn open_sparse(
         syncer: syncer.clone(),
         hole: if footer.disk_type() == DiskType::Differencing { Mapping::Parent } else { Mapping::Zero },
         tables: RefCell::new(Tables::new(entries, full)),
-        room: RefCell::new(Room::new(blocks.end, found.has_end && ends_there, blocks.have_private_pages)),
+        room: RefCell::new(Room::new(&blocks, found.has_end && ends_there)),
         batmap: RefCell::new(batmap),
         has_footer_copy: found.has_copy,
         is_changed: Cell::new(false),
@@ -260,11 +260,13 @@ async fn read_table(executor: &Executor, storage: &Arc<dyn Storage>, metadata: &
 }
 
 /// What the blocks of an image look like from afar.
-struct Survey {
+pub(super) struct Survey {
     /// The first place behind all of them, and behind all headers.
-    end: FileOffset,
+    pub(super) end: FileOffset,
     /// Whether no block reaches into the page that ends where another's data begins.
-    have_private_pages: bool,
+    pub(super) have_private_pages: bool,
+    /// Where blocks were that an earlier writer freed.
+    pub(super) gaps: Vec<FileOffset>,
 }
 
 /// Checks that no block lies on a table, or on the footer of a device; for a writer also that none lies on another.
@@ -287,7 +289,29 @@ fn survey(metadata: &Metadata, entries: &[u32], storage: &Arc<dyn Storage>, is_w
         return Err(Error::new(ErrorKind::Corrupt, format!("a block ends at {end}, behind the end of the device")));
     }
     let have_private_pages = is_writable && have_private_pages(shape, &used)?;
-    Ok(Survey { end: end.max(metadata.end_of_headers()), have_private_pages })
+    let gaps = if is_writable { gaps(shape, metadata.end_of_headers(), &used)? } else { Vec::new() };
+    Ok(Survey { end: end.max(metadata.end_of_headers()), have_private_pages, gaps })
+}
+
+/// Room for whole blocks between blocks, which are sorted, and with private pages as blocks have them.
+fn gaps(shape: BlockShape, end_of_headers: FileOffset, entries: &[u32]) -> Result<Vec<FileOffset>> {
+    let apart = LEAD_BYTES - shape.bitmap_bytes();
+    let mut gaps = Vec::new();
+    let mut earliest = end_of_headers;
+    for &entry in entries {
+        let next = FileOffset::new(u64::from(entry) * SECTOR);
+        loop {
+            let start = shape.place_behind(earliest)?;
+            let end = shape.range_at(start).end();
+            if end + apart > next {
+                break;
+            }
+            gaps.push(start);
+            earliest = end + apart;
+        }
+        earliest = shape.range_at(next).end() + apart;
+    }
+    Ok(gaps)
 }
 
 /// Looks at the gaps between blocks, which are sorted. Blocks that lie on each other are an error.

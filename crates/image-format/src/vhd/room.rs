@@ -23,6 +23,7 @@ use super::Footer;
 use super::create::allocate_or_extend;
 use super::image::Sparse;
 use super::layout::FOOTER_BYTES;
+use super::open::Survey;
 use super::write::LEAD_BYTES;
 use crate::promise::Promise;
 
@@ -51,13 +52,13 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub(super) fn new(tail: FileOffset, has_footer: bool, has_private_pages: bool) -> Self {
+    pub(super) fn new(blocks: &Survey, has_footer: bool) -> Self {
         Self {
             ready: VecDeque::new(),
-            used: Vec::new(),
-            tail,
+            used: blocks.gaps.clone(),
+            tail: blocks.end,
             has_footer,
-            has_private_pages,
+            has_private_pages: blocks.have_private_pages,
             batch: BATCH_FIRST,
             waiting: 0,
             job: None,
@@ -67,6 +68,11 @@ impl Room {
     /// A block's room that nobody uses any more.
     pub(super) fn give_back(&mut self, start: FileOffset) {
         self.used.push(start);
+    }
+
+    /// Room that was made and that no block has taken, in front of `end`.
+    pub(super) fn ready_before(&self, end: FileOffset) -> Vec<FileOffset> {
+        self.ready.iter().copied().filter(|&start| start < end).collect()
     }
 
     pub(super) fn has_private_pages(&self) -> bool {
