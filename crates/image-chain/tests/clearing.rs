@@ -71,6 +71,33 @@ fn a_discard_leaves_alone_what_only_the_parent_has() {
 }
 
 #[test]
+fn a_discarded_block_that_the_leaf_has_in_part_reads_as_zero_all_over() {
+    let host = Host::new();
+    two_levels(&host).close();
+    host.child("/new.vhd", "/leaf.vhd", 3);
+    let disk = host.open("vhd:/new.vhd").unwrap();
+    disk.write(4096, &[3; 512]);
+    disk.discard(0, BLOCK);
+    assert!(disk.read(0, block_of(0).len()) == block_of(0), "neither what was written nor what the parent has");
+    disk.close();
+    let disk = host.open("vhd:/new.vhd").unwrap();
+    assert_eq!(first_bytes(&disk), [0, 2, 2], "nor after the disk was opened again");
+    disk.close();
+}
+
+#[test]
+fn a_write_of_a_few_bytes_keeps_the_parents_bytes_around_them() {
+    let host = Host::new();
+    two_levels(&host).close();
+    host.child("/new.vhd", "/leaf.vhd", 3);
+    let disk = host.open("vhd:/new.vhd").unwrap();
+    disk.write(1000, &[3; 600]);
+    let expected = [[2; 1000].as_slice(), &[3; 600], &[2; 1000]].concat();
+    assert!(disk.read(0, 2600) == expected);
+    disk.close();
+}
+
+#[test]
 fn a_discard_inside_a_block_clears_whole_sectors_only() {
     let host = Host::new();
     let disk = two_levels(&host);

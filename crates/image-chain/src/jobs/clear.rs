@@ -5,6 +5,9 @@
 //!  whole granule, nothing
 //!  beneath it in a parent      free: table, fence, then the room    (does not occur)        nothing to do
 //!
+//!  whole granule that the
+//!  leaf has in part            punch or zero its place              a place of its own,     nothing to do
+//!                                                                   zeroed
 //!  anything else               punch or zero its place              discard: leave it       nothing to do
 //!                                                                   zeroes: a place of its
 //!                                                                   own, zeroed
@@ -96,19 +99,18 @@ impl<F: Format + 'static> Chain<F> {
         let extents = self.leaf_extents(part).await?;
         let is_in_leaf = extents.iter().any(|(_, mapping)| matches!(mapping, Mapping::Data { .. }));
         let may_free = !matches!(clear, Clear::Zero { may_free: false, .. });
-        if is_in_leaf
-            && may_free
-            && self.is_whole_granule(part)
-            && !self.is_in_parents(part).await?
-            && self.free(part).await?
-        {
+        let is_whole = self.is_whole_granule(part);
+        if is_in_leaf && may_free && is_whole && !self.is_in_parents(part).await? && self.free(part).await? {
             return Ok(Work::default());
         }
+        // A granule of the leaf that is discarded as a whole is the leaf's as a whole: half of it zero and half of it the
+        // parent's is nothing that its owner ever wrote.
+        let hides_parents = clear != Clear::Discard || is_in_leaf && is_whole;
         let mut work = Work::default();
         for (range, mapping) in extents {
             match mapping {
                 Mapping::Data { offset } => push_place(&mut work.places, FileRange::new(offset, range.length())),
-                Mapping::Parent if clear != Clear::Discard && self.is_in_parents(range).await? => {
+                Mapping::Parent if hides_parents && self.is_in_parents(range).await? => {
                     let plan = self.leaf().plan_write(&self.executor, range).await?;
                     push_place(&mut work.places, FileRange::new(plan.offset, range.length()));
                     work.plans.push((range, plan));
