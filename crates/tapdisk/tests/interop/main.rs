@@ -8,6 +8,7 @@ mod clients;
 mod copies;
 mod killed;
 mod made_by_qemu;
+mod marks;
 mod oracle;
 mod plain_reader;
 mod room;
