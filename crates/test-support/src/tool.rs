@@ -28,6 +28,7 @@ const fn demo_tool(program: &'static str, package: &'static str, needed_for: &'s
 /// Every tool that a test or the demo runs. `cargo xtask setup` installs the packages of this table.
 pub const TOOLS: &[Tool] = &[
     tool("fio", "fio", "verified load through NBD"),
+    tool("script", "bsdutils", "a terminal for programs that look for one"),
     tool("nbdkit", "nbdkit", "a second NBD implementation, as server"),
     tool("nbdinfo", "libnbd-bin", "NBD client: handshake, extents"),
     tool("nbdfuse", "libnbd-bin", "storage that can be made to hang"),

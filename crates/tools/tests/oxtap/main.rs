@@ -1,0 +1,8 @@
+//! `oxtap` as people use it: what it says, how it ends, and what it leaves.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
+mod demo;
+mod list;
+mod serve;
+mod served;
