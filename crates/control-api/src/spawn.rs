@@ -90,20 +90,24 @@ fn start(run: &RunDir, mut command: Command) -> Result<Spawned> {
 }
 
 fn program() -> Command {
-    let named = PROGRAM_VARIABLES.iter().find_map(|name| env::var_os(name).filter(|value| !value.is_empty()));
-    if let Some(named) = named {
+    if let Some(named) = named_program(|variable| env::var_os(variable)) {
         return Command::new(named);
     }
-    let mut command = Command::new(installed_program());
+    let beside = env::current_exe().ok().and_then(|ours| Some(ours.parent()?.join(NAME)));
+    let mut command = Command::new(installed_program(beside, LIBEXEC.into()));
     // Storage managers look for processes of this name.
     command.arg0(NAME);
     command
 }
 
-fn installed_program() -> OsString {
-    let beside = env::current_exe().ok().and_then(|ours| Some(ours.parent()?.join(NAME)));
-    let places = beside.into_iter().chain([PathBuf::from(LIBEXEC)]);
-    places.into_iter().find(|place| place.is_file()).unwrap_or_else(|| LIBEXEC.into()).into_os_string()
+/// What the environment names. A variable that is empty names nothing.
+fn named_program(variable: impl Fn(&str) -> Option<OsString>) -> Option<OsString> {
+    PROGRAM_VARIABLES.iter().find_map(|name| variable(name).filter(|value| !value.is_empty()))
+}
+
+/// The one beside our own program, else the installed one, whether it is there or not: the error will name it.
+fn installed_program(beside: Option<PathBuf>, libexec: PathBuf) -> PathBuf {
+    beside.filter(|place| place.is_file()).unwrap_or(libexec)
 }
 
 /// Reads the readiness line, the path of a control socket, and takes the process id from it.
@@ -206,6 +210,27 @@ mod tests {
             let answer = Message::new(0, Body::PidResponse(pid.cast_signed()));
             io::Write::write_all(&mut stream, &answer.encode()).unwrap();
         })
+    }
+
+    #[test]
+    fn the_first_variable_that_names_a_program_counts() {
+        let set = |tapdisk: &'static str, tapdisk2: &'static str| {
+            named_program(move |name| Some(if name == "TAPDISK" { tapdisk } else { tapdisk2 }.into()))
+        };
+        assert_eq!(set("valgrind-tapdisk", "other"), Some("valgrind-tapdisk".into()));
+        assert_eq!(set("", "other"), Some("other".into()));
+        assert_eq!(set("", ""), None);
+        assert_eq!(named_program(|_| None), None);
+    }
+
+    #[test]
+    fn without_a_name_the_program_is_beside_ours_or_in_libexec() {
+        let directory = tempfile::tempdir().unwrap();
+        let beside = directory.path().join(NAME);
+        let found = || installed_program(Some(beside.clone()), LIBEXEC.into());
+        assert_eq!(found(), PathBuf::from(LIBEXEC));
+        std::fs::write(&beside, "").unwrap();
+        assert_eq!(found(), beside);
     }
 
     #[test]
