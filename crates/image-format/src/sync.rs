@@ -41,11 +41,6 @@ impl Syncer {
         }
         round
     }
-
-    /// From now on nothing that this storage holds counts as durable.
-    pub(crate) fn fail(&self, error: Error) {
-        self.0.failure.borrow_mut().get_or_insert(error);
-    }
 }
 
 async fn run(state: Rc<State>, executor: Executor) {

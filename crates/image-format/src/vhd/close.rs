@@ -42,11 +42,7 @@ impl Sparse {
             // Room that could not be made was nobody's; who waited for it has the error.
             let _ = job.await;
         }
-        loop {
-            let suspect = self.tables.borrow().suspect();
-            let Some(sector) = suspect else { return Ok(()) };
-            self.rewrite_table_sector(executor, sector).await.context("writing the table")?;
-        }
+        self.mend(executor).await
     }
 
     /// Gives the storage the room between blocks that was made for blocks to come. What lies behind them is cut off.

@@ -49,14 +49,7 @@ impl Sparse {
 
     async fn clear_tables(self: &Rc<Self>, executor: &Executor, block: usize) -> Result<()> {
         self.clear_batmap(executor).await.context("clearing the batmap")?;
-        let Err(error) = self.clear_entry(executor, block).await else { return Ok(()) };
-        // Nobody knows whether the entry is cleared on the storage. The block must be there again, durably, before
-        // anybody's write to it may count as done.
-        let sector = self.metadata.table_sector_of(block);
-        if let Err(again) = self.rewrite_table_sector(executor, sector).await {
-            self.syncer.fail(again.context("a table that could not be restored"));
-        }
-        Err(error)
+        self.clear_entry(executor, block).await
     }
 
     /// Ends when no reader can find a set bit in the batmap. A batmap torn by a power cut has a wrong checksum, and

@@ -184,6 +184,9 @@ impl Format for VhdImage {
     }
 
     async fn flush(&self, executor: &Executor) -> Result<()> {
+        if let Body::Sparse(sparse) = &self.body {
+            sparse.mend(executor).await?;
+        }
         self.syncer.sync(executor).await
     }
 

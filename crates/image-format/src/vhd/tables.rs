@@ -3,7 +3,7 @@
 //! ```text
 //!   absent --room--> making --entry is on the storage--> there --entry is cleared on the storage--> absent
 //!                      |  ^
-//!                      +--+ more writers join; a failed write of the entry keeps its room for the next try
+//!                      +--+ more writers join; when all have failed or gone away the room is given back
 //! ```
 //!
 //! What `map` sees changes only after the storage has it. What has been asked for but is not written yet waits in
@@ -35,8 +35,10 @@ pub(super) struct Tables {
     freeing: BTreeMap<usize, Promise<()>>,
     /// Sectors of the table that are being written, and what waits for the next write of them.
     sectors: BTreeMap<usize, Vec<EntryRider>>,
-    /// Sectors of the table whose last write failed: the storage may have either content.
-    suspects: BTreeSet<usize>,
+    /// Sectors of the table that could be neither written nor restored: the storage may have either content.
+    suspect_sectors: BTreeSet<usize>,
+    /// Blocks whose bitmap could be neither written nor restored.
+    suspect_bitmaps: BTreeSet<usize>,
 }
 
 /// A block that has a bitmap in memory or somebody working on it.
@@ -54,7 +56,7 @@ struct Record {
 
 enum Stage {
     Making {
-        /// Whether a commit has begun to write bitmap or entry: then this room stays with this block.
+        /// Whether the storage may have the entry: then this room stays with this block.
         is_touched: bool,
         /// The write of the entry that is under way.
         publishing: Option<Promise<Result<()>>>,
@@ -133,7 +135,8 @@ impl Tables {
             order: VecDeque::new(),
             freeing: BTreeMap::new(),
             sectors: BTreeMap::new(),
-            suspects: BTreeSet::new(),
+            suspect_sectors: BTreeSet::new(),
+            suspect_bitmaps: BTreeSet::new(),
         }
     }
 
@@ -205,15 +208,21 @@ impl Tables {
 
     /// A plan was committed or dropped. Gives back the room of a block that nobody makes any more.
     pub(super) fn end_plan(&mut self, block: usize) -> Option<FileOffset> {
-        let record = self.record(block);
-        record.plans -= 1;
-        if record.plans == 0 && matches!(record.stage, Stage::Making { is_touched: false, .. }) {
-            let mut record = self.records.remove(&block).expect("the record was just looked at");
-            record.tell_idle();
-            return Some(record.start);
-        }
+        self.record(block).plans -= 1;
+        let unmade = self.unmake(block);
         self.settle(block);
-        None
+        unmade
+    }
+
+    /// Gives back the room of a block in the making, if nobody makes it any more and the storage does not know of it.
+    fn unmake(&mut self, block: usize) -> Option<FileOffset> {
+        let record = self.record(block);
+        if record.plans > 0 || !matches!(record.stage, Stage::Making { is_touched: false, .. }) {
+            return None;
+        }
+        let mut record = self.records.remove(&block).expect("the record was just looked at");
+        record.tell_idle();
+        Some(record.start)
     }
 
     pub(super) fn begin_load(&mut self, block: usize) -> LoadBegin {
@@ -252,11 +261,12 @@ impl Tables {
 
     /// The sectors of a planned write are to be marked present.
     pub(super) fn add_bits(&mut self, block: usize, sectors: Range<usize>) -> Ride {
+        let is_suspect = self.suspect_bitmaps.contains(&block);
         let record = self.record(block);
-        record.touch();
+        assert!(matches!(record.stage, Stage::There), "block {block} is in the table before its sectors are marked");
         let is_there = match &record.presence {
             Presence::All => true,
-            Presence::Some(bitmap) => bitmap.has_all(sectors.clone()),
+            Presence::Some(bitmap) => bitmap.has_all(sectors.clone()) && !is_suspect,
             Presence::Loading(_) => unreachable!("a write is planned after its bitmap was loaded"),
         };
         if is_there {
@@ -287,34 +297,50 @@ impl Tables {
         Some((record.start, bitmap, riders))
     }
 
+    /// The bitmap of a block that somebody writes, as the storage has it.
+    pub(super) fn bits_of(&self, block: usize) -> &Bitmap {
+        match self.records.get(&block).map(|record| &record.presence) {
+            Some(Presence::Some(bitmap)) => bitmap,
+            _ => unreachable!("the bitmap that is written is in memory, and is not full"),
+        }
+    }
+
     /// The bitmap is on the storage. Riders that came meanwhile may find that they have nothing left to ask for.
     pub(super) fn bits_written(&mut self, block: usize, bitmap: Bitmap) -> Vec<BitsRider> {
+        self.suspect_bitmaps.remove(&block);
         let record = self.record(block);
         record.presence = Presence::of(bitmap);
         if !matches!(record.presence, Presence::All) {
             return Vec::new();
         }
         let satisfied = std::mem::take(&mut record.bits);
-        let is_there = matches!(record.stage, Stage::There);
-        if is_there {
-            self.full.set(block);
-        }
+        self.full.set(block);
         satisfied
+    }
+
+    /// The bitmap could not be written. If it could not be restored either, the storage may have any part of it.
+    pub(super) fn bits_not_written(&mut self, block: usize, is_restored: bool) {
+        if is_restored {
+            self.suspect_bitmaps.remove(&block);
+        } else {
+            self.suspect_bitmaps.insert(block);
+        }
     }
 
     /// The entry of a block in the making is to be written; nothing to do for one that is there.
     pub(super) fn add_entry(&mut self, block: usize, sector: usize) -> Ride {
         let record = self.record(block);
-        record.touch();
-        let (start, publishing) = match &mut record.stage {
+        let done = Promise::new();
+        match &mut record.stage {
             Stage::There => return (Promise::known(Ok(())), false),
             Stage::Making { publishing: Some(publishing), .. } => return (publishing.clone(), false),
-            Stage::Making { publishing, .. } => (record.start, publishing),
-        };
-        let done = Promise::new();
-        *publishing = Some(done.clone());
-        let is_first =
-            self.ride(sector, EntryRider { change: Some((block, BlockShape::entry_for(start))), done: done.clone() });
+            Stage::Making { publishing, is_touched } => {
+                *publishing = Some(done.clone());
+                *is_touched = true;
+            }
+        }
+        let entry = BlockShape::entry_for(record.start);
+        let is_first = self.ride(sector, EntryRider { change: Some((block, entry)), done: done.clone() });
         (done, is_first)
     }
 
@@ -355,13 +381,21 @@ impl Tables {
         changes.find(|(changed, _)| *changed == block).map_or(self.entries[block], |(_, entry)| entry)
     }
 
-    /// The write of a sector of the table ended.
-    pub(super) fn sector_written(&mut self, sector: usize, riders: &[EntryRider], is_written: bool) {
-        if is_written {
-            self.suspects.remove(&sector);
+    /// The write of a sector of the table ended; `is_known`: with it or without, the storage has what memory has. Gives
+    /// back the room of blocks that nobody makes any more.
+    pub(super) fn sector_written(
+        &mut self,
+        sector: usize,
+        riders: &[EntryRider],
+        is_written: bool,
+        is_known: bool,
+    ) -> Vec<FileOffset> {
+        if is_known {
+            self.suspect_sectors.remove(&sector);
         } else {
-            self.suspects.insert(sector);
+            self.suspect_sectors.insert(sector);
         }
+        let mut unmade = Vec::new();
         for (block, entry) in riders.iter().filter_map(|rider| rider.change) {
             if entry == UNUSED_ENTRY {
                 if is_written {
@@ -373,21 +407,24 @@ impl Tables {
             let record = self.record(block);
             if is_written {
                 record.stage = Stage::There;
-                let is_full = matches!(record.presence, Presence::All);
                 self.entries[block] = entry;
-                if is_full {
-                    self.full.set(block);
-                }
-            } else if let Stage::Making { publishing, .. } = &mut record.stage {
-                *publishing = None;
+            } else {
+                record.stage = Stage::Making { is_touched: !is_known, publishing: None };
             }
+            unmade.extend(self.unmake(block));
             self.settle(block);
         }
+        unmade
     }
 
     /// A sector of the table whose content on the storage is not known.
-    pub(super) fn suspect(&self) -> Option<usize> {
-        self.suspects.first().copied()
+    pub(super) fn suspect_sector(&self) -> Option<usize> {
+        self.suspect_sectors.first().copied()
+    }
+
+    /// A block whose bitmap on the storage is not known.
+    pub(super) fn suspect_bitmap(&self) -> Option<usize> {
+        self.suspect_bitmaps.first().copied()
     }
 
     pub(super) fn begin_free(&mut self, block: usize) -> FreeBegin {
@@ -409,6 +446,7 @@ impl Tables {
     pub(super) fn end_free(&mut self, block: usize) {
         if self.start_of(block).is_none() && self.records.get(&block).is_some_and(Record::is_idle) {
             self.records.remove(&block);
+            self.suspect_bitmaps.remove(&block);
         }
         self.freeing.remove(&block).expect("freeing the block was begun").resolve(());
     }
@@ -442,7 +480,11 @@ impl Tables {
             }
             let Some(block) = self.order.pop_front() else { return };
             match self.records.get(&block) {
-                Some(record) if !record.is_idle() || !matches!(record.stage, Stage::There) => {
+                Some(record)
+                    if !record.is_idle()
+                        || !matches!(record.stage, Stage::There)
+                        || self.suspect_bitmaps.contains(&block) =>
+                {
                     self.order.push_back(block);
                 }
                 _ => drop(self.records.remove(&block)),
@@ -452,10 +494,7 @@ impl Tables {
 
     /// Tells those who wait that nobody works on the block, if so. A full block needs no record.
     fn settle(&mut self, block: usize) {
-        let record = self.record(block);
-        if !record.is_idle() {
-            return;
-        }
+        let Some(record) = self.records.get_mut(&block).filter(|record| record.is_idle()) else { return };
         record.tell_idle();
         if matches!((&record.stage, &record.presence), (Stage::There, Presence::All)) {
             self.records.remove(&block);
@@ -472,12 +511,6 @@ impl Record {
         let is_loading = matches!(self.presence, Presence::Loading(_));
         let is_publishing = matches!(self.stage, Stage::Making { publishing: Some(_), .. });
         self.plans == 0 && !self.bits_are_written && !is_loading && !is_publishing
-    }
-
-    fn touch(&mut self) {
-        if let Stage::Making { is_touched, .. } = &mut self.stage {
-            *is_touched = true;
-        }
     }
 
     fn tell_idle(&mut self) {

@@ -3,24 +3,28 @@
 //! ```text
 //!   plan      room for the block, if it has none: empty, durably so (see `room`)
 //!   (data)    the caller writes it
-//!   commit    bitmap sector and sector of the table, at once; visible when both are written
+//!   commit    sector of the table, if the block is new; then bitmap sector; visible when both are written
 //! ```
 //!
 //! No sync lies between the three. A power cut leaves any of them: without the entry the block is absent and its room
 //! is emptied before anybody gets it; with the entry and without the bits the sectors are the parent's; with both and
 //! without the data the sectors, new in this image, are zero, since the room was. A killed process leaves whole what
-//! was answered: the answer waits for both tables.
+//! was answered: the answer waits for both tables. The entry comes first, so that one that cannot be written leaves no
+//! bits that would come to light with the next.
+//!
+//! When a write of a table fails, nobody knows what of it the storage has. What is told to have failed must not come to
+//! light later, over what was written or zeroed since: before anybody is told, the storage gets again what it had. If
+//! that fails too, the place is *suspect*, and written again before the next flush.
 
 use std::ops::Range;
 use std::rc::Rc;
 
-use block_core::{FileOffset, GuestRange, Result};
-use futures_util::future::join;
+use block_core::{FileOffset, GuestRange, Result, ResultExt};
 use storage_io::{Buffer, Executor, StorageExt, StorageKind};
 
 use super::image::Sparse;
 use super::layout::all_ones;
-use super::tables::{PlanBegin, Ride};
+use super::tables::{EntryRider, PlanBegin, Ride};
 use crate::WritePlan;
 
 /// What is written in front of a full block's data on storages that like long runs: a page that ends with its bitmap.
@@ -92,10 +96,8 @@ impl Sparse {
     pub(super) async fn commit(self: &Rc<Self>, executor: &Executor, plan: WritePlan) -> Result<()> {
         let planned = plan.hold.and_then(|hold| hold.downcast::<PlannedBlock>().ok());
         let planned = planned.expect("a plan goes back to the image that made it");
-        let bits = self.write_bits(executor, planned.block, planned.sectors.clone());
-        let entry = self.write_entry(executor, planned.block);
-        let (bits, entry) = join(bits, entry).await;
-        bits.and(entry)
+        self.write_entry(executor, planned.block).await?;
+        self.write_bits(executor, planned.block, planned.sectors.clone()).await
     }
 
     /// Ends when the sectors are marked present on the storage.
@@ -122,6 +124,10 @@ impl Sparse {
             let result = self.storage.write_bytes(&executor, start, &bitmap.to_bytes(length)).await;
             if result.is_ok() {
                 riders.extend(self.tables.borrow_mut().bits_written(block, bitmap));
+            } else {
+                let before = self.tables.borrow().bits_of(block).to_bytes(length);
+                let is_restored = self.storage.write_bytes(&executor, start, &before).await.is_ok();
+                self.tables.borrow_mut().bits_not_written(block, is_restored);
             }
             riders.into_iter().for_each(|rider| rider.done.resolve(result.clone()));
         }
@@ -173,13 +179,34 @@ impl Sparse {
         loop {
             let next = self.tables.borrow_mut().next_riders(sector);
             let Some(riders) = next else { return };
-            let (place, bytes) = {
+            let bytes_with = |riders: &[EntryRider]| {
                 let tables = self.tables.borrow();
-                self.metadata.table_sector(sector, |block| tables.entry_with(block, &riders))
+                self.metadata.table_sector(sector, |block| tables.entry_with(block, riders))
             };
+            let (place, bytes) = bytes_with(&riders);
             let result = self.storage.write_bytes(&executor, place, &bytes).await;
-            self.tables.borrow_mut().sector_written(sector, &riders, result.is_ok());
+            let is_known = match &result {
+                Ok(()) => true,
+                Err(_) => self.storage.write_bytes(&executor, place, &bytes_with(&[]).1).await.is_ok(),
+            };
+            let unmade = self.tables.borrow_mut().sector_written(sector, &riders, result.is_ok(), is_known);
+            unmade.into_iter().for_each(|start| self.room.borrow_mut().give_back(start));
             riders.into_iter().for_each(|rider| rider.done.resolve(result.clone()));
+        }
+    }
+
+    /// Ends when the storage has the tables as they are in memory, also those of which nobody knew.
+    pub(super) async fn mend(self: &Rc<Self>, executor: &Executor) -> Result<()> {
+        loop {
+            let suspect = self.tables.borrow().suspect_sector();
+            let Some(sector) = suspect else { break };
+            self.rewrite_table_sector(executor, sector).await.context("writing the table again")?;
+        }
+        loop {
+            let suspect = self.tables.borrow().suspect_bitmap();
+            let Some(block) = suspect else { return Ok(()) };
+            // Marks no sector: the bitmap is written as it is.
+            self.write_bits(executor, block, 0..0).await.context("writing a bitmap again")?;
         }
     }
 }
