@@ -155,6 +155,11 @@ impl<F: Format + 'static> Chain<F> {
         let freed = self.leaf().free(&self.executor, granule).await;
         // After the tables, since a walk may have met the old ones meanwhile; also when they failed half way.
         self.forget(granule);
+        if freed.is_err() {
+            // Perhaps the storage has had the granule out of its table for a while, and not durably in it again.
+            self.shared.tables.begin_change();
+            self.shared.tables.end_change();
+        }
         let freed = freed?;
         let is_free = freed.is_some();
         freed.into_iter().for_each(|freed| self.reclaim(freed));
