@@ -91,8 +91,7 @@ impl Drop for Inspector {
 }
 
 async fn open(executor: &Executor, images: &Images) -> Result<Disk, String> {
-    let leaf = Arc::new(images.leaf().storage.clone());
-    let opened = Disk::open(executor, images, leaf, HomeOptions::default(), 1).await;
+    let opened = Disk::open(executor, images, |storage| Arc::new(storage), HomeOptions::default(), 1).await;
     opened.map_err(|error| format!("the image does not open for writing: {error}"))
 }
 

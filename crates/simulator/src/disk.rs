@@ -5,7 +5,7 @@ use std::sync::Arc;
 use block_core::{Extent, GuestRange, Operation, Result};
 use image_chain::{Home, HomeOptions, Layer, Queue};
 use image_format::Image;
-use storage_io::{Access, Buffer, Executor, Storage};
+use storage_io::{Access, Buffer, CrashStorage, Executor, Storage};
 
 use crate::images::Images;
 
@@ -27,23 +27,22 @@ pub enum Answer {
 }
 
 impl Disk {
-    /// Opens the images, the leaf for writing through `leaf`, with so many queues.
+    /// Opens the images, the leaf for writing, through what `wrap` makes of their storages, with so many queues.
     ///
     /// # Errors
     /// An image cannot be opened.
     pub async fn open(
         executor: &Executor,
         images: &Images,
-        leaf: Arc<dyn Storage>,
+        wrap: impl Fn(CrashStorage) -> Arc<dyn Storage>,
         options: HomeOptions,
         queues: usize,
     ) -> Result<Disk> {
         let mut layers = Vec::new();
         for (depth, file) in images.files().iter().rev().enumerate() {
-            let (storage, access): (Arc<dyn Storage>, _) = match depth {
-                0 => (leaf.clone(), Access::Write),
-                _ => (Arc::new(file.storage.clone().with_limits(|limits| limits.read_only = true)), Access::Read),
-            };
+            let access = if depth == 0 { Access::Write } else { Access::Read };
+            let storage = file.storage.clone().with_limits(|limits| limits.read_only = access == Access::Read);
+            let storage = wrap(storage);
             let format = Image::open(executor, storage, file.kind, &file.path, access).await?;
             if access == Access::Write {
                 format.begin_writing(executor).await?;

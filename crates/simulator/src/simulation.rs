@@ -27,15 +27,13 @@ pub struct Plan {
     pub mix: Mix,
     /// How many requests are under way at a time.
     pub in_flight: usize,
-    /// Whether requests may fail.
-    pub may_fail: bool,
 }
 
 /// A disk, its model, and what is done to both.
 pub struct Simulation {
     /// Everything runs here, in an order drawn from the seed.
     pub executor: Executor,
-    /// What makes the leaf's storage fail.
+    /// What makes the storages fail.
     pub faults: FaultScript,
     plan: Plan,
     images: Images,
@@ -49,7 +47,7 @@ struct Work {
     oracle: RefCell<Oracle>,
     workload: RefCell<Workload>,
     left: Cell<u64>,
-    may_fail: bool,
+    may_fail: Cell<bool>,
     /// A flush has failed since the disk was opened.
     flush_failed: Cell<bool>,
     failed: Cell<u64>,
@@ -72,7 +70,7 @@ impl Simulation {
             oracle: RefCell::default(),
             workload: RefCell::new(workload),
             left: Cell::new(0),
-            may_fail: plan.may_fail,
+            may_fail: Cell::new(false),
             flush_failed: Cell::new(false),
             failed: Cell::new(0),
         };
@@ -91,10 +89,10 @@ impl Simulation {
         assert!(self.disk.is_none(), "the disk is closed");
         let options = self.options();
         let queues = 1 + usize::from(self.random.once_in(2));
-        let storage: Arc<dyn Storage> = Arc::new(self.images.leaf().storage.clone());
-        let leaf = Arc::new(FaultyStorage::new(storage, self.faults.clone()));
+        let faults = self.faults.clone();
+        let wrap = |storage| -> Arc<dyn Storage> { Arc::new(FaultyStorage::new(Arc::new(storage), faults.clone())) };
         let executor = self.executor.clone();
-        let opening = Disk::open(&executor, &self.images, leaf, options, queues);
+        let opening = Disk::open(&executor, &self.images, wrap, options, queues);
         let disk = self.executor.block_on(opening)?;
         assert_eq!(disk.size(), self.plan.shape.disk_bytes(), "the disk has the size it was made with");
         self.disk = Some(disk);
@@ -209,14 +207,21 @@ impl Simulation {
         Burst { workers: operations.into_iter().map(start).collect() }
     }
 
+    /// Lets everything that is under way in the background come to its end.
+    pub fn rest(&self) {
+        while self.executor.step() {}
+    }
+
     /// Reads the whole disk, at rest, and compares it with the model; from now on the model knows exactly what it holds.
     ///
     /// # Panics
-    /// When it holds what it must not.
+    /// When it holds what it must not, or cannot be read, not even at the second attempt if requests may fail.
     pub fn check(&self) {
         for range in pieces(self.plan.shape.disk_bytes()) {
-            let read = self.executor.block_on(self.disk().read(range));
-            let bytes = read.expect("a disk at rest can be read");
+            let read = || self.executor.block_on(self.disk().read(range));
+            let first = read();
+            let bytes = if first.is_err() && self.work.may_fail.get() { read() } else { first };
+            let bytes = bytes.expect("a disk at rest can be read");
             let settled = self.work.oracle.borrow_mut().settle(range, &bytes);
             settled.unwrap_or_else(|complaint| panic!("{complaint}"));
         }
@@ -245,6 +250,11 @@ impl Simulation {
     /// Random numbers for whoever drives the simulation.
     pub fn random(&mut self) -> &mut Random {
         &mut self.random
+    }
+
+    /// Whether requests may fail from now on.
+    pub fn may_fail(&self, may_fail: bool) {
+        self.work.may_fail.set(may_fail);
     }
 
     /// How many requests have failed.
@@ -321,7 +331,7 @@ impl Work {
     /// The answer, unless the request failed and may.
     fn accept(&self, answer: Result<Answer>) -> Option<Answer> {
         let refuse = |error: Error| {
-            assert!(self.may_fail, "a request failed: {error}");
+            assert!(self.may_fail.get(), "a request failed: {error}");
             self.failed.set(self.failed.get() + 1);
         };
         answer.map_err(refuse).ok()

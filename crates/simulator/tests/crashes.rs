@@ -28,7 +28,7 @@ fn run(test: &'static str, shape: Shape, levels: usize) {
 /// One disk, crashed at many instants of its lives. How many states were looked at.
 fn crash(seed: u64, shape: Shape, levels: usize) -> u64 {
     let mix = if seed & 1 == 0 { Mix::CHURN } else { Mix::EVERYTHING };
-    let plan = Plan { shape, mix, in_flight: 32, may_fail: false };
+    let plan = Plan { shape, mix, in_flight: 32 };
     let mut simulation = Simulation::new(seed, plan);
     for _ in 1..levels {
         simulation.work(60);

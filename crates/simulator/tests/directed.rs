@@ -7,7 +7,7 @@ use simulator::{Base, Burst, Crash, Inspector, Mix, Plan, Replay, Shape, Simulat
 use test_support::{cycles, seed};
 
 fn simulation(seed: u64, base: Base) -> Simulation {
-    Simulation::new(seed, Plan { shape: Shape::small(base), mix: Mix::CHURN, in_flight: 32, may_fail: false })
+    Simulation::new(seed, Plan { shape: Shape::small(base), mix: Mix::CHURN, in_flight: 32 })
 }
 
 /// A part of a block, in sectors.

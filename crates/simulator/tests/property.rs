@@ -12,7 +12,7 @@ fn run(test: &'static str, shape: Shape, usual: u64, thorough: u64) {
     let mut allocated = 0;
     for seed in seeds(seed(), cycles(usual, thorough)) {
         let _replay = Replay::of(test, seed);
-        let plan = Plan { shape, mix: Mix::EVERYTHING, in_flight: 32, may_fail: false };
+        let plan = Plan { shape, mix: Mix::EVERYTHING, in_flight: 32 };
         let mut simulation = Simulation::new(seed, plan);
         for _ in 0..8 {
             let operations = 50 + simulation.random().below(200);

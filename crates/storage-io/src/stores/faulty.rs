@@ -140,6 +140,7 @@ struct Script {
     rules: Vec<FaultRule>,
     seen: u64,
     struck: u64,
+    last_struck: Option<OperationKind>,
     hanging: u64,
     /// How often `release` was called: what hangs waits for the next time.
     releases: u64,
@@ -181,6 +182,11 @@ impl FaultScript {
         self.script().struck
     }
 
+    /// What the last operation was that a rule struck.
+    pub fn last_struck(&self) -> Option<OperationKind> {
+        self.script().last_struck
+    }
+
     /// Operations that hang now.
     pub fn hanging(&self) -> u64 {
         self.script().hanging
@@ -197,6 +203,7 @@ impl FaultScript {
         let mut struck = script.rules.iter_mut().filter_map(|rule| rule.strikes(operation).then_some(rule.fault));
         let fault = struck.next()?;
         script.struck += 1;
+        script.last_struck = Some(OperationKind::of(operation));
         script.hanging += u64::from(fault == Fault::Hang);
         Some(fault)
     }
@@ -383,6 +390,7 @@ mod tests {
             .collect();
         assert_eq!(results, [Ok(()), Ok(()), Err((ErrorKind::NoSpace, Some(libc::ENOSPC))), Ok(())]);
         assert_eq!((bench.script.seen(), bench.script.struck()), (8, 1));
+        assert_eq!(bench.script.last_struck(), Some(OperationKind::Write));
     }
 
     #[test]

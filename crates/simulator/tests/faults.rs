@@ -1,0 +1,99 @@
+//! Each operation on the storages is made to fail, one at a time: the request that met it fails or not, everything else
+//! is right, what comes later works, and so does the image when it is opened again.
+
+use simulator::{Base, Inspector, Mix, Plan, Replay, Shape, Simulation, seeds};
+use storage_io::{Effect, Fault, FaultRule, OperationKind, StorageKind};
+use test_support::{cycles, seed};
+
+const EIO: i32 = 5;
+
+fn run(test: &'static str, shape: Shape, levels: usize) {
+    for seed in seeds(seed(), cycles(1, 30)) {
+        let replay = Replay::of(test, seed);
+        let mut number = 0;
+        let mut requests = 0;
+        loop {
+            replay.note(format!("operation {number} fails"));
+            match fail_once(seed, shape, levels, number) {
+                None => break,
+                Some(failed) => requests += failed,
+            }
+            number += 1;
+        }
+        assert!(number > 40 && requests > 0, "{number} operations failed, and with them {requests} requests");
+    }
+}
+
+/// Makes one operation fail: one of opening, working or closing. How many requests failed with it; none if there are not
+/// as many operations.
+fn fail_once(seed: u64, shape: Shape, levels: usize, number: u64) -> Option<u64> {
+    let mut simulation = Simulation::new(seed, Plan { shape, mix: Mix::EVERYTHING, in_flight: 8 });
+    for _ in 1..levels {
+        simulation.work(20);
+        simulation.snapshot();
+    }
+    simulation.close().expect("nothing has failed yet");
+    let faults = simulation.faults.clone();
+    let effect = [Effect::None, Effect::Torn, Effect::All][usize::try_from(number % 3).expect("one of three")];
+    faults.add(FaultRule::once_after(number, Fault::Fail { errno: EIO, effect }));
+    let opened = simulation.open();
+    assert!(opened.is_ok() || faults.struck() == 1, "opening fails only when an operation does: {opened:?}");
+    if opened.is_err() {
+        simulation.open().expect("what failed once does not keep the disk from being opened");
+    }
+    simulation.may_fail(true);
+    simulation.work(30);
+    // Room that is made ahead may have met the fault before anybody asked for it.
+    simulation.rest();
+    after_the_fault(&mut simulation, Inspector::new(seed));
+    (faults.struck() == 1).then(|| simulation.failed())
+}
+
+/// Whatever has failed: what comes later works, but for flushes after a failed sync, and nothing is wrong.
+fn after_the_fault(simulation: &mut Simulation, mut inspector: Inspector) {
+    let faults = simulation.faults.clone();
+    let sync_failed = faults.last_struck() == Some(OperationKind::Sync);
+    simulation.may_fail(faults.struck() == 0 || sync_failed);
+    simulation.work(20);
+    inspector.look(simulation, 4);
+    simulation.check();
+    let closed = simulation.close();
+    let sync_failed = faults.last_struck() == Some(OperationKind::Sync);
+    assert!(closed.is_ok() || faults.struck() == 1, "closing fails only when an operation does: {closed:?}");
+    assert!(closed.is_err() || !sync_failed, "a failed sync is told at the latest when the disk is closed");
+    faults.clear();
+    simulation.may_fail(false);
+    simulation.open().expect("what failed once does not keep the disk from being opened");
+    simulation.check();
+    simulation.work(20);
+    simulation.check();
+    simulation.reopen();
+    simulation.check();
+    inspector.look(simulation, 1);
+}
+
+#[test]
+fn raw() {
+    run("faults raw", Shape::small(Base::Raw), 1);
+}
+
+#[test]
+fn fixed() {
+    run("faults fixed", Shape::small(Base::Fixed), 1);
+}
+
+#[test]
+fn dynamic() {
+    run("faults dynamic", Shape::small(Base::Dynamic), 1);
+}
+
+#[test]
+fn differencing() {
+    run("faults differencing", Shape::small(Base::Dynamic), 3);
+}
+
+#[test]
+fn dynamic_on_a_device() {
+    let shape = Shape { storage: StorageKind::BlockDevice, ..Shape::small(Base::Dynamic) };
+    run("faults dynamic_on_a_device", shape, 1);
+}
