@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 const SECTOR: usize = 512;
+/// Sectors of a VHD's block.
+const PER_BLOCK: usize = 4096;
 
 /// What the disk must hold, and the commands of qemu-io that have not been run yet.
 pub(crate) struct Oracle {
@@ -50,12 +52,18 @@ impl Oracle {
         self.commands.push(format!("write -q -z {offset} {length}"));
     }
 
-    /// Gives whole sectors up. What the leaf had reads as zeroes, never as what the parent has there; where it had
-    /// nothing, there is nothing to give up.
+    /// Gives whole sectors up. What the leaf had reads as zeroes, never as what the parent has there, and a block that
+    /// is given up as a whole does so as a whole; where the leaf had nothing, there is nothing to give up.
     pub(crate) fn discard(&mut self, offset: usize, length: usize) {
-        for sector in offset / SECTOR..(offset + length) / SECTOR {
-            if self.in_leaf[sector] {
-                self.bytes[sector * SECTOR..(sector + 1) * SECTOR].fill(0);
+        let (first, end) = (offset / SECTOR, (offset + length) / SECTOR);
+        for block in (first / PER_BLOCK..end.div_ceil(PER_BLOCK)).map(|block| block * PER_BLOCK) {
+            let part = first.max(block)..end.min(block + PER_BLOCK);
+            let is_whole = part.len() == PER_BLOCK && self.in_leaf[part.clone()].contains(&true);
+            for sector in part {
+                if is_whole || self.in_leaf[sector] {
+                    self.bytes[sector * SECTOR..(sector + 1) * SECTOR].fill(0);
+                    self.in_leaf[sector] = true;
+                }
             }
         }
         self.commands.push(format!("discard -q {offset} {length}"));
