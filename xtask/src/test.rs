@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that must hold before a change is shared.
 
 use std::fs;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -92,6 +93,10 @@ fn cargo_tests(workspace: &Workspace, options: &Options, results: &mut TestResul
     if !options.filters.is_empty() {
         command.arg("--").args(&options.filters);
     }
+    // Its errors go through a pipe, where it would not think of colour by itself.
+    if std::io::stderr().is_terminal() && std::env::var_os("CARGO_TERM_COLOR").is_none() {
+        command.env("CARGO_TERM_COLOR", "always");
+    }
     let succeeded = watch(&mut command, |line| results.read_line(line))?;
     results.skips.extend(recorded_skips(&skips.path).context("cannot read the list of skipped tests")?);
     ensure!(results.failed == 0, "{} tests failed", results.failed);
@@ -127,13 +132,20 @@ impl Drop for SkipsFile {
 pub(crate) struct TestResults {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
+    /// The test program whose output is being read.
+    program: String,
     failures: Vec<String>,
     skips: Vec<Skip>,
 }
 
 impl TestResults {
-    /// Reads one line. Known are `test NAME ... VERDICT` and `test result: VERDICT. N passed; N failed; ...`.
+    /// Reads one line. Known are cargo's `Running tests/FILE (target/debug/deps/PROGRAM-HASH)` and `Doc-tests NAME`,
+    /// and the tests' own `test NAME ... VERDICT` and `test result: VERDICT. N passed; N failed; ...`.
     pub(crate) fn read_line(&mut self, line: &str) {
+        if let Some(program) = program_of(line) {
+            self.program = program;
+            return;
+        }
         if let Some(counts) = line.strip_prefix("test result: ") {
             self.passed += count_before(counts, " passed");
             self.failed += count_before(counts, " failed");
@@ -143,10 +155,10 @@ impl TestResults {
             return;
         };
         if verdict == "FAILED" {
-            self.failures.push(name.to_owned());
+            self.failures.push(format!("{} {name}", self.program));
         } else if let Some(reason) = verdict.strip_prefix("ignored") {
             let reason = format!("ignored{reason}");
-            self.skips.push(Skip { test: name.to_owned(), reason });
+            self.skips.push(Skip { test: format!("{} {name}", self.program), reason });
         }
     }
 
@@ -170,6 +182,17 @@ impl TestResults {
     }
 }
 
+/// The program that a line of cargo's announces. The line may be coloured.
+fn program_of(line: &str) -> Option<String> {
+    if let Some((_, announced)) = line.split_once("Running") {
+        let path = announced.rsplit_once('(')?.1.strip_suffix(')')?;
+        let (program, _hash) = path.rsplit('/').next()?.rsplit_once('-')?;
+        return Some(program.to_owned());
+    }
+    let (_, name) = line.split_once("Doc-tests")?;
+    Some(format!("documentation of {}", name.rsplit(' ').next()?))
+}
+
 /// The number in front of `word`: 12 in "ok. 12 passed; 0 failed".
 fn count_before(text: &str, word: &str) -> u64 {
     let number = text.split(word).next().and_then(|front| front.rsplit(' ').next());
@@ -181,6 +204,7 @@ mod tests {
     use super::*;
 
     const OUTPUT: &str = "\
+     Running tests/format.rs (target/debug/deps/format-0123abcd)
 running 4 tests
 test vhd::opens ... ok
 test vhd::tears ... FAILED
@@ -194,12 +218,21 @@ test result: ok. 40 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fin
         OUTPUT.lines().for_each(|line| results.read_line(line));
         results.skips.push(Skip { test: "device".to_owned(), reason: "needs root".to_owned() });
         let expected = "\
-skipped: disk::slow: ignored, takes hours
+skipped: format disk::slow: ignored, takes hours
 skipped: device: needs root
-failed: vhd::tears
+failed: format vhd::tears
 tests: 41 passed, 1 failed, 2 skipped
 ";
         assert_eq!(results.describe(), expected);
+    }
+
+    #[test]
+    fn the_test_program_is_known_by_the_line_in_front() {
+        let coloured = "\u{1b}[1m\u{1b}[92m     Running\u{1b}[0m unittests src/lib.rs (target/debug/deps/wire-01)";
+        assert_eq!(program_of(coloured).as_deref(), Some("wire"));
+        assert_eq!(program_of("   Doc-tests block_core").as_deref(), Some("documentation of block_core"));
+        assert_eq!(program_of("test a::Running ... ok"), None);
+        assert_eq!(program_of("running 4 tests"), None);
     }
 
     #[test]
