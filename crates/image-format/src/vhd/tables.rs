@@ -29,6 +29,9 @@ pub(super) struct Tables {
     entries: Vec<u32>,
     /// Blocks that are known to have every sector.
     full: Bitmap,
+    /// Blocks whose sectors that are not present are zero on the storage, durably: those that were made since the image
+    /// was opened, and those that were cleaned.
+    clean: Bitmap,
     records: BTreeMap<usize, Record>,
     /// The blocks with records, oldest first.
     order: VecDeque<usize>,
@@ -50,6 +53,8 @@ struct Record {
     plans: usize,
     bits: Vec<BitsRider>,
     bits_are_written: bool,
+    /// Resolved when the sectors that are not present have been zeroed, or could not be.
+    cleaning: Option<Promise<()>>,
     /// Resolved when nobody works on the block any more.
     idle: Option<Promise<()>>,
 }
@@ -95,6 +100,9 @@ pub(super) enum PlanBegin {
     /// It has a place in the block that begins there.
     Planned(FileOffset),
     Load,
+    /// An earlier writer may have left bytes where these sectors of the block that begins there are not present. The
+    /// caller zeroes them, then calls `end_cleaning`.
+    Clean(FileOffset, Vec<Range<usize>>),
     /// The block needs room.
     Absent,
     Wait(Promise<()>),
@@ -129,6 +137,7 @@ impl Tables {
             }
         }
         Self {
+            clean: Bitmap::new(entries.len()),
             entries,
             full,
             records: BTreeMap::new(),
@@ -178,8 +187,8 @@ impl Tables {
         }
     }
 
-    /// Counts a plan for the block, if it has a place.
-    pub(super) fn begin_plan(&mut self, block: usize) -> PlanBegin {
+    /// Counts a plan for sectors of the block, if they have a place.
+    pub(super) fn begin_plan(&mut self, block: usize, sectors: Range<usize>) -> PlanBegin {
         if let Some(freed) = self.freeing.get(&block) {
             return PlanBegin::Wait(freed.clone());
         }
@@ -190,12 +199,32 @@ impl Tables {
                 Some(start) => self.insert(block, Record::new(start, Stage::There, Presence::All)),
             }
         }
+        let is_clean = self.clean.get(block);
         let record = self.record(block);
-        if matches!(record.presence, Presence::Loading(_)) {
-            return PlanBegin::Load;
+        match &record.presence {
+            Presence::Loading(_) => return PlanBegin::Load,
+            Presence::Some(bitmap) if !is_clean && !bitmap.has_all(sectors) => {
+                if let Some(cleaning) = &record.cleaning {
+                    return PlanBegin::Wait(cleaning.clone());
+                }
+                let absent = absent_runs(bitmap);
+                record.cleaning = Some(Promise::new());
+                return PlanBegin::Clean(record.start, absent);
+            }
+            Presence::Some(_) | Presence::All => {}
         }
         record.plans += 1;
         PlanBegin::Planned(record.start)
+    }
+
+    /// The sectors that are not present in the block are zero, durably; or they could not be zeroed.
+    pub(super) fn end_cleaning(&mut self, block: usize, is_clean: bool) {
+        if is_clean {
+            self.clean.set(block);
+        }
+        let cleaning = self.record(block).cleaning.take();
+        self.settle(block);
+        cleaning.expect("cleaning the block was begun").resolve(());
     }
 
     /// Gives an absent block the empty room at `start`.
@@ -204,6 +233,7 @@ impl Tables {
         let stage = Stage::Making { is_touched: false, publishing: None };
         let empty = Presence::Some(Bitmap::new(shape.sectors()));
         self.insert(block, Record::new(start, stage, empty));
+        self.clean.set(block);
     }
 
     /// A plan was committed or dropped. Gives back the room of a block that nobody makes any more.
@@ -401,6 +431,7 @@ impl Tables {
                 if is_written {
                     self.entries[block] = UNUSED_ENTRY;
                     self.full.clear(block);
+                    self.clean.clear(block);
                 }
                 continue;
             }
@@ -504,13 +535,14 @@ impl Tables {
 
 impl Record {
     fn new(start: FileOffset, stage: Stage, presence: Presence) -> Self {
-        Self { start, stage, presence, plans: 0, bits: Vec::new(), bits_are_written: false, idle: None }
+        Self { start, stage, presence, plans: 0, bits: Vec::new(), bits_are_written: false, cleaning: None, idle: None }
     }
 
     fn is_idle(&self) -> bool {
         let is_loading = matches!(self.presence, Presence::Loading(_));
         let is_publishing = matches!(self.stage, Stage::Making { publishing: Some(_), .. });
-        self.plans == 0 && !self.bits_are_written && !is_loading && !is_publishing
+        let is_cleaning = self.cleaning.is_some();
+        self.plans == 0 && !self.bits_are_written && !is_loading && !is_publishing && !is_cleaning
     }
 
     fn tell_idle(&mut self) {
@@ -518,6 +550,20 @@ impl Record {
             idle.resolve(());
         }
     }
+}
+
+/// The sectors that a bitmap says are not present, as runs.
+fn absent_runs(bitmap: &Bitmap) -> Vec<Range<usize>> {
+    let mut runs = Vec::new();
+    let mut from = 0;
+    while from < bitmap.bits() {
+        let (is_present, end) = bitmap.run_from(from, bitmap.bits());
+        if !is_present {
+            runs.push(from..end);
+        }
+        from = end;
+    }
+    runs
 }
 
 impl Presence {

@@ -1,7 +1,8 @@
 //! A place for new bytes, and making them visible.
 //!
 //! ```text
-//!   plan      room for the block, if it has none: empty, durably so (see `room`)
+//!   plan      room for the block, if it has none: empty, durably so (see `room`); if an earlier writer made the block,
+//!             its sectors that are not present are emptied first, once
 //!   (data)    the caller writes it
 //!   commit    sector of the table, if the block is new; then bitmap sector; visible when both are written
 //! ```
@@ -19,16 +20,21 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use block_core::{FileOffset, GuestRange, Result, ResultExt};
+use block_core::{FileOffset, FileRange, GuestRange, Result, ResultExt, SECTOR};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use storage_io::{Buffer, Executor, StorageExt, StorageKind};
 
 use super::image::Sparse;
 use super::layout::all_ones;
 use super::tables::{EntryRider, PlanBegin, Ride};
 use crate::WritePlan;
+use crate::promise::uninterrupted;
 
 /// What is written in front of a full block's data on storages that like long runs: a page that ends with its bitmap.
 pub(super) const LEAD_BYTES: u64 = 4096;
+
+/// Runs of one block that are zeroed at a time.
+const ZEROINGS_AT_ONCE: usize = 16;
 
 /// A planned write: keeps its block in the making, or from being freed.
 struct PlannedBlock {
@@ -55,10 +61,14 @@ impl Sparse {
         );
         let block = self.block_of(range);
         loop {
-            let begin = self.tables.borrow_mut().begin_plan(block);
+            let begin = self.tables.borrow_mut().begin_plan(block, self.metadata.shape().sectors_of(range));
             match begin {
                 PlanBegin::Planned(start) => return Ok(self.plan_in(start, block, range)),
                 PlanBegin::Load => self.load(executor, block).await?,
+                PlanBegin::Clean(start, runs) => {
+                    let (sparse, ours) = (self.clone(), executor.clone());
+                    uninterrupted(executor, async move { sparse.clean(&ours, block, start, runs).await }).await?;
+                }
                 PlanBegin::Wait(freed) => freed.await,
                 PlanBegin::Absent => match self.take_room(executor) {
                     Some(start) => self.tables.borrow_mut().begin_block(block, start, self.metadata.shape()),
@@ -67,6 +77,24 @@ impl Sparse {
                 },
             }
         }
+    }
+
+    /// Zeroes, durably, the sectors of a block that are not present. A writer that lost power may have left data there
+    /// without its bits; a later bit that survives without its own data would bring it to light. Room that was made since
+    /// the image was opened needs none of this.
+    async fn clean(&self, executor: &Executor, block: usize, start: FileOffset, runs: Vec<Range<usize>>) -> Result<()> {
+        let data = start + self.metadata.shape().bitmap_bytes();
+        let zeroings = stream::iter(runs).map(|run| {
+            let range = FileRange::new(data + run.start as u64 * SECTOR, run.len() as u64 * SECTOR);
+            self.storage.write_zeroes(executor, range, !self.is_device())
+        });
+        let zeroed = zeroings.buffer_unordered(ZEROINGS_AT_ONCE).try_collect::<()>().await;
+        let result = match zeroed {
+            Ok(()) => self.syncer.sync(executor).await,
+            Err(error) => Err(error),
+        };
+        self.tables.borrow_mut().end_cleaning(block, result.is_ok());
+        result.context("zeroing what an earlier writer may have left")
     }
 
     fn plan_in(self: &Rc<Self>, start: FileOffset, block: usize, range: GuestRange) -> WritePlan {
