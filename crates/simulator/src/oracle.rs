@@ -139,19 +139,22 @@ impl Version {
 #[derive(Clone)]
 struct Sector {
     versions: Vec<Version>,
-    /// Writes that crashes took back. Their bytes may lie where the sector will have its place.
-    lost: Vec<Version>,
 }
 
 impl Sector {
     fn untouched() -> Self {
-        Sector { versions: vec![Version::old(Content::Zeroes, true)], lost: Vec::new() }
+        Sector { versions: vec![Version::old(Content::Zeroes, true)] }
     }
 
-    /// Whether the sector durably has a place in the leaf.
+    /// Whether the sector durably has a place in the leaf. Zeroes need none, and a discard may take it away.
     fn has_place(&self, flushed: u64) -> bool {
-        let gives_place =
-            |version: &Version| version.ends_others() && is_flushed(version, flushed) && !version.is_inherited;
+        let is_write = |version: &Version| matches!(version.change, Change::Write { .. });
+        let is_taken_after = |place: &Version| {
+            self.versions.iter().any(|version| !is_write(version) && version.end > place.start && version.start > 0)
+        };
+        let gives_place = |version: &Version| {
+            is_write(version) && !version.is_inherited && is_flushed(version, flushed) && !is_taken_after(version)
+        };
         self.versions.iter().any(gives_place)
     }
 }
@@ -280,8 +283,8 @@ impl Oracle {
         let choice = |(index, sector): (&u64, &Sector)| {
             let is_written = sector.versions.iter().any(|version| !is_flushed(version, self.flushed));
             let is_homeless = is_written && !sector.has_place(self.flushed);
-            let left_over = (crash == Crash::PowerCut && is_homeless).then_some(sector.lost.as_slice());
-            (*index, Choice::new(*index, &sector.versions, settles, left_over))
+            let zero_too = crash == Crash::PowerCut && is_homeless;
+            (*index, Choice::new(*index, &sector.versions, settles, zero_too))
         };
         Permitted { sectors: self.sectors.iter().map(choice).collect() }
     }
@@ -297,19 +300,14 @@ impl Oracle {
             assert_eq!(to - from, SECTOR_BYTES, "whole sectors are looked at after a crash");
             let at = usize::try_from(index * SECTOR_BYTES as u64 - range.start().get()).expect("inside the bytes");
             let found = bytes[at..at + SECTOR_BYTES].try_into().expect("as long as a sector");
-            let lost = sector.versions.drain(..).filter(|version| !version.is_inherited);
-            sector.lost.extend(lost);
-            if has_place {
-                sector.lost.clear();
-            }
-            sector.versions.push(Version::old(Content::Bytes(Rc::new(found)), !has_place));
+            // What the crash took back is gone for good: nothing may bring it to light again.
+            sector.versions = vec![Version::old(Content::Bytes(Rc::new(found)), !has_place)];
         }
     }
 
     /// The leaf becomes a parent: all that was written is flushed, and no sector has a place in the new leaf.
     pub fn snapshot(&mut self) {
         for sector in self.sectors.values_mut() {
-            sector.lost.clear();
             forget(&mut sector.versions, Version::ends_others);
             for version in &mut sector.versions {
                 assert!(version.end < u64::MAX, "a snapshot is taken of a disk at rest");
@@ -325,7 +323,7 @@ impl Oracle {
 
     fn check(&self, range: GuestRange, bytes: &[u8], settles: impl Fn(&Version) -> bool + Copy) -> Result<(), String> {
         check(range, bytes, |index| {
-            self.sectors.get(&index).map(|sector| Choice::new(index, &sector.versions, settles, None))
+            self.sectors.get(&index).map(|sector| Choice::new(index, &sector.versions, settles, false))
         })
     }
 }

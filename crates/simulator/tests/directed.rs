@@ -63,6 +63,23 @@ fn thirty_two_allocations_in_flight_across_growth() {
 }
 
 #[test]
+fn a_lost_write_does_not_come_back_when_a_later_one_is_lost() {
+    for seed in seeds(seed(), cycles(200, 4000)) {
+        let _replay = Replay::of("directed a_lost_write_does_not_come_back_when_a_later_one_is_lost", seed);
+        let mut simulation = simulation(seed, Base::Dynamic);
+        let mut inspector = Inspector::new(seed);
+        simulation.work_on([write(part(&simulation, 1, 0, 2)), Operation::Flush]);
+        let in_doubt = part(&simulation, 1, 4, 2);
+        simulation.work_on([write(in_doubt)]);
+        // Some of these cuts keep the data of the write and lose its bits.
+        crash(&mut simulation, Crash::PowerCut);
+        simulation.work_on([Operation::Flush, write(in_doubt)]);
+        // And some of these keep the bits of the second write and lose its data.
+        inspector.look(&simulation, 16);
+    }
+}
+
+#[test]
 fn freed_blocks_come_back_under_a_batmap_that_knew_them() {
     for seed in seeds(seed(), cycles(8, 100)) {
         let _replay = Replay::of("directed freed_blocks_come_back_under_a_batmap_that_knew_them", seed);

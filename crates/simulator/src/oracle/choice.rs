@@ -22,16 +22,9 @@ enum Seen {
 }
 
 impl Choice {
-    /// The versions that are not over; and if it may show what lies in a place that it never had, zeroes and
-    /// `left_over`.
-    pub(super) fn new(
-        index: u64,
-        versions: &[Version],
-        settles: impl Fn(&Version) -> bool,
-        left_over: Option<&[Version]>,
-    ) -> Choice {
-        let lost = left_over.unwrap_or_default();
-        let all_whole = versions.iter().chain(lost).all(Version::is_whole);
+    /// The versions that are not over; and zeroes, if it may show what lies in a place that it never had.
+    pub(super) fn new(index: u64, versions: &[Version], settles: impl Fn(&Version) -> bool, zero_too: bool) -> Choice {
+        let all_whole = versions.iter().all(Version::is_whole);
         let seen = |version: &Version, is_seen: &dyn Fn(usize) -> bool| match all_whole {
             true if is_seen(0) => Seen::All,
             true => Seen::None,
@@ -40,8 +33,7 @@ impl Choice {
         let current = versions.iter().map(|version| {
             (version.clone(), version.sector(index), seen(version, &|byte| !is_over(version, byte, versions, &settles)))
         });
-        let lost = lost.iter().map(|version| (version.clone(), version.sector(index), seen(version, &|_| true)));
-        Choice { versions: current.chain(lost).collect(), zero_too: left_over.is_some() }
+        Choice { versions: current.collect(), zero_too }
     }
 
     /// Whether `found` may be what the sector holds from byte `from` on.
