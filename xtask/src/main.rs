@@ -71,7 +71,7 @@ const COMMANDS: &[Command] = &[
         name: "mutants",
         arguments: "[--ci] [NAME...]",
         summary: "apply each deliberate defect of tests/mutants to a copy, and see its test fail;\n\
-                  --ci leaves out the slow ones",
+                  --ci runs only those that `test` runs",
         run: mutants::run,
     },
 ];

@@ -6,7 +6,7 @@
 //!   # breaks: the parent's bytes are not copied into a new block
 //!   # test: -p image-chain copy_on_write          arguments of `cargo test`
 //!   # build: -p tapdisk                           optional: arguments of `cargo build`, for tests of programs
-//!   # ci: no                                      optional: too slow for every `cargo xtask test`, only with --long
+//!   # ci: yes                                     optional: part of every `cargo xtask test`, not only with --long
 //! ```
 //!
 //! The tree is copied below the target directory; each mutant is applied to the copy, its test is built and run, and
@@ -51,7 +51,7 @@ impl Mutant {
             breaks: String::new(),
             test: Vec::new(),
             build: None,
-            ci: true,
+            ci: false,
         };
         for line in text.lines().map_while(|line| line.strip_prefix('#')) {
             let (key, value) =
@@ -61,7 +61,7 @@ impl Mutant {
                 "breaks" => mutant.breaks = value.trim().to_owned(),
                 "test" => mutant.test = words(),
                 "build" => mutant.build = Some(words()),
-                "ci" => mutant.ci = value.trim() != "no",
+                "ci" => mutant.ci = value.trim() == "yes",
                 other => bail!("{path}: unknown header {other:?}"),
             }
         }
@@ -112,11 +112,13 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     Hunt::new(workspace)?.run(&mutants, Baseline::Check)
 }
 
-/// Runs the mutants that are quick enough for CI, or all, in a tree whose tests have just passed.
+/// Runs the mutants that stand for the others, or all, in a tree whose tests have just passed. The others must at least
+/// apply: one that does not follow its code guards nothing.
 pub(crate) fn check_after_tests(workspace: &Workspace, all: bool) -> Result<()> {
-    let mut mutants = load(workspace)?;
-    mutants.retain(|mutant| mutant.ci || all);
-    Hunt::new(workspace)?.run(&mutants, Baseline::Known)
+    let (chosen, others): (Vec<_>, Vec<_>) = load(workspace)?.into_iter().partition(|mutant| mutant.ci || all);
+    let hunt = Hunt::new(workspace)?;
+    hunt.run(&chosen, Baseline::Known)?;
+    hunt.check_that_they_apply(&others)
 }
 
 fn load(workspace: &Workspace) -> Result<Vec<Mutant>> {
@@ -170,6 +172,15 @@ impl<'a> Hunt<'a> {
         Ok(())
     }
 
+    fn check_that_they_apply(&self, mutants: &[Mutant]) -> Result<()> {
+        for mutant in mutants {
+            self.copy.apply(&self.workspace.root.join(&mutant.path)).with_context(|| mutant.path.clone())?;
+            self.copy.put_right(self.workspace)?;
+        }
+        println!("    {} more apply", mutants.len());
+        Ok(())
+    }
+
     /// Each test passes without a defect.
     fn check_baseline(&self, mutants: &[Mutant]) -> Result<()> {
         let tests: BTreeSet<_> = mutants.iter().map(|mutant| (&mutant.test, &mutant.build)).collect();
@@ -209,7 +220,7 @@ mod tests {
     #[test]
     fn the_header_names_the_test() {
         let text =
-            "# test: -p block-core overlap\n# breaks: overlapping ranges are missed\n# ci: no\n--- a/x\n# not: read\n";
+            "# test: -p block-core overlap\n# breaks: overlapping ranges are missed\n# ci: yes\n--- a/x\n# not: read\n";
         let mutant = Mutant::parse("tests/mutants/overlap.patch", text).unwrap();
         assert_eq!(mutant.name, "overlap");
         assert_eq!(mutant.breaks, "overlapping ranges are missed");
@@ -218,7 +229,7 @@ mod tests {
             (mutant.package(), mutant.test_target(), mutant.filter()),
             (Some("block-core"), None, Some("overlap"))
         );
-        assert!(!mutant.ci);
+        assert!(mutant.ci);
     }
 
     #[test]
