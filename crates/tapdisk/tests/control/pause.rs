@@ -54,6 +54,31 @@ fn a_paused_disk_may_come_back_with_another_image_of_its_size() {
 }
 
 #[test]
+fn a_parent_that_was_swapped_under_a_paused_disk_is_noticed() {
+    let disk = Disk::new();
+    let image = |name: &str| disk.host.place.scratch().join(name);
+    let vhd_util = |words: &[&str]| {
+        let output = disk.host.place.program("vhd-util").args(words).current_dir(disk.host.place.scratch()).output();
+        assert!(output.unwrap().status.success(), "{words:?}");
+    };
+    vhd_util(&["create", "-n", "base.vhd", "-s", "8"]);
+    vhd_util(&["create", "-n", "other.vhd", "-s", "8"]);
+    vhd_util(&["snapshot", "-n", "leaf.vhd", "-p", "base.vhd", "-e"]);
+    let leaf = format!("vhd:{}", image("leaf.vhd").display());
+    disk.ok(&["open", "-a", &leaf]);
+    disk.ok(&["pause"]);
+    fs::rename(image("base.vhd"), image("base.away")).unwrap();
+    fs::rename(image("other.vhd"), image("base.vhd")).unwrap();
+    let (status, line) = disk.fails(&["unpause"]);
+    assert_eq!(status, 22, "{line}");
+    assert!(line.contains("leaf.vhd") && line.contains("base.vhd"), "both files are named: {line}");
+    assert_eq!(disk.shown(), format!("state=0x22a args={leaf}"));
+    fs::rename(image("base.away"), image("base.vhd")).unwrap();
+    disk.ok(&["unpause"]);
+    assert_eq!(disk.shown(), format!("state=0 args={leaf}"));
+}
+
+#[test]
 fn the_images_of_a_paused_disk_may_be_moved() {
     let disk = Disk::new();
     let path = disk.host.raw_image("a.img", 1 << 20);
