@@ -50,6 +50,8 @@ struct Work {
     may_fail: Cell<bool>,
     /// A flush has failed since the disk was opened.
     flush_failed: Cell<bool>,
+    /// A durable change has, so that flushes may fail.
+    durable_failed: Cell<bool>,
     failed: Cell<u64>,
 }
 
@@ -72,6 +74,7 @@ impl Simulation {
             left: Cell::new(0),
             may_fail: Cell::new(false),
             flush_failed: Cell::new(false),
+            durable_failed: Cell::new(false),
             failed: Cell::new(0),
         };
         let images = Images::create(plan.shape).expect("images in memory can be made");
@@ -97,6 +100,7 @@ impl Simulation {
         assert_eq!(disk.size(), self.plan.shape.disk_bytes(), "the disk has the size it was made with");
         self.disk = Some(disk);
         self.work.flush_failed.set(false);
+        self.work.durable_failed.set(false);
         Ok(())
     }
 
@@ -330,8 +334,12 @@ impl Work {
 
     /// The answer, unless the request failed and may.
     fn accept(&self, answer: Result<Answer>) -> Option<Answer> {
+        self.accept_if(answer, self.may_fail.get())
+    }
+
+    fn accept_if(&self, answer: Result<Answer>, may_fail: bool) -> Option<Answer> {
         let refuse = |error: Error| {
-            assert!(self.may_fail.get(), "a request failed: {error}");
+            assert!(may_fail, "a request failed: {error}");
             self.failed.set(self.failed.get() + 1);
         };
         answer.map_err(refuse).ok()
@@ -349,8 +357,10 @@ impl Work {
             Change::Write { .. } => begun.buffer(),
             _ => Buffer::empty(),
         };
+        let is_durable = matches!(change, Change::Write { durable: true } | Change::Zero { durable: true });
         let answer = carry_out(queue, operation(buffer)).await;
-        let done = self.accept(answer).is_some();
+        let done = self.accept_if(answer, self.may_fail.get() || is_durable && self.durable_failed.get()).is_some();
+        self.durable_failed.set(self.durable_failed.get() || is_durable && !done);
         self.oracle.borrow_mut().end(begun, done);
     }
 
@@ -383,7 +393,8 @@ impl Work {
     async fn flush(&self, queue: &image_chain::Queue) {
         let begun = self.oracle.borrow_mut().begin_flush();
         let had_failed = self.flush_failed.get();
-        match self.accept(carry_out(queue, Operation::Flush).await) {
+        let answer = carry_out(queue, Operation::Flush).await;
+        match self.accept_if(answer, self.may_fail.get() || self.durable_failed.get()) {
             Some(_) => {
                 assert!(!had_failed, "a flush succeeded although one had failed before it began");
                 self.oracle.borrow_mut().end_flush(begun);
