@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use block_core::{GuestRange, Operation, SECTOR};
+use block_core::{GuestRange, Operation, Outcome, SECTOR};
 use image_chain::HomeOptions;
 use storage_io::{CrashStorage, EngineChoice, Executor};
 
@@ -121,7 +121,9 @@ async fn use_it(executor: &Executor, images: &Images, disk: Disk, random: &mut R
         let from = usize::try_from(start).expect("the disk fits memory");
         expected[from..from + bytes.len()].copy_from_slice(&bytes);
         let write = Operation::Write { range, buffer, durable: false };
-        carry_out(&disk.queue(0), write).await.map_err(|error| format!("a write failed: {error}"))?;
+        if let Outcome::Failed(error) = carry_out(&disk.queue(0), write).await {
+            return Err(format!("a write failed: {error}"));
+        }
     }
     disk.close().await.map_err(|error| format!("closing failed: {error}"))?;
     let disk = open(executor, images).await?;

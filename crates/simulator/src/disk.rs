@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use block_core::{Extent, GuestRange, Operation, Result};
+use block_core::{GuestRange, Operation, Outcome, Result};
 use image_chain::{Home, HomeOptions, Layer, Queue};
 use image_format::Image;
 use storage_io::{Access, Buffer, CrashStorage, Executor, Storage};
@@ -13,17 +13,6 @@ use crate::images::Images;
 pub struct Disk {
     home: Home<Image>,
     queues: Vec<Queue>,
-}
-
-/// What an operation gives back.
-#[derive(Debug)]
-pub enum Answer {
-    /// It is done.
-    Done,
-    /// The bytes of a read.
-    Bytes(Vec<u8>),
-    /// What a range consists of.
-    Extents(Vec<Extent>),
 }
 
 impl Disk {
@@ -79,10 +68,8 @@ impl Disk {
     /// # Errors
     /// What the chain says.
     pub async fn read(&self, range: GuestRange) -> Result<Vec<u8>> {
-        match carry_out(&self.queue(0), Operation::Read { range, buffer: zeroed(range) }).await? {
-            Answer::Bytes(bytes) => Ok(bytes),
-            other => unreachable!("a read gives bytes, not {other:?}"),
-        }
+        let (buffer, result) = self.queue(0).read(range, zeroed(range)).await;
+        result.map(|()| buffer.to_vec())
     }
 }
 
@@ -92,14 +79,14 @@ pub(crate) fn zeroed(range: GuestRange) -> Buffer {
 }
 
 /// Does one operation.
-pub(crate) async fn carry_out(queue: &Queue, operation: Operation<Buffer>) -> Result<Answer> {
+pub(crate) async fn carry_out(queue: &Queue, operation: Operation<Buffer>) -> Outcome<Buffer> {
     let done = match operation {
         Operation::Read { range, buffer } => {
             let (buffer, result) = queue.read(range, buffer).await;
-            return result.map(|()| Answer::Bytes(buffer.to_vec()));
+            return result.map_or_else(Outcome::Failed, |()| Outcome::Read(buffer));
         }
         Operation::Extents { range, first_only } => {
-            return queue.extents(range, first_only).await.map(Answer::Extents);
+            return queue.extents(range, first_only).await.map_or_else(Outcome::Failed, Outcome::Extents);
         }
         Operation::Write { range, buffer, durable } => queue.write(range, buffer, durable).await.1,
         Operation::WriteZeroes { range, may_free, fast_only, durable } => {
@@ -109,5 +96,5 @@ pub(crate) async fn carry_out(queue: &Queue, operation: Operation<Buffer>) -> Re
         Operation::Cache { range } => queue.cache(range).await,
         Operation::Flush => queue.flush().await,
     };
-    done.map(|()| Answer::Done)
+    done.map_or_else(Outcome::Failed, |()| Outcome::Done)
 }

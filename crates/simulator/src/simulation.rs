@@ -1,20 +1,20 @@
 //! A disk under random work, and the model that knows what it may hold.
 
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-    sync::Arc,
+use std::{rc::Rc, sync::Arc};
+
+use block_core::{GuestOffset, GuestRange, Operation, Outcome, Result};
+use image_chain::{HomeOptions, Queue};
+use storage_io::{
+    Buffer, CrashStorage, Executor, FaultScript, FaultyStorage, MemoryFiles, SimulatedClock, Storage, Task,
 };
 
-use block_core::{Error, Extent, ExtentKind, GuestOffset, GuestRange, Operation, Result};
-use image_chain::HomeOptions;
-use storage_io::{Buffer, CrashStorage, Executor, FaultScript, FaultyStorage, SimulatedClock, Storage, Task};
-
 use crate::{
-    disk::{Answer, Disk, carry_out, zeroed},
+    disk::{Disk, carry_out},
     images::{Images, Shape},
-    oracle::{Change, Crash, Oracle},
+    oracle::{Crash, Instant, Oracle},
     random::Random,
+    source::WorkSource,
+    work::Work,
     workload::{Mix, Workload},
 };
 
@@ -42,19 +42,6 @@ pub struct Simulation {
     work: Rc<Work>,
 }
 
-/// What the requests in flight share.
-struct Work {
-    oracle: RefCell<Oracle>,
-    workload: RefCell<Workload>,
-    left: Cell<u64>,
-    may_fail: Cell<bool>,
-    /// A flush has failed since the disk was opened.
-    flush_failed: Cell<bool>,
-    /// A durable change has, so that flushes may fail.
-    durable_failed: Cell<bool>,
-    failed: Cell<u64>,
-}
-
 /// A full read of the disk is done in pieces of this length.
 const PIECE: u64 = 256 << 10;
 
@@ -68,18 +55,10 @@ impl Simulation {
         let executor = Executor::simulated(random.draw(), SimulatedClock::new());
         let Shape { block_bytes, .. } = plan.shape;
         let workload = Workload::new(random.fork(), plan.shape.disk_bytes(), block_bytes.into(), plan.mix);
-        let work = Work {
-            oracle: RefCell::default(),
-            workload: RefCell::new(workload),
-            left: Cell::new(0),
-            may_fail: Cell::new(false),
-            flush_failed: Cell::new(false),
-            durable_failed: Cell::new(false),
-            failed: Cell::new(0),
-        };
+        let work = Rc::new(Work::new(workload));
         let images = Images::create(plan.shape).expect("images in memory can be made");
         let faults = FaultScript::new();
-        let mut simulation = Simulation { executor, faults, plan, images, disk: None, random, work: Rc::new(work) };
+        let mut simulation = Simulation { executor, faults, plan, images, disk: None, random, work };
         simulation.open().expect("a new image can be opened");
         simulation
     }
@@ -99,8 +78,7 @@ impl Simulation {
         let disk = self.executor.block_on(opening)?;
         assert_eq!(disk.size(), self.plan.shape.disk_bytes(), "the disk has the size it was made with");
         self.disk = Some(disk);
-        self.work.flush_failed.set(false);
-        self.work.durable_failed.set(false);
+        self.work.reopened();
         Ok(())
     }
 
@@ -137,9 +115,43 @@ impl Simulation {
     /// When any of it fails.
     pub fn snapshot(&mut self) {
         self.close().expect("the disk can be closed");
+        self.put_leaf();
+        self.open().expect("a new leaf can be opened");
+    }
+
+    /// Puts a new leaf on a disk whose images are closed.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn put_leaf(&mut self) {
         self.images.snapshot().expect("an image in memory can be made");
         self.work.oracle.borrow_mut().snapshot();
-        self.open().expect("a new leaf can be opened");
+    }
+
+    /// So many operations as a source, for a disk that somebody else runs on [`Simulation::files`].
+    pub fn source(&self, operations: u64) -> WorkSource {
+        assert!(self.disk.is_none(), "the images are closed");
+        self.work.set_left(operations);
+        WorkSource::new(self.work.clone(), self.plan.in_flight)
+    }
+
+    /// The images under their names.
+    pub fn files(&self) -> MemoryFiles {
+        let files = MemoryFiles::new();
+        for file in self.images.files() {
+            files.put(&file.path, Arc::new(file.storage.clone()));
+        }
+        files
+    }
+
+    /// Something begins that makes durable what was answered before.
+    pub fn begin_flush(&self) -> Instant {
+        self.work.oracle.borrow_mut().begin_flush()
+    }
+
+    /// It has ended, and not with an error.
+    pub fn end_flush(&self, begun: Instant) {
+        self.work.oracle.borrow_mut().end_flush(begun);
     }
 
     /// Goes through a crash in whatever is under way: from now on the leaf is `state`, opened again.
@@ -147,7 +159,7 @@ impl Simulation {
     /// # Panics
     /// When it does not open, or holds what it must not after `crash`.
     pub fn crash(&mut self, crash: Crash, state: CrashStorage) {
-        self.work.left.set(0);
+        self.work.set_left(0);
         self.disk = None;
         self.executor.end_tasks();
         self.images = self.images.with_leaf(state);
@@ -162,26 +174,23 @@ impl Simulation {
     }
 
     /// Writes these bytes, whole sectors of them.
-    ///
-    /// # Panics
-    /// When the write fails.
     pub fn write(&self, offset: GuestOffset, bytes: &[u8]) {
         let range = GuestRange::new(offset, bytes.len() as u64);
         let begun = self.work.oracle.borrow_mut().begin_write(range, bytes);
         let write = Operation::Write { range, buffer: Buffer::from_bytes(bytes), durable: false };
-        let answer = self.executor.block_on(carry_out(&self.disk().queue(0), write));
-        self.work.oracle.borrow_mut().end(begun, self.work.accept(answer).is_some());
+        let outcome = self.executor.block_on(carry_out(&self.disk().queue(0), write));
+        self.work.oracle.borrow_mut().end(begun, matches!(outcome, Outcome::Done));
     }
 
     /// Starts so many operations, some at a time.
     pub fn start(&self, operations: u64) -> Burst {
-        self.work.left.set(operations);
+        self.work.set_left(operations);
         let worker = |number: usize| {
             let queue = self.disk().queue(number as u64);
             let work = self.work.clone();
             self.executor.spawn(async move {
                 while let Some(operation) = work.next_operation() {
-                    work.perform(&queue, operation).await;
+                    perform(&work, &queue, operation).await;
                 }
             })
         };
@@ -206,7 +215,7 @@ impl Simulation {
         let start = |operation| {
             number += 1;
             let (queue, work) = (self.disk().queue(number), self.work.clone());
-            self.executor.spawn(async move { work.perform(&queue, operation).await })
+            self.executor.spawn(async move { perform(&work, &queue, operation).await })
         };
         Burst { workers: operations.into_iter().map(start).collect() }
     }
@@ -224,7 +233,7 @@ impl Simulation {
         for range in pieces(self.plan.shape.disk_bytes()) {
             let read = || self.executor.block_on(self.disk().read(range));
             let first = read();
-            let bytes = if first.is_err() && self.work.may_fail.get() { read() } else { first };
+            let bytes = if first.is_err() && self.work.may_fail() { read() } else { first };
             let bytes = bytes.expect("a disk at rest can be read");
             let settled = self.work.oracle.borrow_mut().settle(range, &bytes);
             settled.unwrap_or_else(|complaint| panic!("{complaint}"));
@@ -258,12 +267,12 @@ impl Simulation {
 
     /// Whether requests may fail from now on.
     pub fn may_fail(&self, may_fail: bool) {
-        self.work.may_fail.set(may_fail);
+        self.work.set_may_fail(may_fail);
     }
 
     /// How many requests have failed.
     pub fn failed(&self) -> u64 {
-        self.work.failed.get()
+        self.work.failed()
     }
 }
 
@@ -290,128 +299,13 @@ impl Burst {
     }
 }
 
+/// Does one operation and holds the outcome against the model.
+async fn perform(work: &Work, queue: &Queue, operation: Operation<()>) {
+    let (operation, expected) = work.begin(operation);
+    work.end(expected, carry_out(queue, operation).await);
+}
+
 /// The disk in ranges that are read at once.
 pub(crate) fn pieces(disk_bytes: u64) -> impl Iterator<Item = GuestRange> {
     GuestRange::new(GuestOffset::new(0), disk_bytes).granules(PIECE)
-}
-
-impl Work {
-    fn next_operation(&self) -> Option<Operation<()>> {
-        let left = self.left.get().checked_sub(1)?;
-        self.left.set(left);
-        Some(self.workload.borrow_mut().next_operation())
-    }
-
-    /// Does one operation and holds the answer against the model.
-    async fn perform(&self, queue: &image_chain::Queue, operation: Operation<()>) {
-        match operation {
-            Operation::Read { range, .. } => self.read(queue, range).await,
-            Operation::Extents { range, first_only } => self.extents(queue, range, first_only).await,
-            Operation::Flush => self.flush(queue).await,
-            Operation::Write { range, durable, .. } => {
-                self.change(queue, Change::Write { durable }, range, |buffer| Operation::Write {
-                    range,
-                    buffer,
-                    durable,
-                })
-                .await;
-            }
-            Operation::WriteZeroes { range, may_free, fast_only, durable } => {
-                self.change(queue, Change::Zero { durable }, range, |_| Operation::WriteZeroes {
-                    range,
-                    may_free,
-                    fast_only,
-                    durable,
-                })
-                .await;
-            }
-            Operation::Discard { range } => {
-                self.change(queue, Change::Discard, range, |_| Operation::Discard { range }).await;
-            }
-            Operation::Cache { range } => _ = self.accept(carry_out(queue, Operation::Cache { range }).await),
-        }
-    }
-
-    /// The answer, unless the request failed and may.
-    fn accept(&self, answer: Result<Answer>) -> Option<Answer> {
-        self.accept_if(answer, self.may_fail.get())
-    }
-
-    fn accept_if(&self, answer: Result<Answer>, may_fail: bool) -> Option<Answer> {
-        let refuse = |error: Error| {
-            assert!(may_fail, "a request failed: {error}");
-            self.failed.set(self.failed.get() + 1);
-        };
-        answer.map_err(refuse).ok()
-    }
-
-    async fn change(
-        &self,
-        queue: &image_chain::Queue,
-        change: Change,
-        range: GuestRange,
-        operation: impl FnOnce(Buffer) -> Operation<Buffer>,
-    ) {
-        let begun = self.oracle.borrow_mut().begin(change, range);
-        let buffer = match change {
-            Change::Write { .. } => begun.buffer(),
-            _ => Buffer::empty(),
-        };
-        let is_durable = matches!(change, Change::Write { durable: true } | Change::Zero { durable: true });
-        let answer = carry_out(queue, operation(buffer)).await;
-        let done = self.accept_if(answer, self.may_fail.get() || is_durable && self.durable_failed.get()).is_some();
-        self.durable_failed.set(self.durable_failed.get() || is_durable && !done);
-        self.oracle.borrow_mut().end(begun, done);
-    }
-
-    async fn read(&self, queue: &image_chain::Queue, range: GuestRange) {
-        let begun = self.oracle.borrow_mut().begin_read();
-        let answer = carry_out(queue, Operation::Read { range, buffer: zeroed(range) }).await;
-        match self.accept(answer) {
-            Some(Answer::Bytes(bytes)) => {
-                let checked = self.oracle.borrow_mut().end_read(begun, range, &bytes);
-                checked.unwrap_or_else(|complaint| panic!("reading {range}: {complaint}"));
-            }
-            _ => self.oracle.borrow_mut().abandon_read(begun),
-        }
-    }
-
-    /// What is said to read as zeroes must be permitted to.
-    async fn extents(&self, queue: &image_chain::Queue, range: GuestRange, first_only: bool) {
-        let begun = self.oracle.borrow_mut().begin_read();
-        let answer = carry_out(queue, Operation::Extents { range, first_only }).await;
-        self.oracle.borrow_mut().abandon_read(begun);
-        let Some(Answer::Extents(extents)) = self.accept(answer) else { return };
-        check_shape(range, &extents, first_only);
-        for Extent { range, .. } in extents.iter().filter(|extent| extent.kind != ExtentKind::Data) {
-            let zeroes = vec![0; usize::try_from(range.length()).expect("fits memory")];
-            let checked = self.oracle.borrow_mut().end_read(begun, *range, &zeroes);
-            checked.unwrap_or_else(|complaint| panic!("an extent says zeroes: {complaint}"));
-        }
-    }
-
-    async fn flush(&self, queue: &image_chain::Queue) {
-        let begun = self.oracle.borrow_mut().begin_flush();
-        let had_failed = self.flush_failed.get();
-        let answer = carry_out(queue, Operation::Flush).await;
-        match self.accept_if(answer, self.may_fail.get() || self.durable_failed.get()) {
-            Some(_) => {
-                assert!(!had_failed, "a flush succeeded although one had failed before it began");
-                self.oracle.borrow_mut().end_flush(begun);
-            }
-            None => self.flush_failed.set(true),
-        }
-    }
-}
-
-/// Extents are ascending, without gaps, from the start of the range.
-fn check_shape(range: GuestRange, extents: &[Extent], first_only: bool) {
-    let mut at = range.start();
-    for extent in extents {
-        assert_eq!(extent.range.start(), at, "extents follow each other: {extents:?} of {range}");
-        assert!(!extent.range.is_empty(), "an extent has bytes: {extents:?} of {range}");
-        at = extent.range.end();
-    }
-    assert!(at <= range.end(), "extents lie in the range: {extents:?} of {range}");
-    assert!(!extents.is_empty() && (!first_only || extents.len() == 1), "{extents:?} of {range}");
 }

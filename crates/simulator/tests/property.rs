@@ -42,12 +42,12 @@ fn fixed() {
 
 #[test]
 fn dynamic() {
-    run("property dynamic", Shape::small(Base::Dynamic), 40, 1000);
+    run("property dynamic", Shape::small(Base::Dynamic), 24, 1000);
 }
 
 #[test]
 fn dynamic_with_blocks_of_two_mebibytes() {
-    run("property dynamic_with_blocks_of_two_mebibytes", Shape::usual(Base::Dynamic), 4, 50);
+    run("property dynamic_with_blocks_of_two_mebibytes", Shape::usual(Base::Dynamic), 2, 50);
 }
 
 #[test]
