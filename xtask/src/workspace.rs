@@ -38,9 +38,11 @@ pub(crate) struct Dependency {
 }
 
 impl Workspace {
-    /// Asks cargo about the tree above this crate.
+    /// Asks cargo about the tree that this command was given in.
     pub(crate) fn load() -> Result<Workspace> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent directory")?;
+        // What cargo says now, not what it said when this was built: two trees may share a target directory.
+        let xtask = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let root = Path::new(&xtask).parent().context("xtask has no parent directory")?;
         let metadata = metadata(root, &["--no-deps"])?;
         Workspace::from_metadata(&metadata)
     }
