@@ -1,6 +1,7 @@
 //! Each operation on the storages is made to fail, one at a time: the request that met it fails or not, everything else
 //! is right, what comes later works, and so does the image when it is opened again.
 
+use block_core::{GuestOffset, GuestRange, Operation};
 use simulator::{Base, Inspector, Mix, Plan, Replay, Shape, Simulation, seeds};
 use storage_io::{Effect, Fault, FaultRule, OperationKind, StorageKind};
 use test_support::{cycles, seed};
@@ -70,6 +71,60 @@ fn after_the_fault(simulation: &mut Simulation, mut inspector: Inspector) {
     simulation.reopen();
     simulation.check();
     inspector.look(simulation, 1);
+}
+
+/// The first sectors of a block.
+fn start_of(block: u64) -> GuestRange {
+    GuestRange::new(GuestOffset::new(block * u64::from(Shape::small(Base::Dynamic).block_bytes)), 8 * 512)
+}
+
+fn write(range: GuestRange) -> Operation<()> {
+    Operation::Write { range, buffer: (), durable: false }
+}
+
+/// A write to block 7 of which one operation fails and is carried out all the same; then what is asked for later.
+/// False: the write has fewer operations.
+fn failed_write(seed: u64, number: u64, later: impl IntoIterator<Item = Operation<()>>) -> bool {
+    // The entries of 256 blocks are more than a sector of the table.
+    let shape = Shape { blocks: 256, ..Shape::small(Base::Dynamic) };
+    let mut simulation = Simulation::new(seed, Plan { shape, mix: Mix::EVERYTHING, in_flight: 8 });
+    simulation.work_on([write(start_of(2))]);
+    simulation.rest();
+    let faults = simulation.faults.clone();
+    faults.add(FaultRule::once_after(number, Fault::Fail { errno: EIO, effect: Effect::All }));
+    simulation.may_fail(true);
+    simulation.work_on([write(start_of(7))]);
+    simulation.rest();
+    if faults.struck() == 0 {
+        return false;
+    }
+    simulation.may_fail(false);
+    simulation.work_on(later);
+    Inspector::new(seed).look(&simulation, 8);
+    simulation.work_on([Operation::Flush]);
+    Inspector::new(seed).look(&simulation, 8);
+    simulation.check();
+    simulation.reopen();
+    simulation.check();
+    true
+}
+
+#[test]
+fn what_failed_does_not_come_to_light_later() {
+    let seed = seed();
+    let replay = Replay::of("faults what_failed_does_not_come_to_light_later", seed);
+    let zero = || Operation::WriteZeroes { range: start_of(7), may_free: false, fast_only: false, durable: false };
+    let behind = GuestRange::new(start_of(7).end(), 512);
+    let mut number = 0;
+    replay.note("the first operation of a write fails");
+    while failed_write(seed, number, [zero()]) {
+        // The same block again, and so many others that they need the room that was meant for it.
+        failed_write(seed, number, [write(behind)]);
+        failed_write(seed, number, (200..216).map(|block| write(start_of(block))));
+        number += 1;
+        replay.note(format!("operation {number} of a write fails"));
+    }
+    assert!(number >= 3, "data, entry and bits were written");
 }
 
 #[test]
