@@ -267,7 +267,8 @@ struct Curious(Executor);
 impl Drop for Curious {
     fn drop(&mut self) {
         drop(self.0.blocking(|| ()));
-        assert!(self.0.in_flight() <= 1);
+        // The job of the hold before may still run.
+        assert!(self.0.in_flight() <= 2);
     }
 }
 

@@ -184,7 +184,7 @@ fn a_process_that_is_told_to_end_ends_although_storage_hangs() {
     let (pid, writing) = hung(&host, &tap);
     let tapdisk = ProcessGuard::new(pid.parse().unwrap()).unwrap();
     tapdisk.signal(Signal::TERM).unwrap();
-    eventually("the first is taken", || host.ok(&["list"]).contains(" state=0x40 "));
+    eventually("the first is taken", || host.ok(&["list"]).contains(" state=0x4"));
     tapdisk.signal(Signal::TERM).unwrap();
     eventually("its sockets are gone", || !host.run.control_socket(tapdisk.pid()).exists());
     // What the kernel holds keeps the process, and only that.
