@@ -168,7 +168,7 @@ impl Executor {
         let shared = Arc::new(Shared::new().map_err(|error| Error::from_os("eventfd", error))?);
         let chosen = engine::set_up(choice, &shared)?;
         let seed = u64::from(std::process::id()) << 32 ^ Arc::as_ptr(&shared).addr() as u64;
-        Ok(Self::with(chosen, shared, Clock::monotonic(), seed, false))
+        Ok(Self::with(chosen, shared, Clock::Monotonic, seed, false))
     }
 
     /// An executor without a kernel: memory storages only, time from `clock`, ready tasks in an order drawn from

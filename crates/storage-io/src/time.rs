@@ -10,12 +10,15 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::executor::Executor;
 
-/// A point in time on an executor's clock.
+/// A point in time on an executor's clock. All executors of a machine have the same clock, so that moments of different
+/// threads compare; those of a simulation have the clock that it moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(Duration);
 
@@ -65,18 +68,17 @@ impl SimulatedClock {
 
 /// Where an executor's time comes from.
 pub(crate) enum Clock {
-    Monotonic(Instant),
+    Monotonic,
     Simulated(SimulatedClock),
 }
 
 impl Clock {
-    pub(crate) fn monotonic() -> Clock {
-        Clock::Monotonic(Instant::now())
-    }
-
     pub(crate) fn now(&self) -> Moment {
         match self {
-            Clock::Monotonic(start) => Moment(start.elapsed()),
+            Clock::Monotonic => {
+                let time = Duration::try_from(clock_gettime(ClockId::Monotonic));
+                Moment(time.expect("the machine started before it was asked"))
+            }
             Clock::Simulated(clock) => clock.now(),
         }
     }

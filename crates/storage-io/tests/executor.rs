@@ -570,3 +570,12 @@ fn a_file_is_not_closed_by_a_dropped_storage_before_its_operations_have_ended() 
         assert!(strangers.iter().all(|stranger| stranger.as_raw_fd() > 2));
     }
 }
+
+#[test]
+fn moments_of_different_executors_compare() {
+    let first = Executor::new(EngineChoice::Probe).unwrap();
+    let before = first.now();
+    let second = Executor::new(EngineChoice::Probe).unwrap();
+    let between = second.now();
+    assert!(before <= between && between <= first.now());
+}
