@@ -15,5 +15,6 @@
 mod flags;
 mod scan;
 
+pub mod blkif;
 pub mod control;
 pub mod nbd;
