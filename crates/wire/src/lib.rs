@@ -18,3 +18,4 @@ mod scan;
 pub mod blkif;
 pub mod control;
 pub mod nbd;
+pub mod xenstore;
