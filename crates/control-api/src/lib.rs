@@ -14,6 +14,7 @@
 mod client;
 mod errno;
 mod minors;
+pub mod native;
 mod paths;
 mod spawn;
 mod syslog;

@@ -63,6 +63,11 @@ impl RunDir {
         self.path.join(format!("ctl{pid}"))
     }
 
+    /// The socket of a tapdisk's native protocol.
+    pub fn native_socket(&self, pid: u32) -> PathBuf {
+        self.path.join(format!("oxtap{pid}"))
+    }
+
     /// Where a tapdisk takes descriptors that its images may use by name.
     pub fn nbd_client_socket(&self, pid: u32) -> PathBuf {
         self.path.join(format!("nbdclient{pid}"))
@@ -150,6 +155,7 @@ mod tests {
         let run = RunDir::at("/tmp/x");
         let minor = Minor::new(7).unwrap();
         assert_eq!(run.control_socket(12), Path::new("/tmp/x/ctl12"));
+        assert_eq!(run.native_socket(12), Path::new("/tmp/x/oxtap12"));
         assert_eq!(run.nbd_server_new_socket(12, minor), Path::new("/tmp/x/nbdserver-new12.7"));
         assert_eq!(run.marker(minor), Path::new("/tmp/x/tapdisk/tapdisk-7"));
         assert_eq!(run.shared_memory(12), Path::new("/tmp/x.shm/td3-12"));
@@ -169,6 +175,6 @@ mod tests {
             fs::write(directory.path().join(name), "").unwrap();
         }
         assert_eq!(RunDir::at(directory.path()).tapdisks().unwrap(), [3, 20]);
-        assert_eq!(RunDir::at(directory.path().join("none")).tapdisks().unwrap(), []);
+        assert_eq!(RunDir::at(directory.path().join("none")).tapdisks().unwrap(), [] as [u32; 0]);
     }
 }
