@@ -13,18 +13,20 @@
 
 mod client;
 mod errno;
+mod host_log;
 mod minors;
 pub mod native;
 mod paths;
 mod spawn;
-mod syslog;
 
 pub use client::{Client, OpenRequest};
 pub use errno::{describe, errno, reason};
+pub use host_log::{
+    Facility, Field, HostLog, HostLogCounters, JOURNAL_VARIABLE, Receivers, Record, SYSLOG_VARIABLE, Severity,
+    timestamp,
+};
 pub use minors::{HeldMinor, MINORS, Minor, make_directory};
 pub use paths::{RUN_DIRECTORY_VARIABLE, RunDir};
 pub use spawn::{PROGRAM_VARIABLES, Spawned, spawn};
 /// The messages themselves.
 pub use wire::control as protocol;
-
-pub use syslog::{Facility, Severity, Syslog, timestamp};

@@ -12,6 +12,8 @@ use crate::process::ProcessGuard;
 use crate::program::{program_directory, target_program};
 
 const VARIABLE: &str = "OXTAP_RUN_DIR";
+/// Where programs find the host's log: nobody listens there, unless the test does.
+const SYSLOG_VARIABLE: &str = "OXTAP_SYSLOG";
 
 /// A temporary directory with a run directory in it, which replaces the host's for every program started through it.
 ///
@@ -58,6 +60,11 @@ impl RunDirectory {
         self.scratch.path()
     }
 
+    /// Where the programs look for a syslog daemon.
+    pub fn syslog(&self) -> PathBuf {
+        self.scratch().join("syslog")
+    }
+
     /// A command that runs one of our programs in this place.
     pub fn program(&self, name: &str) -> Command {
         self.command(target_program(name))
@@ -69,7 +76,8 @@ impl RunDirectory {
         let directories = std::iter::once(program_directory()).chain(env::split_paths(&path));
         let path = env::join_paths(directories).expect("the parts of a search path join again");
         let mut command = Command::new(program);
-        command.env(VARIABLE, &self.run).env("PATH", path).env_remove("TAPDISK").env_remove("TAPDISK2");
+        command.env(VARIABLE, &self.run).env(SYSLOG_VARIABLE, self.syslog()).env_remove("OXTAP_JOURNAL");
+        command.env("PATH", path).env_remove("TAPDISK").env_remove("TAPDISK2");
         command
     }
 

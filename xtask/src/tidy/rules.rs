@@ -15,10 +15,10 @@ const CLOCK_OWNERS: &[&str] = &[
     "crates/storage-io/src/time.rs",
     // Blocking clients without an executor: deadlines and log lines.
     "crates/control-api/src/spawn.rs",
-    "crates/control-api/src/syslog.rs",
+    "crates/control-api/src/host_log/",
     // The program around the executors: its start, its log, its wait for a lock.
     "crates/tapdisk/src/main.rs",
-    "crates/tapdisk/src/log.rs",
+    "crates/tapdisk/src/log/",
     "crates/tapdisk/src/stale.rs",
     "crates/tools/",
     "crates/test-support/",

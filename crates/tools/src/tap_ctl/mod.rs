@@ -24,7 +24,7 @@ use std::{
 };
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
-use control_api::{Client, Facility, Minor, RunDir, Severity, Syslog, describe, errno, reason};
+use control_api::{Client, Facility, HostLog, Minor, Record, RunDir, Severity, describe, errno, reason};
 
 use crate::getopt::Options;
 
@@ -169,8 +169,8 @@ fn report(command: &Command, failure: Failure) -> u8 {
         }
     };
     let _ = writeln!(io::stderr(), "{}", line.replace('\n', " "));
-    let mut log = Syslog::new(format!("tap-ctl[{}]", std::process::id()), Facility::User);
-    log.send(Severity::Error, &format!("tap-err:{}: {line}", command.name));
+    let mut log = HostLog::new("tap-ctl", Facility::User);
+    log.send(Record::now(Severity::Error, format!("tap-err:{}: {line}", command.name)));
     status
 }
 

@@ -31,7 +31,7 @@ use std::{
 };
 
 use block_core::{Error, Result};
-use control_api::{Facility, Severity, Syslog, describe, errno, reason};
+use control_api::{Facility, HostLog, Record, Severity, describe, errno, reason};
 use storage_io::{EngineChoice, Executor, Files, Opener};
 
 use crate::getopt::Options;
@@ -182,8 +182,8 @@ fn report(command: &Command, error: &Error, is_logged: bool) -> u8 {
     let line = words(error).replace('\n', " ");
     let _ = writeln!(io::stderr(), "vhd-util {}: {line}", command.name);
     if is_logged {
-        let mut log = Syslog::new(format!("vhd-util[{}]", std::process::id()), Facility::User);
-        log.send(Severity::Error, &format!("{}: {line}", command.name));
+        let mut log = HostLog::new("vhd-util", Facility::User);
+        log.send(Record::now(Severity::Error, format!("{}: {line}", command.name)));
     }
     u8::try_from(errno(error)).unwrap_or(u8::MAX)
 }
