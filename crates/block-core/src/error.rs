@@ -46,18 +46,28 @@ struct Inner {
     kind: ErrorKind,
     context: Cow<'static, str>,
     source: Option<io::Error>,
+    origin: Option<Origin>,
+}
+
+/// The storage that an error comes from. An error without one never reached storage: it was found on the way there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The storage's name, such as its path.
+    pub place: Arc<str>,
+    /// Whether a network lies between it and us, whose failures may pass.
+    pub is_remote: bool,
 }
 
 impl Error {
     /// An error of our own finding.
     pub fn new(kind: ErrorKind, context: impl Into<Cow<'static, str>>) -> Self {
-        Error(Arc::new(Inner { kind, context: context.into(), source: None }))
+        Error(Arc::new(Inner { kind, context: context.into(), source: None, origin: None }))
     }
 
     /// An error of the operating system, its class derived from its own.
     pub fn from_os(context: impl Into<Cow<'static, str>>, source: io::Error) -> Self {
         let kind = kind_of(&source);
-        Error(Arc::new(Inner { kind, context: context.into(), source: Some(source) }))
+        Error(Arc::new(Inner { kind, context: context.into(), source: Some(source), origin: None }))
     }
 
     /// The same error, with what was being done put in front. Give it once, where it is known.
@@ -65,13 +75,36 @@ impl Error {
     pub fn context(self, words: impl fmt::Display) -> Self {
         let context =
             if self.0.context.is_empty() { words.to_string() } else { format!("{words}: {}", self.0.context) };
-        let source = self.0.source.as_ref().map(copy_of);
-        Error(Arc::new(Inner { kind: self.0.kind, context: context.into(), source }))
+        Error(Arc::new(Inner { context: context.into(), ..self.into_inner() }))
+    }
+
+    /// The same error, coming from a storage. The first storage stays: it is the one that failed.
+    #[must_use]
+    pub fn with_origin(self, origin: Origin) -> Self {
+        if self.0.origin.is_some() {
+            return self;
+        }
+        Error(Arc::new(Inner { origin: Some(origin), ..self.into_inner() }))
+    }
+
+    /// Takes the inside out, or copies it where other clones need it.
+    fn into_inner(self) -> Inner {
+        Arc::try_unwrap(self.0).unwrap_or_else(|shared| Inner {
+            kind: shared.kind,
+            context: shared.context.clone(),
+            source: shared.source.as_ref().map(copy_of),
+            origin: shared.origin.clone(),
+        })
     }
 
     /// The class of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
+    }
+
+    /// The storage that failed; none if the error was found before any was asked.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.0.origin.as_ref()
     }
 
     /// The operating system's error number, if it was the operating system that failed.
@@ -155,5 +188,16 @@ mod tests {
     fn an_error_of_our_own_has_no_os_error() {
         let error = Error::new(ErrorKind::Corrupt, "footer: bad checksum");
         assert_eq!((error.to_string().as_str(), error.os_error()), ("footer: bad checksum", None));
+    }
+
+    #[test]
+    fn the_storage_that_failed_first_stays_whatever_is_put_in_front() {
+        let origin = |place: &str| Origin { place: place.into(), is_remote: place.starts_with("/nfs") };
+        let error = Error::new(ErrorKind::Io, "reading");
+        assert_eq!(error.origin(), None);
+        let error = error.with_origin(origin("/nfs/a.vhd")).context("disk 4").with_origin(origin("/b.vhd"));
+        let clone = error.clone();
+        assert_eq!(error.context("again").origin(), Some(&origin("/nfs/a.vhd")));
+        assert_eq!((clone.origin(), clone.to_string()), (Some(&origin("/nfs/a.vhd")), "disk 4: reading".into()));
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!   Request { tag, operation } --> virtual disk --> Outcome
 //!                  |                                  |
-//!             GuestRange                            Error { kind, context, source }
+//!             GuestRange                            Error { kind, context, source, origin }
 //! ```
 //!
 //! No I/O, no memory management, no protocol code and no errno is decided here: a position on the disk
@@ -17,7 +17,7 @@ mod extent;
 mod offset;
 mod request;
 
-pub use error::{Error, ErrorKind, Result, ResultExt};
+pub use error::{Error, ErrorKind, Origin, Result, ResultExt};
 pub use extent::{Extent, ExtentKind};
 pub use offset::{FileOffset, FileRange, GuestOffset, GuestRange, SECTOR};
 pub use request::{Operation, Outcome, Request, Tag};
