@@ -6,6 +6,7 @@
 //! the poll returns.
 
 use std::{
+    borrow::Cow,
     cell::{Cell, Ref, RefCell, RefMut},
     collections::VecDeque,
     future::Future,
@@ -29,7 +30,7 @@ use crate::{
     Blocking, Buffer, Completion, EngineChoice, EngineKind, Hold, Pending, Readiness, Task,
     engine::{self, Chosen, CommandKind, Interest, Key, Simulated},
     open_file::OpenFile,
-    reactor::Reactor,
+    reactor::{Reactor, RunningOperation},
     task::Slot,
     time::{Clock, Moment, SimulatedClock, Sleep, Timers},
 };
@@ -64,6 +65,8 @@ struct Inner {
     refused: Vec<(EngineKind, Error)>,
     timers: RefCell<Timers>,
     clock: Clock,
+    /// What the clock showed when the last turn began to dispatch.
+    turn_began: Cell<Moment>,
     random: Cell<u64>,
     /// Ready tasks run in an order drawn from `random`.
     shuffled: bool,
@@ -190,6 +193,7 @@ impl Executor {
             reactor: RefCell::new(Reactor::new(chosen.engine, shared.clone())),
             refused: chosen.refused,
             timers: RefCell::default(),
+            turn_began: Cell::new(clock.now()),
             clock,
             random: Cell::new(seed),
             shuffled,
@@ -216,6 +220,14 @@ impl Executor {
     /// Operations and jobs whose completion has not been seen.
     pub fn in_flight(&self) -> usize {
         self.0.reactor.borrow().in_flight()
+    }
+
+    /// What the kernel and the worker threads have not finished, oldest first. Made when it is asked for; its times are
+    /// those of the turns in which the work was asked for.
+    pub fn operations(&self) -> Vec<RunningOperation> {
+        let mut operations: Vec<_> = self.0.reactor.borrow().under_way().collect();
+        operations.sort_by_key(|operation| operation.since);
+        operations
     }
 
     /// Runs `future` as a task of its own.
@@ -368,6 +380,7 @@ impl Executor {
 
     fn fire_timers(&self) {
         let now = self.now();
+        self.0.turn_began.set(now);
         while let Some(waker) = self.take_due(now) {
             waker.wake();
         }
@@ -461,6 +474,11 @@ impl Executor {
         self.0.clock.now()
     }
 
+    /// The time when the last turn began: what is cheap to know, for what need not be exact.
+    fn turn_began(&self) -> Moment {
+        self.0.turn_began.get()
+    }
+
     /// Ends after `duration`.
     pub fn sleep(&self, duration: Duration) -> Sleep {
         self.sleep_until(self.now() + duration)
@@ -498,13 +516,19 @@ impl Executor {
     }
 
     /// Runs `job` on a worker thread (the inline engine: right here). Dropping the future gives up the answer only.
-    pub fn blocking<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Blocking<T> {
-        self.blocking_holding(None, job)
+    /// `what` says what it does, for whoever asks why it takes so long: "opening /a.vhd".
+    pub fn blocking<T: Send + 'static>(
+        &self,
+        what: impl Into<Cow<'static, str>>,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Blocking<T> {
+        self.blocking_holding(what, None, job)
     }
 
     /// As [`Executor::blocking`]; `hold` is kept until the job has ended.
     pub fn blocking_holding<T: Send + 'static>(
         &self,
+        what: impl Into<Cow<'static, str>>,
         hold: Option<Hold>,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Blocking<T> {
@@ -515,7 +539,7 @@ impl Executor {
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
             0
         };
-        let key = self.0.reactor.borrow_mut().job(Box::new(run), hold);
+        let key = self.0.reactor.borrow_mut().job(what.into(), Box::new(run), hold, self.turn_began());
         Blocking { pending: Pending::kernel(self.clone(), key), result }
     }
 
@@ -540,12 +564,12 @@ impl Executor {
     }
 
     fn watch_owned(&self, descriptor: Rc<OwnedFd>, interest: Interest) -> Readiness<'static> {
-        let key = self.0.reactor.borrow_mut().watch(descriptor.as_raw_fd(), interest);
+        let key = self.0.reactor.borrow_mut().watch(descriptor.as_raw_fd(), interest, self.turn_began());
         Readiness { executor: self.clone(), key: Some(key), descriptor: PhantomData, _owned: Some(descriptor) }
     }
 
     fn watch<'fd>(&self, descriptor: BorrowedFd<'fd>, interest: Interest) -> Readiness<'fd> {
-        let key = self.0.reactor.borrow_mut().watch(descriptor.as_raw_fd(), interest);
+        let key = self.0.reactor.borrow_mut().watch(descriptor.as_raw_fd(), interest, self.turn_began());
         Readiness { executor: self.clone(), key: Some(key), descriptor: PhantomData, _owned: None }
     }
 
@@ -561,7 +585,7 @@ impl Executor {
         buffer: Option<Buffer>,
         hold: Option<Hold>,
     ) -> Pending {
-        let key = self.0.reactor.borrow_mut().start(kind, file, buffer, hold);
+        let key = self.0.reactor.borrow_mut().start(kind, file, buffer, hold, self.turn_began());
         Pending::kernel(self.clone(), key)
     }
 

@@ -39,6 +39,7 @@ pub use mailbox::{Receiver, Reply, ReplyTo, Sender, mailbox, reply};
 pub use opener::{Access, CreateMode, LockPolicy, OpenOptions, Opener};
 pub use pending::{Blocking, Hold, Pending, Readiness};
 pub use process::{Fork, Signals, fork};
+pub use reactor::RunningOperation;
 pub use signal::Signal;
 pub use storage::{Completion, Limits, Storage, StorageExt, StorageKind, StorageOperation};
 pub use stores::{

@@ -2,36 +2,54 @@
 
 use std::{
     fs::File,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    io::{self, Seek, SeekFrom},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+        unix::fs::FileTypeExt,
+    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use block_core::Error;
+use block_core::{Error, ErrorKind, Origin, Result};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::{Errno, retry_on_intr},
+};
 
 use crate::engine::CommandKind;
 
 /// A file or device as the reactor keeps it: descriptor, lock and name stay until the last operation has ended.
 pub(crate) struct OpenFile {
     file: File,
-    path: PathBuf,
+    /// Its path, and whether it is remote.
+    origin: Origin,
     /// Whether it bypasses the page cache.
     direct: bool,
     /// Bytes: what was there when it was opened, and what has completed since.
     length: AtomicU64,
+    /// Opened as its only writer.
+    is_exclusive: bool,
+    /// Its writer's lock was given up for a while.
+    is_unlocked: AtomicBool,
 }
 
 impl OpenFile {
-    pub(crate) fn new(file: File, path: PathBuf, direct: bool, length: u64) -> Self {
-        OpenFile { file, path, direct, length: AtomicU64::new(length) }
+    /// A file whose lock, if it `is_exclusive`, has been taken.
+    pub(crate) fn new(file: File, origin: Origin, direct: bool, is_exclusive: bool) -> io::Result<Self> {
+        let length = AtomicU64::new(length_of(&file)?);
+        Ok(OpenFile { file, origin, direct, length, is_exclusive, is_unlocked: AtomicBool::new(false) })
     }
 
     pub(crate) fn descriptor(&self) -> RawFd {
         self.file.as_raw_fd()
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    pub(crate) fn path(&self) -> &str {
+        &self.origin.place
+    }
+
+    pub(crate) fn origin(&self) -> Origin {
+        self.origin.clone()
     }
 
     pub(crate) fn is_direct(&self) -> bool {
@@ -40,6 +58,46 @@ impl OpenFile {
 
     pub(crate) fn length(&self) -> u64 {
         self.length.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_unlocked(&self) -> bool {
+        self.is_unlocked.load(Ordering::Acquire)
+    }
+
+    /// Gives up the writer's lock, if it has one. May wait for a server.
+    pub(crate) fn unlock(&self) -> Result<()> {
+        if !self.is_exclusive || self.is_unlocked.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        retry_on_intr(|| flock(&self.file, FlockOperation::Unlock)).map_err(|error| {
+            self.is_unlocked.store(false, Ordering::Release);
+            self.failure("giving up its lock", error.into())
+        })
+    }
+
+    /// Takes the writer's lock again, if it had one, and looks at the length again. May wait for a server, never for who
+    /// has the lock.
+    pub(crate) fn lock(&self) -> Result<()> {
+        if self.is_exclusive {
+            match retry_on_intr(|| flock(&self.file, FlockOperation::NonBlockingLockExclusive)) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => return Err(self.refusal(ErrorKind::Busy, "is in use by another process")),
+                Err(error) => return Err(self.failure("taking its lock", error.into())),
+            }
+        }
+        let length = length_of(&self.file).map_err(|error| self.failure("looking at its length", error))?;
+        self.length.store(length, Ordering::Release);
+        self.is_unlocked.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// An error of our own finding.
+    pub(crate) fn refusal(&self, kind: ErrorKind, words: &str) -> Error {
+        Error::new(kind, format!("{}: {words}", self.path())).with_origin(self.origin())
+    }
+
+    fn failure(&self, doing: &str, error: io::Error) -> Error {
+        Error::from_os(format!("{}: {doing}", self.path()), error).with_origin(self.origin())
     }
 
     /// Takes note of an operation of `bytes` bytes that was done.
@@ -60,24 +118,33 @@ impl OpenFile {
 
     /// Says which file it was, and what was being done.
     pub(crate) fn explain(&self, kind: CommandKind, bytes: usize, error: Error) -> Error {
-        let path = self.path.display();
+        error.with_origin(self.origin()).context(self.describe(kind, bytes))
+    }
+
+    /// The file, and what is done with it.
+    pub(crate) fn describe(&self, kind: CommandKind, bytes: usize) -> String {
+        let path = self.path();
         match kind {
-            CommandKind::Read { offset, .. } => {
-                error.context(format_args!("{path}: reading {bytes} bytes at {offset:#x}"))
-            }
-            CommandKind::Write { offset, .. } => {
-                error.context(format_args!("{path}: writing {bytes} bytes at {offset:#x}"))
-            }
-            CommandKind::Sync => error.context(format_args!("{path}: syncing")),
-            CommandKind::Fallocate { range, mode: 0 } => error.context(format_args!("{path}: allocating {range}")),
+            CommandKind::Read { offset, .. } => format!("{path}: reading {bytes} bytes at {offset:#x}"),
+            CommandKind::Write { offset, .. } => format!("{path}: writing {bytes} bytes at {offset:#x}"),
+            CommandKind::Sync => format!("{path}: syncing"),
+            CommandKind::Fallocate { range, mode: 0 } => format!("{path}: allocating {range}"),
             CommandKind::Fallocate { range, .. } | CommandKind::Discard(range) | CommandKind::ZeroOut(range) => {
-                error.context(format_args!("{path}: freeing or zeroing {range}"))
+                format!("{path}: freeing or zeroing {range}")
             }
-            CommandKind::SetLength(length) => {
-                error.context(format_args!("{path}: setting its length to {length} bytes"))
-            }
+            CommandKind::SetLength(length) => format!("{path}: setting its length to {length} bytes"),
         }
     }
+}
+
+/// Bytes in a file or a device now.
+fn length_of(file: &File) -> io::Result<u64> {
+    let metadata = file.metadata()?;
+    if metadata.file_type().is_block_device() {
+        // The end of a device is where its size is told; nobody uses the position.
+        return (&mut &*file).seek(SeekFrom::End(0));
+    }
+    Ok(metadata.len())
 }
 
 impl AsFd for OpenFile {

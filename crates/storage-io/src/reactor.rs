@@ -1,6 +1,7 @@
 //! What is on its way: operations with the memory that the kernel owns meanwhile, readiness, jobs on worker threads.
 
 use std::{
+    borrow::Cow,
     os::fd::{BorrowedFd, RawFd},
     sync::Arc,
     task::{Context, Waker},
@@ -15,8 +16,18 @@ use crate::{
     engine::{Command, CommandKind, Engine, EngineKind, Interest, Key, Memory, Started},
     executor::{Shared, Wait},
     open_file::OpenFile,
+    time::Moment,
     worker::{Job, Workers},
 };
+
+/// Something that the kernel or a worker thread has not finished.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunningOperation {
+    /// What it is: "/a.vhd: writing 4096 bytes at 0x2000", "opening /a.vhd".
+    pub what: String,
+    /// Since when, on the executor's clock.
+    pub since: Moment,
+}
 
 /// The table of what is on its way, and the engine that carries it.
 pub(crate) struct Reactor {
@@ -34,6 +45,8 @@ struct Entry {
     waiter: Waiter,
     /// Kept until the work ends, whoever still waits.
     hold: Option<Hold>,
+    /// When the turn began in which it was asked for.
+    since: Moment,
 }
 
 enum Work {
@@ -42,7 +55,7 @@ enum Work {
     /// Somebody wants to know that a descriptor is ready.
     Watch,
     /// A worker runs a job.
-    Job,
+    Job { what: Cow<'static, str> },
 }
 
 enum Waiter {
@@ -75,6 +88,12 @@ impl Reactor {
         self.entries.iter().filter(|(_, entry)| entry.is_in_flight()).count()
     }
 
+    /// What has not completed, and since when; readiness is nobody's work.
+    pub(crate) fn under_way(&self) -> impl Iterator<Item = RunningOperation> {
+        let running = self.entries.iter().filter(|(_, entry)| entry.is_in_flight());
+        running.map(|(_, entry)| RunningOperation { what: entry.work.describe(), since: entry.since })
+    }
+
     /// Starts I/O on a file.
     pub(crate) fn start(
         &mut self,
@@ -82,9 +101,10 @@ impl Reactor {
         file: Arc<OpenFile>,
         buffer: Option<Buffer>,
         hold: Option<Hold>,
+        since: Moment,
     ) -> Key {
         let work = Work::Operation { kind, file, buffer, vectors: Vec::new(), done: 0 };
-        let key = self.entries.insert(Entry { work, waiter: Waiter::None, hold });
+        let key = self.entries.insert(Entry { work, waiter: Waiter::None, hold, since });
         self.issue(key);
         key
     }
@@ -107,8 +127,8 @@ impl Reactor {
     }
 
     /// Runs a job on a worker thread.
-    pub(crate) fn job(&mut self, job: Job, hold: Option<Hold>) -> Key {
-        let key = self.entries.insert(Entry { work: Work::Job, waiter: Waiter::None, hold });
+    pub(crate) fn job(&mut self, what: Cow<'static, str>, job: Job, hold: Option<Hold>, since: Moment) -> Key {
+        let key = self.entries.insert(Entry { work: Work::Job { what }, waiter: Waiter::None, hold, since });
         self.run_job(key, job);
         key
     }
@@ -123,8 +143,8 @@ impl Reactor {
     }
 
     /// Waits for `descriptor` to become ready, once.
-    pub(crate) fn watch(&mut self, descriptor: RawFd, interest: Interest) -> Key {
-        let key = self.entries.insert(Entry { work: Work::Watch, waiter: Waiter::None, hold: None });
+    pub(crate) fn watch(&mut self, descriptor: RawFd, interest: Interest, since: Moment) -> Key {
+        let key = self.entries.insert(Entry { work: Work::Watch, waiter: Waiter::None, hold: None, since });
         if let Err(error) = self.engine.watch(key, descriptor, interest) {
             self.complete(key, -error.raw_os_error().unwrap_or(libc::EIO));
         }
@@ -224,6 +244,16 @@ enum Advance {
     Done(i32),
 }
 
+impl Work {
+    fn describe(&self) -> String {
+        match self {
+            Work::Operation { kind, file, buffer, .. } => file.describe(*kind, buffer.as_ref().map_or(0, Buffer::len)),
+            Work::Watch => "waiting for a descriptor".into(),
+            Work::Job { what } => what.to_string(),
+        }
+    }
+}
+
 impl Entry {
     fn is_in_flight(&self) -> bool {
         !matches!(self.work, Work::Watch) && !matches!(self.waiter, Waiter::Answered(_))
@@ -257,7 +287,7 @@ impl Entry {
                 let length = buffer.as_ref().map_or(0, Buffer::len);
                 Completion { buffer, result: to_result(result).map_err(|error| file.explain(kind, length, error)) }
             }
-            Work::Watch | Work::Job => Completion { buffer: None, result: to_result(result) },
+            Work::Watch | Work::Job { .. } => Completion { buffer: None, result: to_result(result) },
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use block_core::{FileOffset, FileRange, Result};
+use block_core::{FileOffset, FileRange, Origin, Result};
 
 use crate::{Buffer, Executor, Hold, Pending};
 
@@ -42,10 +42,16 @@ pub enum StorageOperation {
     },
     /// Cut or extend to this many bytes.
     SetLength(u64),
+    /// Give up the writer's lock, and keep everything else. Nothing that changes the storage may be on its way; until it
+    /// is locked again, it refuses changes. One that was opened without a lock has none to give up.
+    Unlock,
+    /// Take the writer's lock again, on the same open file, and look how long it is now. Never waits for a lock: `Busy`
+    /// if somebody else has it.
+    Lock,
 }
 
 impl StorageOperation {
-    /// The bytes that it touches; sync and set-length touch none.
+    /// The bytes that it touches; sync, set-length and what is about the lock touch none.
     pub fn range(&self) -> Option<FileRange> {
         match self {
             StorageOperation::Read { offset, buffer } | StorageOperation::Write { offset, buffer, .. } => {
@@ -54,7 +60,25 @@ impl StorageOperation {
             StorageOperation::Allocate(range)
             | StorageOperation::Discard(range)
             | StorageOperation::WriteZeroes { range, .. } => Some(*range),
-            StorageOperation::Sync | StorageOperation::SetLength(_) => None,
+            StorageOperation::Sync
+            | StorageOperation::SetLength(_)
+            | StorageOperation::Unlock
+            | StorageOperation::Lock => None,
+        }
+    }
+
+    /// Whether it changes bytes, length or room.
+    pub fn changes(&self) -> bool {
+        match self {
+            StorageOperation::Read { .. }
+            | StorageOperation::Sync
+            | StorageOperation::Unlock
+            | StorageOperation::Lock => false,
+            StorageOperation::Write { .. }
+            | StorageOperation::Allocate(_)
+            | StorageOperation::Discard(_)
+            | StorageOperation::WriteZeroes { .. }
+            | StorageOperation::SetLength(_) => true,
         }
     }
 
@@ -89,6 +113,13 @@ pub enum StorageKind {
     Memory,
 }
 
+impl StorageKind {
+    /// Whether a network lies in between, whose failures may pass.
+    pub fn is_remote(self) -> bool {
+        self == StorageKind::NetworkFile
+    }
+}
+
 /// What a storage can do, and in which units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -113,7 +144,8 @@ pub struct Limits {
 /// Bytes at offsets. One open storage serves all queues: each passes the executor on whose ring its I/O goes.
 ///
 /// The contract: an operation that was submitted is carried out, also when its [`Pending`] is dropped; `hold` is kept
-/// until it has ended, whoever still waits.
+/// until it has ended, whoever still waits. Every error carries [`Storage::origin`], also one that was found before the
+/// kernel was asked: whoever sees it knows which storage it was.
 pub trait Storage: Send + Sync + Debug {
     /// Starts an operation.
     fn submit(&self, executor: &Executor, operation: StorageOperation, hold: Option<Hold>) -> Pending;
@@ -123,6 +155,9 @@ pub trait Storage: Send + Sync + Debug {
 
     /// What it can do.
     fn limits(&self) -> Limits;
+
+    /// What its errors carry: its name, and whether it is remote.
+    fn origin(&self) -> Origin;
 }
 
 /// The operations as one would like to write them.
@@ -142,6 +177,10 @@ pub trait StorageExt {
     async fn write_zeroes(&self, executor: &Executor, range: FileRange, may_free: bool) -> Result<()>;
     /// Cuts or extends it.
     async fn set_length(&self, executor: &Executor, length: u64) -> Result<()>;
+    /// Gives up the writer's lock; see [`StorageOperation::Unlock`].
+    async fn unlock(&self, executor: &Executor) -> Result<()>;
+    /// Takes the writer's lock again; see [`StorageOperation::Lock`].
+    async fn lock(&self, executor: &Executor) -> Result<()>;
     /// A copy of `length` bytes from `offset`; for metadata.
     async fn read_bytes(&self, executor: &Executor, offset: FileOffset, length: usize) -> Result<Vec<u8>>;
     /// Writes a copy of `bytes` at `offset`; for metadata.
@@ -175,6 +214,14 @@ impl<S: Storage + ?Sized> StorageExt for S {
 
     async fn set_length(&self, executor: &Executor, length: u64) -> Result<()> {
         self.submit(executor, StorageOperation::SetLength(length), None).await.result
+    }
+
+    async fn unlock(&self, executor: &Executor) -> Result<()> {
+        self.submit(executor, StorageOperation::Unlock, None).await.result
+    }
+
+    async fn lock(&self, executor: &Executor) -> Result<()> {
+        self.submit(executor, StorageOperation::Lock, None).await.result
     }
 
     async fn read_bytes(&self, executor: &Executor, offset: FileOffset, length: usize) -> Result<Vec<u8>> {

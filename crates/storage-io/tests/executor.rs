@@ -15,6 +15,7 @@ use std::{
     },
     process::{Command, Stdio},
     rc::Rc,
+    sync::mpsc,
     task::Poll,
     thread,
     time::{Duration, Instant},
@@ -212,15 +213,15 @@ on_every_engine! {
 
     fn a_job_on_a_worker_gives_its_result_and_its_panic_is_an_error(executor) {
         executor.block_on(async {
-            assert_eq!(executor.blocking(|| 6 * 7).await.unwrap(), 42);
+            assert_eq!(executor.blocking("a job", || 6 * 7).await.unwrap(), 42);
             if executor.engine() != EngineKind::Inline {
-                let jobs: Vec<_> = (0..40).map(|index| executor.blocking(move || index)).collect();
+                let jobs: Vec<_> = (0..40).map(|index| executor.blocking("a job", move || index)).collect();
                 for (index, job) in jobs.into_iter().enumerate() {
                     assert_eq!(job.await.unwrap(), index);
                 }
-                let error = executor.blocking(|| panic!("on purpose")).await.unwrap_err();
+                let error = executor.blocking("a job", || panic!("on purpose")).await.unwrap_err();
                 assert_eq!(error.kind(), block_core::ErrorKind::Closed);
-                assert_eq!(executor.blocking(|| "still there").await.unwrap(), "still there");
+                assert_eq!(executor.blocking("a job", || "still there").await.unwrap(), "still there");
             }
         });
     }
@@ -344,7 +345,7 @@ fn drive_from_outside(executor: &Executor) {
     let (end, jobs) = (finish("job"), executor.clone());
     executor
         .spawn(async move {
-            jobs.blocking(|| thread::sleep(Duration::from_millis(5))).await.unwrap();
+            jobs.blocking("a job", || thread::sleep(Duration::from_millis(5))).await.unwrap();
             jobs.yield_now().await;
             end();
         })
@@ -433,7 +434,7 @@ fn closing_does_not_wait_for_what_hangs() {
         let executor = Executor::new(choice).unwrap();
         let (release, hung) = std::sync::mpsc::channel::<()>();
         let hold: Rc<dyn std::any::Any> = Rc::new(());
-        drop(executor.blocking_holding(Some(hold.clone()), move || hung.recv_timeout(HANG)));
+        drop(executor.blocking_holding("a job", Some(hold.clone()), move || hung.recv_timeout(HANG)));
         let start = Instant::now();
         executor.turn(Wait::No).unwrap();
         executor.end_tasks();
@@ -452,7 +453,7 @@ fn dropping_an_executor_does_not_wait_for_what_hangs() {
     for choice in [EngineChoice::IoUring, EngineChoice::Libaio, EngineChoice::Threads] {
         let executor = Executor::new(choice).unwrap();
         let (release, hung) = std::sync::mpsc::channel::<()>();
-        drop(executor.blocking(move || hung.recv_timeout(HANG)));
+        drop(executor.blocking("a job", move || hung.recv_timeout(HANG)));
         let start = Instant::now();
         drop(executor);
         assert!(start.elapsed() < HANG / 2, "{choice:?}: dropping waited");
@@ -578,4 +579,28 @@ fn moments_of_different_executors_compare() {
     let second = Executor::new(EngineChoice::Probe).unwrap();
     let between = second.now();
     assert!(before <= between && between <= first.now());
+}
+
+#[test]
+fn what_has_not_ended_is_told_oldest_first() {
+    let executor = Executor::new(EngineChoice::Threads).unwrap();
+    assert_eq!(executor.operations(), []);
+    let (go, hung) = mpsc::channel::<()>();
+    let first = executor.spawn(executor.blocking("opening /a.vhd", move || hung.recv_timeout(HANG)));
+    executor.block_on(executor.sleep(Duration::from_millis(2)));
+    let before = executor.now();
+    executor.block_on(executor.sleep(Duration::from_millis(2)));
+    let (stay, stuck) = mpsc::channel::<()>();
+    let second = executor.blocking("a younger job", move || stuck.recv_timeout(HANG));
+    let (_waits, silent) = pair();
+    let _readiness = executor.readable(&silent);
+    let operations = executor.operations();
+    let names: Vec<_> = operations.iter().map(|operation| operation.what.as_str()).collect();
+    assert_eq!(names, ["opening /a.vhd", "a younger job"]);
+    assert!(operations[0].since < before && operations[1].since > before);
+    drop((go, stay));
+    executor.block_on(async {
+        let _ = (first.await, second.await);
+    });
+    assert_eq!(executor.operations(), []);
 }

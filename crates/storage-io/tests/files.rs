@@ -266,7 +266,7 @@ struct Curious(Executor);
 
 impl Drop for Curious {
     fn drop(&mut self) {
-        drop(self.0.blocking(|| ()));
+        drop(self.0.blocking("a job", || ()));
         // The job of the hold before may still run.
         assert!(self.0.in_flight() <= 2);
     }

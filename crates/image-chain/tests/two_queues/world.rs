@@ -3,7 +3,7 @@
 
 use std::{cell::RefCell, future::Future, rc::Rc, sync::Arc};
 
-use block_core::{FileOffset, FileRange, Result};
+use block_core::{FileOffset, FileRange, Origin, Result};
 use image_chain::{Home, HomeOptions, Layer, Queue};
 use image_format::ImageKind;
 use storage_io::{
@@ -65,6 +65,10 @@ impl Storage for Moody {
 
     fn limits(&self) -> Limits {
         self.0.limits()
+    }
+
+    fn origin(&self) -> Origin {
+        self.0.origin()
     }
 }
 

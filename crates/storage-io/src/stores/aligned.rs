@@ -25,7 +25,7 @@ use std::{
     },
 };
 
-use block_core::{Error, ErrorKind, FileOffset, FileRange, Result};
+use block_core::{Error, ErrorKind, FileOffset, FileRange, Origin, Result};
 
 use super::claims::{Claims, Kind};
 use crate::{Buffer, Completion, Executor, Hold, Limits, Pending, Storage, StorageExt, StorageKind, StorageOperation};
@@ -91,7 +91,9 @@ impl Storage for AlignedStorage {
     fn submit(&self, executor: &Executor, operation: StorageOperation, hold: Option<Hold>) -> Pending {
         let inner = &self.0;
         match (&operation, operation.range()) {
-            (StorageOperation::Sync, _) => inner.storage.submit(executor, operation, hold),
+            (StorageOperation::Sync | StorageOperation::Unlock | StorageOperation::Lock, _) => {
+                inner.storage.submit(executor, operation, hold)
+            }
             (_, Some(range)) if range.is_empty() => Pending::ready(operation, Ok(())),
             (StorageOperation::Read { buffer, .. }, Some(range)) if inner.fits(range, Some(buffer)) => {
                 inner.storage.submit(executor, operation, hold)
@@ -113,6 +115,10 @@ impl Storage for AlignedStorage {
 
     fn limits(&self) -> Limits {
         Limits { alignment: 1, ..self.0.storage.limits() }
+    }
+
+    fn origin(&self) -> Origin {
+        self.0.storage.origin()
     }
 }
 
@@ -172,9 +178,10 @@ impl Inner {
             StorageOperation::WriteZeroes { range, may_free } => {
                 Completion { buffer: None, result: self.write_zeroes(executor, range, may_free).await }
             }
-            StorageOperation::Sync | StorageOperation::SetLength(_) => {
-                self.storage.submit(executor, operation, None).await
-            }
+            StorageOperation::Sync
+            | StorageOperation::SetLength(_)
+            | StorageOperation::Unlock
+            | StorageOperation::Lock => self.storage.submit(executor, operation, None).await,
         }
     }
 
@@ -184,7 +191,8 @@ impl Inner {
         let units = range.align_out(self.unit);
         let around = Buffer::zeroed(bytes(units.length()));
         if range.end().get() > self.length() {
-            return Err(Error::new(ErrorKind::Io, "the storage ends before the range does"));
+            let error = Error::new(ErrorKind::Io, "the storage ends before the range does");
+            return Err(error.with_origin(self.storage.origin()));
         }
         let (around, result) = self.storage.read(executor, units.start(), around).await;
         copy(&around, bytes(offset - units.start()), buffer);

@@ -19,7 +19,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use block_core::{Error, ErrorKind, FileRange, Result, SECTOR};
+use block_core::{Error, ErrorKind, FileRange, Origin, Result, SECTOR};
 
 use self::{
     fate::{Fate, Random},
@@ -107,10 +107,14 @@ impl CrashStorage {
         self.limits.kind == StorageKind::BlockDevice
     }
 
+    /// An error of this storage.
+    fn error(&self, kind: ErrorKind, words: &'static str) -> Error {
+        Error::new(kind, words).with_origin(self.origin())
+    }
+
     fn check(&self, operation: &StorageOperation) -> Result<()> {
-        let reads = matches!(operation, StorageOperation::Read { .. } | StorageOperation::Sync);
-        if self.limits.read_only && !reads {
-            return Err(Error::new(ErrorKind::ReadOnly, "the storage is read-only"));
+        if self.limits.read_only && operation.changes() {
+            return Err(self.error(ErrorKind::ReadOnly, "the storage is read-only"));
         }
         let unit = u64::from(self.limits.alignment).max(SECTOR);
         let memory = usize::try_from(unit).expect("a unit is at most a page");
@@ -120,14 +124,14 @@ impl CrashStorage {
             _ => true,
         };
         if !is_aligned || !operation.range().is_none_or(|range| range.is_aligned(unit)) {
-            return Err(Error::new(ErrorKind::Invalid, "the operation is not aligned"));
+            return Err(self.error(ErrorKind::Invalid, "the operation is not aligned"));
         }
         let end = match operation {
             StorageOperation::SetLength(length) if *length != self.length() => Some(u64::MAX),
             _ => operation.range().map(|range| range.end().get()),
         };
         if self.is_device() && end.is_some_and(|end| end > self.length()) {
-            return Err(Error::new(ErrorKind::NoSpace, "a device has a fixed length"));
+            return Err(self.error(ErrorKind::NoSpace, "a device has a fixed length"));
         }
         Ok(())
     }
@@ -137,6 +141,7 @@ impl CrashStorage {
         let zeroes = |range: FileRange| Change::Zero { start: range.start().get(), end: range.end().get() };
         let change = match operation {
             StorageOperation::Read { offset, buffer } => return Begun::Read(offset.get(), buffer),
+            StorageOperation::Unlock | StorageOperation::Lock => return Begun::Nothing,
             StorageOperation::Sync => return Begun::Sync(self.state().journal.completed()),
             StorageOperation::Write { offset, buffer, durable } => {
                 let (offset, bytes) = (offset.get(), buffer.to_vec());
@@ -158,7 +163,9 @@ impl CrashStorage {
         let mut state = self.state();
         match begun {
             Begun::Nothing => Ok(()),
-            Begun::Read(offset, buffer) => read(&state.current, *offset, buffer),
+            Begun::Read(offset, buffer) => {
+                read(&state.current, *offset, buffer).map_err(|error| error.with_origin(self.origin()))
+            }
             Begun::Sync(covered) => {
                 state.journal.fold(covered);
                 Ok(())
@@ -187,7 +194,7 @@ impl CrashStorage {
 
 /// An operation on its way.
 enum Begun {
-    /// A device ignores it.
+    /// It changes nothing: a device ignores it, or it is about the lock, which nobody else wants.
     Nothing,
     Read(u64, Buffer),
     /// With the changes that it has to make durable.
@@ -235,6 +242,10 @@ impl Storage for CrashStorage {
 
     fn limits(&self) -> Limits {
         self.limits
+    }
+
+    fn origin(&self) -> Origin {
+        Origin { place: "memory that crashes".into(), is_remote: self.limits.kind.is_remote() }
     }
 }
 

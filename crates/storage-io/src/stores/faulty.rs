@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use block_core::{Error, FileOffset, FileRange, Result, SECTOR};
+use block_core::{Error, FileOffset, FileRange, Origin, Result, SECTOR};
 
 use crate::{Buffer, Completion, Executor, Hold, Limits, Pending, Storage, StorageExt, StorageOperation};
 
@@ -22,6 +22,8 @@ pub enum OperationKind {
     Discard,
     WriteZeroes,
     SetLength,
+    Unlock,
+    Lock,
 }
 
 impl OperationKind {
@@ -35,6 +37,8 @@ impl OperationKind {
             StorageOperation::Discard(_) => OperationKind::Discard,
             StorageOperation::WriteZeroes { .. } => OperationKind::WriteZeroes,
             StorageOperation::SetLength(_) => OperationKind::SetLength,
+            StorageOperation::Unlock => OperationKind::Unlock,
+            StorageOperation::Lock => OperationKind::Lock,
         }
     }
 }
@@ -267,7 +271,7 @@ impl FaultyStorage {
         errno: i32,
         effect: Effect,
     ) -> Pending {
-        let error = Error::from_os("injected fault", io::Error::from_raw_os_error(errno));
+        let error = Error::from_os("injected fault", io::Error::from_raw_os_error(errno)).with_origin(self.origin());
         let (inner, on) = (self.inner.clone(), executor.clone());
         match (effect, operation) {
             (Effect::All, operation) => Pending::spawn(executor, hold, async move {
@@ -332,6 +336,10 @@ impl Storage for FaultyStorage {
 
     fn limits(&self) -> Limits {
         self.inner.limits()
+    }
+
+    fn origin(&self) -> Origin {
+        self.inner.origin()
     }
 }
 

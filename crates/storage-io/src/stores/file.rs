@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use block_core::{Error, ErrorKind, FileOffset, FileRange, Result};
+use block_core::{ErrorKind, FileOffset, FileRange, Origin, Result};
 
 use crate::{
     Buffer, Completion, Executor, Hold, Limits, Pending, Storage, StorageKind, StorageOperation, engine::CommandKind,
@@ -32,9 +32,11 @@ impl FileStorage {
 
     /// What the kernel would refuse, or take for something else.
     fn check(&self, operation: &StorageOperation) -> Result<()> {
-        let writes = !matches!(operation, StorageOperation::Read { .. } | StorageOperation::Sync);
-        if self.limits.read_only && writes {
-            return Err(self.refusal(ErrorKind::ReadOnly, "is open for reading only"));
+        if self.limits.read_only && operation.changes() {
+            return Err(self.file.refusal(ErrorKind::ReadOnly, "is open for reading only"));
+        }
+        if operation.changes() && self.file.is_unlocked() {
+            return Err(self.file.refusal(ErrorKind::Busy, "its lock was given up"));
         }
         let unit = u64::from(self.limits.alignment);
         let memory = match operation {
@@ -46,12 +48,8 @@ impl FileStorage {
         if memory && operation.range().is_none_or(|range| range.is_aligned(unit)) {
             Ok(())
         } else {
-            Err(self.refusal(ErrorKind::Invalid, "the operation is not aligned"))
+            Err(self.file.refusal(ErrorKind::Invalid, "the operation is not aligned"))
         }
-    }
-
-    fn refusal(&self, kind: ErrorKind, words: &str) -> Error {
-        Error::new(kind, format!("{}: {words}", self.file.path().display()))
     }
 
     /// How many bytes at the end of a range may be missing: a file that does not end at a multiple of the alignment reads
@@ -73,7 +71,7 @@ impl FileStorage {
             let result = if fits {
                 Ok(())
             } else {
-                Err(self.refusal(ErrorKind::NoSpace, "the device ends before the range does"))
+                Err(self.file.refusal(ErrorKind::NoSpace, "the device ends before the range does"))
             };
             return answer(result);
         }
@@ -117,7 +115,24 @@ impl FileStorage {
         answer(if length == self.file.length() {
             Ok(())
         } else {
-            Err(self.refusal(ErrorKind::Unsupported, "a device has the length that it has"))
+            Err(self.file.refusal(ErrorKind::Unsupported, "a device has the length that it has"))
+        })
+    }
+
+    /// What the kernel offers only to those who wait: a lock on a dead server hangs.
+    fn on_worker(
+        &self,
+        executor: &Executor,
+        doing: &str,
+        hold: Option<Hold>,
+        job: fn(&OpenFile) -> Result<()>,
+    ) -> Pending {
+        let (file, worker) = (self.file.clone(), executor.clone());
+        let what = format!("{doing} {}", file.path());
+        Pending::spawn(executor, hold, async move {
+            let origin = file.origin();
+            let done = worker.blocking(what, move || job(&file)).await.and_then(|result| result);
+            completion(done.map_err(|error| error.with_origin(origin)))
         })
     }
 }
@@ -147,6 +162,8 @@ impl Storage for FileStorage {
             StorageOperation::Discard(range) => self.discard(executor, range, hold),
             StorageOperation::WriteZeroes { range, may_free } => self.write_zeroes(executor, range, may_free, hold),
             StorageOperation::SetLength(length) => self.set_length(executor, length, hold),
+            StorageOperation::Unlock => self.on_worker(executor, "unlocking", hold, OpenFile::unlock),
+            StorageOperation::Lock => self.on_worker(executor, "locking", hold, OpenFile::lock),
         }
     }
 
@@ -157,11 +174,15 @@ impl Storage for FileStorage {
     fn limits(&self) -> Limits {
         self.limits
     }
+
+    fn origin(&self) -> Origin {
+        self.file.origin()
+    }
 }
 
 impl fmt::Debug for FileStorage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FileStorage({})", self.file.path().display())
+        write!(f, "FileStorage({})", self.file.path())
     }
 }
 

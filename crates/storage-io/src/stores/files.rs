@@ -11,14 +11,14 @@ use std::{
     time::Duration,
 };
 
-use block_core::{Error, ErrorKind, Result, ResultExt, SECTOR};
+use block_core::{Error, ErrorKind, Origin, Result, SECTOR};
 use futures_util::future::LocalBoxFuture;
 use rustix::{
     fs::{FlockOperation, Mode, OFlags, fcntl_getfl, fcntl_setfl, flock},
     io::Errno,
 };
 
-use super::{aligned::AlignedStorage, file::FileStorage, limits, names};
+use super::{aligned::AlignedStorage, file::FileStorage, limits, names, remote};
 use crate::{Access, CreateMode, Executor, LockPolicy, OpenOptions, Opener, Storage, open_file::OpenFile};
 
 /// The file system of this machine.
@@ -42,24 +42,47 @@ impl Opener for Files {
         let (executor, path) = (executor.clone(), path.to_path_buf());
         Box::pin(async move {
             let asked = path.clone();
-            let found = executor.blocking(move || names::canonical(&asked)).await?;
-            found.context(path.display())
+            let found =
+                executor.blocking(format!("looking for {}", asked.display()), move || names::canonical(&asked)).await;
+            match found.and_then(|found| found.map_err(Error::from)) {
+                Ok(name) => Ok(name),
+                Err(error) => Err(failed(&executor, path, error).await),
+            }
         })
     }
 }
 
 async fn open(executor: Executor, path: PathBuf, options: OpenOptions) -> Result<Arc<dyn Storage>> {
-    let name = path.clone();
-    let opened = executor.blocking(move || open_file(&name, options)).await;
-    let mut file = opened.and_then(|result| result).context(path.display())?;
-    if let LockPolicy::Exclusive { deadline } = options.lock {
-        file = lock(&executor, file, deadline).await.context(path.display())?;
+    match open_steps(&executor, &path, options).await {
+        Ok(storage) => {
+            let needs_bridge = u64::from(storage.limits().alignment) > SECTOR;
+            Ok(if needs_bridge { Arc::new(AlignedStorage::new(Arc::new(storage))) } else { Arc::new(storage) })
+        }
+        Err(error) => Err(failed(&executor, path, error).await),
     }
-    let name = path.clone();
-    let looked = executor.blocking(move || look(file, name, options)).await;
-    let storage = looked.and_then(|result| result).context(path.display())?;
-    let needs_bridge = u64::from(storage.limits().alignment) > SECTOR;
-    Ok(if needs_bridge { Arc::new(AlignedStorage::new(Arc::new(storage))) } else { Arc::new(storage) })
+}
+
+async fn open_steps(executor: &Executor, path: &Path, options: OpenOptions) -> Result<FileStorage> {
+    let name = path.to_path_buf();
+    let mut file =
+        executor.blocking(format!("opening {}", path.display()), move || open_file(&name, options)).await??;
+    if let LockPolicy::Exclusive { deadline } = options.lock {
+        file = lock(executor, path, file, deadline).await?;
+    }
+    let name = path.to_path_buf();
+    executor.blocking(format!("looking at {}", path.display()), move || look(file, &name, options)).await?
+}
+
+/// Says where opening failed. Whether that is remote is found by its name alone: whoever has just failed to answer is not
+/// asked again.
+async fn failed(executor: &Executor, path: PathBuf, error: Error) -> Error {
+    let error = error.context(path.display());
+    let place = path.display().to_string().into();
+    let is_remote = executor
+        .blocking("looking at the list of mounts", move || remote::is_remote_path(&path))
+        .await
+        .unwrap_or(false);
+    error.with_origin(Origin { place, is_remote })
 }
 
 /// Opens a file that can be a storage.
@@ -115,7 +138,7 @@ fn refuse_others(kind: std::fs::FileType) -> Result<()> {
 
 /// Takes the writer's lock, waiting until `limit` has passed. The kernel gives it only when the last I/O of whoever had
 /// it before has ended.
-async fn lock(executor: &Executor, mut file: File, limit: Duration) -> Result<File> {
+async fn lock(executor: &Executor, path: &Path, mut file: File, limit: Duration) -> Result<File> {
     let deadline = executor.now() + limit;
     let mut pause = Duration::from_millis(1);
     loop {
@@ -123,7 +146,7 @@ async fn lock(executor: &Executor, mut file: File, limit: Duration) -> Result<Fi
             let taken = flock(&file, FlockOperation::NonBlockingLockExclusive);
             (file, taken)
         };
-        let (returned, taken) = executor.blocking(attempt).await?;
+        let (returned, taken) = executor.blocking(format!("locking {}", path.display()), attempt).await?;
         file = returned;
         match taken {
             Ok(()) => return Ok(file),
@@ -140,7 +163,7 @@ async fn lock(executor: &Executor, mut file: File, limit: Duration) -> Result<Fi
 }
 
 /// Finds out what was opened.
-fn look(file: File, path: PathBuf, options: OpenOptions) -> Result<FileStorage> {
+fn look(file: File, path: &Path, options: OpenOptions) -> Result<FileStorage> {
     let is_device = file.metadata()?.file_type().is_block_device();
     if options.create == CreateMode::Truncate && !is_device {
         file.set_len(0)?;
@@ -152,7 +175,8 @@ fn look(file: File, path: PathBuf, options: OpenOptions) -> Result<FileStorage> 
         fcntl_setfl(&file, flags - OFlags::DIRECT).map_err(std::io::Error::from)?;
         direct = false;
     }
-    let length = limits::length(&file)?;
     let limits = limits::of(&file, alignment.unwrap_or(1), options.access == Access::Read)?;
-    Ok(FileStorage::new(OpenFile::new(file, path, direct, length), limits))
+    let origin = Origin { place: path.display().to_string().into(), is_remote: limits.kind.is_remote() };
+    let is_exclusive = options.lock != LockPolicy::None;
+    Ok(FileStorage::new(OpenFile::new(file, origin, direct, is_exclusive)?, limits))
 }

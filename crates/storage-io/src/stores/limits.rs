@@ -2,52 +2,33 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Seek, SeekFrom},
+    io,
     os::unix::fs::{FileExt, FileTypeExt, MetadataExt},
 };
 
 use block_core::Result;
-use rustix::fs::{AtFlags, StatxFlags, fstatfs, ioctl_blkpbszget, ioctl_blksszget, major, minor, statx};
+use rustix::fs::{AtFlags, StatxFlags, ioctl_blkpbszget, ioctl_blksszget, major, minor, statx};
 
+use super::remote;
 use crate::{Buffer, Limits, PAGE, StorageKind};
 
-/// Magic numbers of file systems, as `statfs` tells them.
+/// Numbers of local file systems, as `statfs` tells them.
 mod magic {
     pub(super) const BTRFS: u64 = 0x9123_683e;
-    pub(super) const CEPH: u64 = 0x00c3_6400;
-    pub(super) const CIFS: u64 = 0xff53_4d42;
     /// ext2 and ext3 too.
     pub(super) const EXT4: u64 = 0xef53;
     pub(super) const F2FS: u64 = 0xf2f5_2010;
-    pub(super) const FUSE: u64 = 0x6573_5546;
     pub(super) const GFS2: u64 = 0x0116_1970;
-    pub(super) const NFS: u64 = 0x6969;
     pub(super) const OCFS2: u64 = 0x7461_636f;
-    pub(super) const PLAN9: u64 = 0x0102_1997;
-    pub(super) const SMB: u64 = 0x517b;
-    pub(super) const SMB2: u64 = 0xfe53_4d42;
     pub(super) const TMPFS: u64 = 0x0102_1994;
     pub(super) const XFS: u64 = 0x5846_5342;
 }
-
-/// File systems whose server may be away. FUSE counts: what keeps images there is nearly always a network.
-const NETWORK: [u64; 7] = [magic::NFS, magic::CIFS, magic::SMB, magic::SMB2, magic::CEPH, magic::PLAN9, magic::FUSE];
 
 /// File systems that give room back when a hole is punched.
 const PUNCHES: [u64; 7] = [magic::EXT4, magic::XFS, magic::BTRFS, magic::TMPFS, magic::F2FS, magic::OCFS2, magic::GFS2];
 
 /// File systems that zero a range without writing it.
 const ZEROES: [u64; 4] = [magic::EXT4, magic::XFS, magic::BTRFS, magic::F2FS];
-
-/// Bytes in it now.
-pub(super) fn length(file: &File) -> io::Result<u64> {
-    let metadata = file.metadata()?;
-    if metadata.file_type().is_block_device() {
-        // The end of a device is where its size is told; nobody uses the position.
-        return (&mut &*file).seek(SeekFrom::End(0));
-    }
-    Ok(metadata.len())
-}
 
 /// What it can do; `alignment` is 1 if the page cache is used.
 pub(super) fn of(file: &File, alignment: u32, read_only: bool) -> Result<Limits> {
@@ -66,13 +47,13 @@ pub(super) fn of(file: &File, alignment: u32, read_only: bool) -> Result<Limits>
             identity: (device, device),
         });
     }
-    let magic = file_system(file)?;
-    let kind = if NETWORK.contains(&magic) { StorageKind::NetworkFile } else { StorageKind::File };
+    let magic = remote::magic(file)?;
+    let kind = if remote::is_remote(file)? { StorageKind::NetworkFile } else { StorageKind::File };
     Ok(Limits {
         alignment,
         kind,
         read_only,
-        discards: !read_only && (PUNCHES.contains(&magic) || kind == StorageKind::NetworkFile && punches(file)),
+        discards: !read_only && (PUNCHES.contains(&magic) || remote::has_server(magic) && punches(file)),
         zeroes_fast: !read_only && ZEROES.contains(&magic),
         logical_block_size: 512,
         physical_block_size: u32::try_from(metadata.blksize().clamp(512, PAGE as u64)).expect("at most a page"),
@@ -80,12 +61,7 @@ pub(super) fn of(file: &File, alignment: u32, read_only: bool) -> Result<Limits>
     })
 }
 
-fn file_system(file: &File) -> io::Result<u64> {
-    // The number has 32 bits; where the type is signed, some are negative.
-    Ok(fstatfs(file)?.f_type as u64 & 0xffff_ffff)
-}
-
-/// Whether a network file system can punch holes: tried far behind the end, where there is nothing.
+/// Whether a file system with a server can punch holes: tried far behind the end, where there is nothing.
 fn punches(file: &File) -> bool {
     const FAR: u64 = 1 << 42;
     let mode = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
@@ -137,7 +113,7 @@ fn tried_alignment(file: &File) -> io::Result<Option<u32>> {
         }
     }
     let device = queue_value(metadata.dev(), "logical_block_size").and_then(|unit| u32::try_from(unit).ok());
-    let safe = if NETWORK.contains(&file_system(file)?) { 512 } else { 4096 };
+    let safe = if remote::has_server(remote::magic(file)?) { 512 } else { 4096 };
     Ok(Some(device.unwrap_or(safe)))
 }
 

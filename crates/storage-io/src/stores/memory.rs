@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use block_core::{Error, ErrorKind, FileRange, Result};
+use block_core::{Error, ErrorKind, FileRange, Origin, Result};
 
 use crate::{Buffer, Completion, Executor, Hold, Limits, Pending, Storage, StorageKind, StorageOperation};
 
@@ -12,6 +12,7 @@ use crate::{Buffer, Completion, Executor, Hold, Limits, Pending, Storage, Storag
 pub struct MemoryStorage {
     bytes: Arc<Mutex<Vec<u8>>>,
     limits: Limits,
+    place: Arc<str>,
 }
 
 impl MemoryStorage {
@@ -34,7 +35,7 @@ impl MemoryStorage {
             physical_block_size: 512,
             identity,
         };
-        MemoryStorage { bytes, limits }
+        MemoryStorage { bytes, limits, place: "memory".into() }
     }
 
     /// The same storage, showing other limits: a file, a device, another alignment.
@@ -43,6 +44,12 @@ impl MemoryStorage {
         let mut limits = self.limits;
         change(&mut limits);
         MemoryStorage { limits, ..self }
+    }
+
+    /// The same storage under a name, which its errors carry.
+    #[must_use]
+    pub fn with_name(self, name: &str) -> Self {
+        MemoryStorage { place: name.into(), ..self }
     }
 
     /// A copy of its content.
@@ -64,6 +71,7 @@ impl MemoryStorage {
         match operation {
             StorageOperation::Read { offset, mut buffer } => {
                 let result = read(&bytes, self.limits.alignment, offset.get(), &mut buffer);
+                let result = result.map_err(|error| error.with_origin(self.origin()));
                 Completion { buffer: Some(buffer), result }
             }
             StorageOperation::Write { offset, buffer, .. } => {
@@ -85,15 +93,21 @@ impl MemoryStorage {
                 bytes.resize(index(length), 0);
                 Completion { buffer: None, result: Ok(()) }
             }
-            StorageOperation::Sync => Completion { buffer: None, result: Ok(()) },
+            StorageOperation::Sync | StorageOperation::Unlock | StorageOperation::Lock => {
+                Completion { buffer: None, result: Ok(()) }
+            }
         }
+    }
+
+    /// An error of this storage.
+    fn error(&self, kind: ErrorKind, words: &'static str) -> Error {
+        Error::new(kind, words).with_origin(self.origin())
     }
 
     /// What a device would refuse: a write to one that only reads, anything that is not aligned.
     fn check(&self, operation: &StorageOperation) -> Result<()> {
-        let reads = matches!(operation, StorageOperation::Read { .. } | StorageOperation::Sync);
-        if self.limits.read_only && !reads {
-            return Err(Error::new(ErrorKind::ReadOnly, "the storage is read-only"));
+        if self.limits.read_only && operation.changes() {
+            return Err(self.error(ErrorKind::ReadOnly, "the storage is read-only"));
         }
         let unit = self.limits.alignment;
         let aligned = operation.range().is_none_or(|range| range.is_aligned(unit.into()));
@@ -103,7 +117,7 @@ impl MemoryStorage {
             }
             _ => true,
         };
-        if aligned && memory { Ok(()) } else { Err(Error::new(ErrorKind::Invalid, "the operation is not aligned")) }
+        if aligned && memory { Ok(()) } else { Err(self.error(ErrorKind::Invalid, "the operation is not aligned")) }
     }
 }
 
@@ -162,6 +176,10 @@ impl Storage for MemoryStorage {
 
     fn limits(&self) -> Limits {
         self.limits
+    }
+
+    fn origin(&self) -> Origin {
+        Origin { place: self.place.clone(), is_remote: self.limits.kind.is_remote() }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use block_core::{Error, ErrorKind, Result};
+use block_core::{Error, ErrorKind, Origin, Result};
 use futures_util::future::{LocalBoxFuture, ready};
 
 use crate::{
@@ -62,25 +62,29 @@ impl MemoryFiles {
 
     fn find(&self, path: &Path, options: OpenOptions) -> Result<Arc<dyn Storage>> {
         let path = plain(path);
-        let found = self.get(&path);
+        self.find_plain(&path, options).map_err(|error| error.with_origin(origin(&path)))
+    }
+
+    fn find_plain(&self, path: &Path, options: OpenOptions) -> Result<Arc<dyn Storage>> {
+        let found = self.get(path);
         let storage = match (found, options.create) {
             (Some(_), CreateMode::New) => {
                 return Err(Error::new(ErrorKind::Invalid, format!("{}: exists already", path.display())));
             }
             (Some(storage), CreateMode::No) => storage,
             (_, CreateMode::New | CreateMode::Truncate) => {
-                let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new(0));
-                self.put(&path, storage.clone());
+                let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new(0).with_name(&path.display().to_string()));
+                self.put(path, storage.clone());
                 storage
             }
-            (None, CreateMode::No) => return Err(no_such(&path)),
+            (None, CreateMode::No) => return Err(no_such(path)),
         };
         if options.access == Access::Write && storage.limits().read_only {
             return Err(Error::new(ErrorKind::ReadOnly, format!("{}: is read-only", path.display())));
         }
         let wrap = self.wrap.borrow().clone();
         Ok(match wrap {
-            Some(wrap) => wrap(&path, options, storage),
+            Some(wrap) => wrap(path, options, storage),
             None => storage,
         })
     }
@@ -92,9 +96,13 @@ impl Default for MemoryFiles {
     }
 }
 
+fn origin(path: &Path) -> Origin {
+    Origin { place: path.display().to_string().into(), is_remote: false }
+}
+
 fn no_such(path: &Path) -> Error {
     let source = std::io::Error::from_raw_os_error(libc::ENOENT);
-    Error::from_os(path.display().to_string(), source)
+    Error::from_os(path.display().to_string(), source).with_origin(origin(path))
 }
 
 /// The path without `.` and `..`, absolute.

@@ -10,4 +10,5 @@ mod limits;
 pub(crate) mod memory;
 pub(crate) mod memory_files;
 mod names;
+mod remote;
 pub(crate) mod traced;

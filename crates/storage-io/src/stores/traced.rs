@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use block_core::FileRange;
+use block_core::{FileRange, Origin};
 
 use crate::{Executor, Hold, Limits, Pending, Storage, StorageOperation};
 
@@ -36,6 +36,10 @@ pub enum TracedOperation {
     },
     /// A new length.
     SetLength(u64),
+    /// The lock was given up.
+    Unlock,
+    /// The lock was taken again.
+    Lock,
 }
 
 impl TracedOperation {
@@ -51,6 +55,8 @@ impl TracedOperation {
                 TracedOperation::WriteZeroes { range, may_free: *may_free }
             }
             StorageOperation::SetLength(length) => TracedOperation::SetLength(*length),
+            StorageOperation::Unlock => TracedOperation::Unlock,
+            StorageOperation::Lock => TracedOperation::Lock,
         }
     }
 }
@@ -100,6 +106,10 @@ impl Storage for TracedStorage {
 
     fn limits(&self) -> Limits {
         self.storage.limits()
+    }
+
+    fn origin(&self) -> Origin {
+        self.storage.origin()
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use block_core::{GuestRange, Result, Tag};
+use block_core::{GuestRange, Origin, Result, Tag};
 use futures_util::future::LocalBoxFuture;
 use image_chain::ChainSpec;
 use storage_io::{
@@ -164,6 +164,10 @@ impl Storage for Hanging {
 
     fn limits(&self) -> Limits {
         self.storage.limits()
+    }
+
+    fn origin(&self) -> Origin {
+        self.storage.origin()
     }
 }
 
