@@ -76,7 +76,7 @@ async fn write(disk: Disk, files: Rc<RefCell<Files>>) {
         {
             // As long as blocks come in by NBD alone, what the disk has done is what NBD clients have asked.
             let Files { vdi, nbd, .. } = &mut *files.borrow_mut();
-            vdi.iter_mut().chain(nbd).for_each(|page| page.update(status.counters()));
+            vdi.iter_mut().chain(nbd).for_each(|page| page.update(&status));
         }
         disk.executor().sleep(AGE_MAX).await;
     }

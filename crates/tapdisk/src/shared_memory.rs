@@ -15,7 +15,7 @@ use std::{
 
 use block_core::{Result, ResultExt};
 use control_api::make_directory;
-use virtual_disk::{Counters, RequestKind};
+use virtual_disk::{RequestKind, Status};
 
 /// Readers map a page.
 const FILE_BYTES: u64 = 4096;
@@ -81,8 +81,8 @@ impl StatisticsFile {
     }
 
     /// Writes what has changed.
-    pub(crate) fn update(&mut self, counters: &Counters) {
-        let record = record(counters);
+    pub(crate) fn update(&mut self, status: &Status) {
+        let record = record(status);
         if record != self.written && self.file.write_all_at(&record, 0).is_ok() {
             self.written = record;
         }
@@ -95,16 +95,16 @@ impl Drop for StatisticsFile {
     }
 }
 
-fn record(counters: &Counters) -> [u8; RECORD_BYTES] {
+fn record(status: &Status) -> [u8; RECORD_BYTES] {
     let mut record = [0; RECORD_BYTES];
     for (kind, at) in [(RequestKind::Read, 16), (RequestKind::Write, 48)] {
-        let count = counters.count(kind);
+        let count = status.count(kind);
         let time = count.queued_microseconds + count.served_microseconds;
         for (index, value) in [count.requests, count.completed, count.sectors, time].into_iter().enumerate() {
             put(&mut record, at + 8 * index, value);
         }
     }
-    let errors = RequestKind::ALL.iter().map(|kind| counters.count(*kind).errors).sum();
+    let errors = RequestKind::ALL.iter().map(|kind| status.count(*kind).errors).sum();
     put(&mut record, 80, errors);
     record
 }
@@ -134,7 +134,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("vdi-3");
         let mut page = StatisticsFile::create(path.clone()).unwrap();
-        page.update(&Counters::default());
+        page.update(&Status::new());
         assert_eq!(fs::read(&path).unwrap(), vec![0; 4096]);
         drop(page);
         assert!(!path.exists());

@@ -11,7 +11,7 @@ const RAW_REQUESTS_MAX: u32 = 352;
 
 /// One disk. `name` is as it was given, and empty if nothing is open; there is no status yet while a disk is attached.
 pub(crate) fn json(name: &[u8], status: Option<&Status>, is_buffered: bool) -> String {
-    let sectors = |kind| status.map_or(0, |status| status.counters().count(kind).sectors);
+    let sectors = |kind| status.map_or(0, |status| status.count(kind).sectors);
     let secs = [RequestKind::Read, RequestKind::Write].map(sectors);
     let pending = status.map_or(0, Status::in_flight);
     let layers = status.map(Status::layers).unwrap_or_default();

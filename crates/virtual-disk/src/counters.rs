@@ -1,69 +1,32 @@
-//! How much a disk has done, by kind of request.
+//! How much a queue has done: written by its own thread only, read by any.
+//!
+//! Two queues never write to one cache line, so that counting does not slow down those who run side by side. And since
+//! a counter has one writer, adding to it needs no locked instruction.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    cell::Cell,
+    marker::PhantomData,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
-use block_core::SECTOR;
+use block_core::Error;
 
-use crate::Operation;
+use crate::{
+    RequestKind, Status,
+    histogram::{Histogram, Latencies},
+};
 
-/// The kind of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RequestKind {
-    /// Bytes to the client.
-    Read,
-    /// Bytes to the disk.
-    Write,
-    /// Earlier writes become durable.
-    Flush,
-    /// Content no longer matters.
-    Discard,
-    /// Content must read as zeroes.
-    WriteZeroes,
-    /// A range will be read soon.
-    Cache,
-    /// What a range consists of.
-    Extents,
+/// Adds to a counter that only the calling thread writes.
+pub(crate) fn add(counter: &AtomicU64, count: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(count), Relaxed);
 }
 
-impl RequestKind {
-    /// Every kind.
-    pub const ALL: [RequestKind; 7] = [
-        RequestKind::Read,
-        RequestKind::Write,
-        RequestKind::Flush,
-        RequestKind::Discard,
-        RequestKind::WriteZeroes,
-        RequestKind::Cache,
-        RequestKind::Extents,
-    ];
-
-    pub(crate) fn of(operation: &Operation) -> Self {
-        match operation {
-            Operation::Read { .. } => RequestKind::Read,
-            Operation::Write { .. } => RequestKind::Write,
-            Operation::Flush => RequestKind::Flush,
-            Operation::Discard { .. } => RequestKind::Discard,
-            Operation::WriteZeroes { .. } => RequestKind::WriteZeroes,
-            Operation::Cache { .. } => RequestKind::Cache,
-            Operation::Extents { .. } => RequestKind::Extents,
-        }
-    }
-
-    /// Its name in messages and statistics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            RequestKind::Read => "read",
-            RequestKind::Write => "write",
-            RequestKind::Flush => "flush",
-            RequestKind::Discard => "discard",
-            RequestKind::WriteZeroes => "write-zeroes",
-            RequestKind::Cache => "cache",
-            RequestKind::Extents => "extents",
-        }
-    }
+pub(crate) fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// How much of one kind was done, at some instant.
@@ -83,8 +46,20 @@ pub struct Count {
     pub served_microseconds: u64,
 }
 
+impl Count {
+    /// Adds what was counted elsewhere.
+    pub fn add(&mut self, other: &Count) {
+        self.requests += other.requests;
+        self.completed += other.completed;
+        self.sectors += other.sectors;
+        self.errors += other.errors;
+        self.queued_microseconds += other.queued_microseconds;
+        self.served_microseconds += other.served_microseconds;
+    }
+}
+
 #[derive(Debug, Default)]
-struct Cell {
+struct KindCounters {
     requests: AtomicU64,
     completed: AtomicU64,
     sectors: AtomicU64,
@@ -93,85 +68,341 @@ struct Cell {
     served_microseconds: AtomicU64,
 }
 
-/// Counters that queues add to and anybody reads. They only grow, also over close and re-open.
-#[derive(Debug, Default)]
-pub struct Counters([Cell; RequestKind::ALL.len()]);
-
-impl Counters {
-    fn cell(&self, kind: RequestKind) -> &Cell {
-        &self.0[kind as usize]
-    }
-
-    /// What was done of one kind until now.
-    pub fn count(&self, kind: RequestKind) -> Count {
-        let cell = self.cell(kind);
+impl KindCounters {
+    fn read(&self) -> Count {
         Count {
-            requests: cell.requests.load(Relaxed),
-            completed: cell.completed.load(Relaxed),
-            sectors: cell.sectors.load(Relaxed),
-            errors: cell.errors.load(Relaxed),
-            queued_microseconds: cell.queued_microseconds.load(Relaxed),
-            served_microseconds: cell.served_microseconds.load(Relaxed),
+            requests: self.requests.load(Relaxed),
+            completed: self.completed.load(Relaxed),
+            sectors: self.sectors.load(Relaxed),
+            errors: self.errors.load(Relaxed),
+            queued_microseconds: self.queued_microseconds.load(Relaxed),
+            served_microseconds: self.served_microseconds.load(Relaxed),
+        }
+    }
+}
+
+/// Requests whose times are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LatencyClass {
+    /// Reads.
+    Read,
+    /// Writes of bytes.
+    Write,
+    /// Flushes.
+    Flush,
+    /// Everything else.
+    Other,
+}
+
+impl LatencyClass {
+    /// Every class.
+    pub const ALL: [LatencyClass; 4] =
+        [LatencyClass::Read, LatencyClass::Write, LatencyClass::Flush, LatencyClass::Other];
+
+    /// Where a request of this kind belongs.
+    pub const fn of(kind: RequestKind) -> Self {
+        match kind {
+            RequestKind::Read => LatencyClass::Read,
+            RequestKind::Write => LatencyClass::Write,
+            RequestKind::Flush => LatencyClass::Flush,
+            RequestKind::Discard | RequestKind::WriteZeroes | RequestKind::Cache | RequestKind::Extents => {
+                LatencyClass::Other
+            }
         }
     }
 
+    /// Its name in statistics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            LatencyClass::Read => "read",
+            LatencyClass::Write => "write",
+            LatencyClass::Flush => "flush",
+            LatencyClass::Other => "other",
+        }
+    }
+}
+
+/// What one queue of a disk publishes about itself. Any thread may look; cache lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct QueueStatus {
+    number: u16,
+    in_flight: AtomicU64,
+    waiting: AtomicU64,
+    held: AtomicU64,
+    kicks_in: AtomicU64,
+    kicks_out: AtomicU64,
+    retries: AtomicU64,
+    throttled: AtomicU64,
+    throttled_microseconds: AtomicU64,
+    kinds: [KindCounters; RequestKind::ALL.len()],
+    queued: [Histogram; LatencyClass::ALL.len()],
+    served: [Histogram; LatencyClass::ALL.len()],
+}
+
+impl QueueStatus {
+    /// Its number within the disk; home's own queue is number 0.
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// Requests that are being carried out now.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// Requests that have failed and wait to be attempted again.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.load(Relaxed)
+    }
+
+    /// Requests that wait because of limits.
+    pub fn held(&self) -> u64 {
+        self.held.load(Relaxed)
+    }
+
+    /// How often it was told of requests.
+    pub fn kicks_in(&self) -> u64 {
+        self.kicks_in.load(Relaxed)
+    }
+
+    /// How often it told of answers.
+    pub fn kicks_out(&self) -> u64 {
+        self.kicks_out.load(Relaxed)
+    }
+
+    /// How much of one kind it has done.
+    pub fn count(&self, kind: RequestKind) -> Count {
+        self.kinds[kind as usize].read()
+    }
+
+    /// How many requests it has taken.
+    pub fn requests(&self) -> u64 {
+        RequestKind::ALL.iter().map(|kind| self.kinds[*kind as usize].requests.load(Relaxed)).sum()
+    }
+
+    /// All that it has done.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            kicks_in: self.kicks_in(),
+            kicks_out: self.kicks_out(),
+            retries: self.retries.load(Relaxed),
+            throttled: self.throttled.load(Relaxed),
+            throttled_microseconds: self.throttled_microseconds.load(Relaxed),
+            kinds: self.kinds.each_ref().map(KindCounters::read),
+            queued: self.queued.each_ref().map(Histogram::read),
+            served: self.served.each_ref().map(Histogram::read),
+        }
+    }
+}
+
+/// What queues have done until some instant. It only grows, also over close and re-open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// How often queues were told of requests.
+    pub kicks_in: u64,
+    /// How often queues told of answers.
+    pub kicks_out: u64,
+    /// Attempts after the first.
+    pub retries: u64,
+    /// Requests that had to wait because of limits.
+    pub throttled: u64,
+    /// How long they waited for that, together.
+    pub throttled_microseconds: u64,
+    kinds: [Count; RequestKind::ALL.len()],
+    queued: [Latencies; LatencyClass::ALL.len()],
+    served: [Latencies; LatencyClass::ALL.len()],
+}
+
+impl Totals {
+    /// How much of one kind was done.
+    pub fn count(&self, kind: RequestKind) -> &Count {
+        &self.kinds[kind as usize]
+    }
+
+    /// How many requests were taken.
+    pub fn requests(&self) -> u64 {
+        self.kinds.iter().map(|count| count.requests).sum()
+    }
+
+    /// How many requests failed.
+    pub fn failures(&self) -> u64 {
+        self.kinds.iter().map(|count| count.errors).sum()
+    }
+
+    /// How long requests waited before they began.
+    pub fn queued(&self, class: LatencyClass) -> &Latencies {
+        &self.queued[class as usize]
+    }
+
+    /// How long requests took from there to their end.
+    pub fn served(&self, class: LatencyClass) -> &Latencies {
+        &self.served[class as usize]
+    }
+
+    /// Adds what another queue has done.
+    pub fn add(&mut self, other: &Totals) {
+        self.kicks_in += other.kicks_in;
+        self.kicks_out += other.kicks_out;
+        self.retries += other.retries;
+        self.throttled += other.throttled;
+        self.throttled_microseconds += other.throttled_microseconds;
+        self.kinds.iter_mut().zip(&other.kinds).for_each(|(count, more)| count.add(more));
+        self.queued.iter_mut().zip(&other.queued).for_each(|(latencies, more)| latencies.add(more));
+        self.served.iter_mut().zip(&other.served).for_each(|(latencies, more)| latencies.add(more));
+    }
+}
+
+/// The one who writes a queue's counters: it may move to the queue's thread, but never be shared. When it goes, so does
+/// the queue; what it has done stays with the disk.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    disk: Arc<Status>,
+    queue: Arc<QueueStatus>,
+    /// Not `Sync`: counters have one writer.
+    _one_thread: PhantomData<Cell<()>>,
+}
+
+impl Recorder {
+    /// Counts for a new queue of this disk.
+    pub(crate) fn new(disk: Arc<Status>, number: u16) -> Recorder {
+        let queue = Arc::new(QueueStatus { number, ..QueueStatus::default() });
+        Recorder { disk, queue, _one_thread: PhantomData }
+    }
+
+    /// What others see.
+    pub(crate) fn status(&self) -> &Arc<QueueStatus> {
+        &self.queue
+    }
+
+    /// A request has come.
     pub(crate) fn came(&self, kind: RequestKind, sectors: u64) {
-        let cell = self.cell(kind);
-        cell.requests.fetch_add(1, Relaxed);
-        cell.sectors.fetch_add(sectors, Relaxed);
+        let counters = &self.queue.kinds[kind as usize];
+        add(&counters.requests, 1);
+        add(&counters.sectors, sectors);
     }
 
-    pub(crate) fn ended(&self, kind: RequestKind, failed: bool, queued: Duration, served: Duration) {
-        let cell = self.cell(kind);
-        cell.completed.fetch_add(1, Relaxed);
-        cell.errors.fetch_add(u64::from(failed), Relaxed);
-        cell.queued_microseconds.fetch_add(microseconds(queued), Relaxed);
-        cell.served_microseconds.fetch_add(microseconds(served), Relaxed);
+    /// A request has ended; `failure` is why, if it failed. It waited for `queued` and then took `served`.
+    pub(crate) fn ended(&self, kind: RequestKind, failure: Option<&Error>, queued: Duration, served: Duration) {
+        let counters = &self.queue.kinds[kind as usize];
+        add(&counters.completed, 1);
+        add(&counters.queued_microseconds, microseconds(queued));
+        add(&counters.served_microseconds, microseconds(served));
+        let class = LatencyClass::of(kind) as usize;
+        self.queue.queued[class].record(queued);
+        self.queue.served[class].record(served);
+        if let Some(error) = failure {
+            add(&counters.errors, 1);
+            self.disk.count_failure(error);
+        }
+    }
+
+    /// A request is attempted once more.
+    pub(crate) fn retried(&self) {
+        add(&self.queue.retries, 1);
+    }
+
+    /// A request had to wait because of limits.
+    pub(crate) fn throttled(&self, waited: Duration) {
+        add(&self.queue.throttled, 1);
+        add(&self.queue.throttled_microseconds, microseconds(waited));
+    }
+
+    /// The queue was told of requests.
+    pub(crate) fn kicked_in(&self) {
+        add(&self.queue.kicks_in, 1);
+    }
+
+    /// The queue told of answers.
+    pub(crate) fn kicked_out(&self) {
+        add(&self.queue.kicks_out, 1);
+    }
+
+    /// So many requests are being carried out.
+    pub(crate) fn set_in_flight(&self, count: usize) {
+        self.queue.in_flight.store(count as u64, Relaxed);
+    }
+
+    /// So many requests wait to be attempted again.
+    pub(crate) fn set_waiting(&self, count: usize) {
+        self.queue.waiting.store(count as u64, Relaxed);
+    }
+
+    /// So many requests wait because of limits.
+    pub(crate) fn set_held(&self, count: usize) {
+        self.queue.held.store(count as u64, Relaxed);
     }
 }
 
-fn microseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// How many sectors a request touches.
-pub(crate) fn sectors_of(operation: &Operation) -> u64 {
-    let Some(range) = operation.range().filter(|range| !range.is_empty()) else { return 0 };
-    // Without `align_out`: the range may still end anywhere below 2^64.
-    range.end().get().div_ceil(SECTOR) - range.start().get() / SECTOR
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.disk.remove_queue(&self.queue);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use block_core::GuestRange;
+
+    fn disk() -> Arc<Status> {
+        Arc::new(Status::new())
+    }
 
     #[test]
-    fn kinds_index_their_counters() {
-        for (index, kind) in RequestKind::ALL.into_iter().enumerate() {
-            assert_eq!(kind as usize, index);
-        }
+    fn queues_have_cache_lines_of_their_own() {
+        assert_eq!(align_of::<QueueStatus>() % 128, 0);
+        assert_eq!(size_of::<QueueStatus>() % 128, 0);
     }
 
     #[test]
     fn counts_add_up() {
-        let counters = Counters::default();
-        counters.came(RequestKind::Write, 8);
-        counters.came(RequestKind::Write, 1);
-        counters.ended(RequestKind::Write, true, Duration::from_micros(3), Duration::from_micros(40));
+        let recorder = disk().add_queue();
+        recorder.came(RequestKind::Write, 8);
+        recorder.came(RequestKind::Write, 1);
+        let error = Error::from_os("write", std::io::Error::from_raw_os_error(5));
+        recorder.ended(RequestKind::Write, Some(&error), Duration::from_micros(3), Duration::from_micros(40));
         let expected =
             Count { requests: 2, completed: 1, sectors: 9, errors: 1, queued_microseconds: 3, served_microseconds: 40 };
-        assert_eq!(counters.count(RequestKind::Write), expected);
-        assert_eq!(counters.count(RequestKind::Read), Count::default());
+        assert_eq!(recorder.status().count(RequestKind::Write), expected);
+        assert_eq!(recorder.status().count(RequestKind::Read), Count::default());
+        let totals = recorder.status().totals();
+        assert_eq!((totals.requests(), totals.failures()), (2, 1));
+        assert_eq!(totals.queued(LatencyClass::Write).percentile(1, 1), Duration::from_micros(3));
+        assert_eq!(totals.served(LatencyClass::Write).count(), 1);
+        assert_eq!(totals.served(LatencyClass::Read).count(), 0);
     }
 
     #[test]
-    fn every_touched_sector_counts() {
-        let discard = |start, length| Operation::Discard { range: GuestRange::checked(start, length).unwrap() };
-        assert_eq!(sectors_of(&discard(511, 2)), 2);
-        assert_eq!(sectors_of(&discard(512, 512)), 1);
-        assert_eq!(sectors_of(&discard(u64::MAX - 1, 1)), 1);
-        assert_eq!(sectors_of(&discard(700, 0)), 0);
-        assert_eq!(sectors_of(&Operation::Flush), 0);
+    fn what_a_queue_has_done_stays_when_it_goes() {
+        let disk = disk();
+        let (first, second) = (disk.add_queue(), disk.add_queue());
+        assert_eq!((first.status().number(), second.status().number()), (0, 1));
+        for recorder in [&first, &second] {
+            recorder.came(RequestKind::Read, 8);
+            recorder.ended(RequestKind::Read, None, Duration::ZERO, Duration::from_micros(100));
+            recorder.kicked_in();
+            recorder.retried();
+            recorder.throttled(Duration::from_micros(7));
+        }
+        let both = disk.totals();
+        assert_eq!((both.requests(), both.kicks_in, both.retries, both.throttled_microseconds), (2, 2, 2, 14));
+        drop(second);
+        assert_eq!(disk.queues().len(), 1);
+        assert_eq!(disk.totals(), both);
+        assert_eq!(disk.count(RequestKind::Read), *both.count(RequestKind::Read));
+        assert_eq!(disk.add_queue().status().number(), 1, "numbers are used again");
+    }
+
+    #[test]
+    fn what_waits_now_is_summed_over_queues() {
+        let disk = disk();
+        let (first, second) = (disk.add_queue(), disk.add_queue());
+        first.set_in_flight(2);
+        second.set_in_flight(3);
+        second.set_waiting(1);
+        first.set_held(1);
+        assert_eq!((disk.in_flight(), disk.waiting(), disk.held()), (5, 1, 1));
+        drop(second);
+        assert_eq!((disk.in_flight(), disk.waiting()), (2, 0));
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use block_core::GuestRange;
 use storage_io::Moment;
 
-use crate::counters::RequestKind;
+use crate::RequestKind;
 
 /// One request that runs.
 #[derive(Clone, Copy, Debug)]

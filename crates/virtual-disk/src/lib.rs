@@ -13,18 +13,33 @@
 
 #![forbid(unsafe_code)]
 
+mod budget;
 mod counters;
 mod disk;
 mod door;
+mod histogram;
 mod in_flight;
+mod kind;
+mod limits;
 mod queue;
+mod report;
+mod retry;
 mod serve;
+mod settings;
 mod source;
 mod state;
 mod status;
+mod waiting;
 
-pub use counters::{Count, Counters, RequestKind};
+pub use budget::{Account, Budget, BudgetStatus};
+pub use counters::{Count, LatencyClass, QueueStatus, Totals};
 pub use disk::{Disk, FORCED_CLOSE_GRACE};
+pub use histogram::Latencies;
+pub use kind::RequestKind;
+pub use limits::{Limiter, Limits, Pass, Rate, RateLimits, Turn};
+pub use report::{Failure, Report, Reporter, Retrying, StuckRequest};
+pub use retry::{Attempts, Verdict, is_repeatable, verdict};
+pub use settings::{RetryPolicy, Settings};
 pub use source::{Operation, Outcome, Request, RequestSource};
 pub use state::DiskState;
-pub use status::{Geometry, Status};
+pub use status::{FailureCount, Geometry, Status};

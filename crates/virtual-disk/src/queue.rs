@@ -17,10 +17,11 @@ use block_core::{Error, Tag};
 use storage_io::{Executor, Moment, Signal};
 
 use crate::{
-    Geometry, Operation, Outcome, Request, Status,
-    counters::{RequestKind, sectors_of},
+    Geometry, Operation, Outcome, Request, RequestKind, Status,
+    counters::Recorder,
     door::{self, Admission},
     in_flight::{InFlight, Running},
+    kind::sectors_of,
 };
 
 /// What happens to requests now.
@@ -38,7 +39,7 @@ pub(crate) enum Gate {
 /// is told by call: [`set_gate`](Self::set_gate), [`drained`](Self::drained), [`abandon`](Self::abandon).)
 pub(crate) struct DiskQueue {
     executor: Executor,
-    status: Arc<Status>,
+    recorder: Recorder,
     gate: RefCell<Gate>,
     in_flight: RefCell<InFlight>,
     ended: Signal,
@@ -51,7 +52,7 @@ impl DiskQueue {
     pub(crate) fn new(executor: &Executor, status: Arc<Status>, gate: Gate) -> Rc<DiskQueue> {
         Rc::new(DiskQueue {
             executor: executor.clone(),
-            status,
+            recorder: status.add_queue(),
             gate: RefCell::new(gate),
             in_flight: RefCell::default(),
             ended: Signal::default(),
@@ -62,6 +63,10 @@ impl DiskQueue {
 
     pub(crate) fn executor(&self) -> &Executor {
         &self.executor
+    }
+
+    pub(crate) fn recorder(&self) -> &Recorder {
+        &self.recorder
     }
 
     pub(crate) fn gate(&self) -> Gate {
@@ -125,7 +130,7 @@ impl DiskQueue {
         now: Moment,
     ) -> Option<Outcome> {
         let kind = RequestKind::of(&request.operation);
-        self.status.counters().came(kind, sectors_of(&request.operation));
+        self.recorder.came(kind, sectors_of(&request.operation));
         match door::admit(geometry, request.operation) {
             Admission::Answered(outcome) => {
                 self.count_end(kind, &outcome, now, now, now);
@@ -143,7 +148,7 @@ impl DiskQueue {
     pub(crate) fn refuse(&self, request: &Request, error: &Error, now: Moment) -> Outcome {
         let kind = RequestKind::of(&request.operation);
         let outcome = Outcome::Failed(error.clone());
-        self.status.counters().came(kind, 0);
+        self.recorder.came(kind, 0);
         self.count_end(kind, &outcome, now, now, now);
         outcome
     }
@@ -158,7 +163,7 @@ impl DiskQueue {
     ) -> Unanswered {
         let running = Running { kind, range: operation.range(), since: now };
         let slot = self.in_flight.borrow_mut().insert(running);
-        self.status.set_in_flight(self.in_flight());
+        self.recorder.set_in_flight(self.in_flight());
         outbox.running.set(outbox.running.get() + 1);
         Unanswered {
             queue: self.clone(),
@@ -174,8 +179,8 @@ impl DiskQueue {
     }
 
     fn count_end(&self, kind: RequestKind, outcome: &Outcome, came: Moment, began: Moment, ended: Moment) {
-        let failed = matches!(outcome, Outcome::Failed(_));
-        self.status.counters().ended(kind, failed, began - came, ended - began);
+        let failure = if let Outcome::Failed(error) = outcome { Some(error) } else { None };
+        self.recorder.ended(kind, failure, began - came, ended - began);
     }
 }
 
@@ -270,7 +275,7 @@ impl Drop for Unanswered {
     fn drop(&mut self) {
         self.queue.in_flight.borrow_mut().remove(self.slot);
         let left = self.queue.in_flight();
-        self.queue.status.set_in_flight(left);
+        self.queue.recorder.set_in_flight(left);
         if left == 0 {
             self.queue.ended.notify();
         }

@@ -105,14 +105,19 @@ impl<S: RequestSource> Future for Serve<S> {
             this.outbox.forget_running();
         }
         if !this.has_ended {
+            let taken_before = this.queue.recorder().status().requests();
             answered += match this.queue.gate() {
                 Gate::Open(geometry, chain) => this.take_to_serve(cx, &geometry, &chain),
                 Gate::Refusing(error) => this.take_to_refuse(cx, &error),
                 Gate::Held => 0,
             };
+            if this.queue.recorder().status().requests() > taken_before {
+                this.queue.recorder().kicked_in();
+            }
         }
         if answered > 0 {
             this.source().publish();
+            this.queue.recorder().kicked_out();
         }
         if this.has_ended && this.outbox.running() == 0 && this.outbox.is_empty() {
             return Poll::Ready(this.source.take().expect("a loop ends once"));

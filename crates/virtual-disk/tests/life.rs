@@ -330,12 +330,12 @@ fn counters_tell_what_was_done() {
     host.tap.open();
     host.settle();
     let status = host.disk.status();
-    let writes = status.counters().count(RequestKind::Write);
+    let writes = status.count(RequestKind::Write);
     assert_eq!((writes.requests, writes.completed, writes.sectors, writes.errors), (1, 1, 8, 0));
     assert_eq!(writes.served_microseconds, 2000);
-    let reads = status.counters().count(RequestKind::Read);
+    let reads = status.count(RequestKind::Read);
     assert_eq!((reads.requests, reads.completed, reads.errors), (1, 1, 1));
-    assert_eq!(status.counters().count(RequestKind::Discard).completed, 1);
+    assert_eq!(status.count(RequestKind::Discard).completed, 1);
 }
 
 #[test]

@@ -198,7 +198,7 @@ impl Meter {
 fn bytes(disk: &Disk) -> [u64; 2] {
     let status = disk.status();
     let kinds = [RequestKind::Read, RequestKind::Write];
-    kinds.map(|kind| status.counters().count(kind).sectors * block_core::SECTOR)
+    kinds.map(|kind| status.count(kind).sectors * block_core::SECTOR)
 }
 
 #[cfg(test)]
