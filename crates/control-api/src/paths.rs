@@ -13,6 +13,7 @@ pub const RUN_DIRECTORY_VARIABLE: &str = "OXTAP_RUN_DIR";
 const RUN_DIRECTORY: &str = "/run/blktap-control";
 const SHARED_MEMORY: &str = "/dev/shm";
 const LOGS: &str = "/var/log/blktap";
+const RATE_LIMITERS: &str = "/var/run/blktap/ratelimit";
 
 /// The directories that storage managers, tools and daemons agree on.
 ///
@@ -21,12 +22,14 @@ const LOGS: &str = "/var/log/blktap";
 ///   /run/blktap-control/tapdisk/   $OXTAP_RUN_DIR/tapdisk/  one marker per allocated minor
 ///   /dev/shm/                      $OXTAP_RUN_DIR.shm/      td3-<pid>/: statistics
 ///   /var/log/blktap/               $OXTAP_RUN_DIR.log/      tapdisk.<pid>.log
+///   /var/run/blktap/ratelimit/     $OXTAP_RUN_DIR.rate/     sockets of rate limiters
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunDir {
     path: PathBuf,
     shared_memory: PathBuf,
     logs: PathBuf,
+    rate_limiters: PathBuf,
 }
 
 impl RunDir {
@@ -34,7 +37,12 @@ impl RunDir {
     pub fn from_environment() -> RunDir {
         match env::var_os(RUN_DIRECTORY_VARIABLE) {
             Some(path) if !path.is_empty() => RunDir::at(path),
-            _ => RunDir { path: RUN_DIRECTORY.into(), shared_memory: SHARED_MEMORY.into(), logs: LOGS.into() },
+            _ => RunDir {
+                path: RUN_DIRECTORY.into(),
+                shared_memory: SHARED_MEMORY.into(),
+                logs: LOGS.into(),
+                rate_limiters: RATE_LIMITERS.into(),
+            },
         }
     }
 
@@ -50,7 +58,7 @@ impl RunDir {
             name.push(suffix);
             PathBuf::from(name)
         };
-        RunDir { shared_memory: beside(".shm"), logs: beside(".log"), path }
+        RunDir { shared_memory: beside(".shm"), logs: beside(".log"), rate_limiters: beside(".rate"), path }
     }
 
     /// The run directory itself: control and NBD sockets.
@@ -113,6 +121,21 @@ impl RunDir {
         self.shared_memory.join(format!("td3-{pid}"))
     }
 
+    /// The directory of the pages that exist for those who look for them.
+    pub fn metrics(&self) -> PathBuf {
+        self.shared_memory.join("metrics")
+    }
+
+    /// The page of a disk in that directory.
+    pub fn metrics_page(&self, pid: u32, minor: Minor) -> PathBuf {
+        self.metrics().join(format!("tap-{pid}-{minor}"))
+    }
+
+    /// The socket of a rate limiter: its name is a path, or a name in their directory.
+    pub fn rate_limiter(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.rate_limiters.join(name)
+    }
+
     /// The log file of a tapdisk.
     pub fn log_file(&self, pid: u32) -> PathBuf {
         self.logs.join(format!("tapdisk.{pid}.log"))
@@ -160,6 +183,9 @@ mod tests {
         assert_eq!(run.marker(minor), Path::new("/tmp/x/tapdisk/tapdisk-7"));
         assert_eq!(run.shared_memory(12), Path::new("/tmp/x.shm/td3-12"));
         assert_eq!(run.log_file(12), Path::new("/tmp/x.log/tapdisk.12.log"));
+        assert_eq!(run.metrics_page(12, minor), Path::new("/tmp/x.shm/metrics/tap-12-7"));
+        assert_eq!(run.rate_limiter("gold"), Path::new("/tmp/x.rate/gold"));
+        assert_eq!(run.rate_limiter("/tmp/y"), Path::new("/tmp/y"));
     }
 
     #[test]

@@ -107,7 +107,7 @@ fn run(setup: Setup, up: ReplyTo<Result<Arc<Status>>>) {
     let Setup { minor, pid, run, log, published, orders, urgent, .. } = setup;
     let disk = Disk::new(&executor, Rc::new(Files), BufferPool::new(POOL_BYTES));
     let _ = up.answer(Ok(disk.status()));
-    let pages = Pages::new(run.shared_memory(pid), minor);
+    let pages = Pages::new(&run, pid, minor);
     let home = Rc::new(Home {
         executor: executor.clone(),
         disk,

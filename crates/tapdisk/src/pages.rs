@@ -4,15 +4,16 @@
 //! | --- | --- | --- |
 //! | `vdi-<minor>` | open, resume | pause, close |
 //! | `nbd-<minor>`, `nbd-old-<minor>` | open | close |
+//! | `metrics/tap-<pid>-<minor>`, beside the process's directory: empty, for those who look for it | open, resume | pause, close |
 
 use std::{cell::RefCell, path::PathBuf, rc::Rc, time::Duration};
 
 use block_core::Result;
-use control_api::Minor;
+use control_api::{Minor, RunDir};
 use storage_io::Task;
 use virtual_disk::Disk;
 
-use crate::shared_memory::StatisticsFile;
+use crate::shared_memory::{StatisticsFile, make_metrics_directory};
 
 /// How old they may be.
 const AGE_MAX: Duration = Duration::from_secs(1);
@@ -20,6 +21,7 @@ const AGE_MAX: Duration = Duration::from_secs(1);
 /// The pages of one disk.
 pub(crate) struct Pages {
     directory: PathBuf,
+    metrics: PathBuf,
     minor: Minor,
     files: Rc<RefCell<Files>>,
     writer: RefCell<Option<Task<()>>>,
@@ -28,34 +30,44 @@ pub(crate) struct Pages {
 #[derive(Default)]
 struct Files {
     vdi: Option<StatisticsFile>,
+    _metrics: Option<StatisticsFile>,
     nbd: Option<StatisticsFile>,
     /// Whoever connects there is counted with the others; the page is for those who expect it.
     _nbd_old: Option<StatisticsFile>,
 }
 
 impl Pages {
-    /// Pages in this directory, none of which are there yet.
-    pub(crate) fn new(directory: PathBuf, minor: Minor) -> Pages {
-        Pages { directory, minor, files: Rc::default(), writer: RefCell::default() }
+    /// Pages of this process, none of which are there yet.
+    pub(crate) fn new(run: &RunDir, pid: u32, minor: Minor) -> Pages {
+        Pages {
+            directory: run.shared_memory(pid),
+            metrics: run.metrics_page(pid, minor),
+            minor,
+            files: Rc::default(),
+            writer: RefCell::default(),
+        }
     }
 
     /// Makes all pages, and keeps them up to date.
     pub(crate) fn open(&self, disk: &Disk) -> Result<()> {
-        let [vdi, nbd, nbd_old] = ["vdi", "nbd", "nbd-old"].map(|name| self.create(name).map(Some));
-        *self.files.borrow_mut() = Files { vdi: vdi?, nbd: nbd?, _nbd_old: nbd_old? };
+        let [nbd, nbd_old] = ["nbd", "nbd-old"].map(|name| self.create(name).map(Some));
+        *self.files.borrow_mut() = Files { nbd: nbd?, _nbd_old: nbd_old?, ..Files::default() };
         let writer = disk.executor().spawn(write(disk.clone(), self.files.clone()));
         self.writer.replace(Some(writer));
-        Ok(())
+        self.resume()
     }
 
     /// The images are closed.
     pub(crate) fn pause(&self) {
-        self.files.borrow_mut().vdi = None;
+        let mut files = self.files.borrow_mut();
+        (files.vdi, files._metrics) = (None, None);
     }
 
     /// The images are open again.
     pub(crate) fn resume(&self) -> Result<()> {
         self.files.borrow_mut().vdi = Some(self.create("vdi")?);
+        make_metrics_directory(&self.metrics)?;
+        self.files.borrow_mut()._metrics = Some(StatisticsFile::create(self.metrics.clone())?);
         Ok(())
     }
 

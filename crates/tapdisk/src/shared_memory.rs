@@ -62,6 +62,28 @@ fn empty(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes the directory in which a metrics page lies; all tapdisks share it, and it stays.
+///
+/// Its bits let its owner in, also one that may not ignore them.
+pub(crate) fn make_metrics_directory(page: &Path) -> Result<()> {
+    let Some(directory) = page.parent() else { return Ok(()) };
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.context(directory.display()),
+    }
+}
+
+/// Removes the metrics pages of a process, which may be gone.
+pub(crate) fn remove_metrics(directory: &Path, pid: u32) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    let prefix = format!("tap-{pid}-");
+    for entry in entries.flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// The page of one disk; it goes when the disk is closed or paused.
 #[derive(Debug)]
 pub(crate) struct StatisticsFile {

@@ -64,6 +64,7 @@ impl Turn {
                 // The control socket goes last, by which the rest is found.
                 paths.iter().rev().for_each(|path| drop(fs::remove_file(path)));
                 shared_memory::remove(&run.shared_memory(pid));
+                shared_memory::remove_metrics(&run.metrics(), pid);
                 cleaned.push(pid);
             }
         }

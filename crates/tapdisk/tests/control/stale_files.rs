@@ -24,6 +24,7 @@ fn the_next_tapdisk_removes_what_a_killed_one_left() {
     assert_eq!(next.len(), 1);
     assert_ne!(next[0], pid);
     assert!(!host.run.shared_memory(pid).exists());
+    assert_eq!(names(&host.run.metrics()), [format!("tap-{}-0", next[0])]);
     host.ok(&["destroy", "-p", &next[0].to_string(), "-m", "0"]);
     host.place.assert_nothing_left();
 }

@@ -1,8 +1,16 @@
 //! Statistics: as text, and in shared memory.
 
-use std::fs;
+use std::{
+    fs::{self, File},
+    os::unix::fs::MetadataExt,
+    path::Path,
+    ptr,
+};
 
-use crate::host::{Host, Said, aio, names};
+use export::nbd::client::Client;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+use crate::host::{Host, Said, aio, eventually, names};
 
 const REST: &str = "\"FIXME_enospc_redirect_count\": 0, \"nbd_mirror_failed\": 0, \"reqs_outstanding\": 0, ";
 
@@ -45,18 +53,74 @@ fn pages_are_there_while_the_disk_is_open() {
     let host = Host::new();
     let (pid, _) = host.attached(1);
     let (client, minor) = (host.client(pid), crate::host::minor("0"));
-    let directory = host.run.shared_memory(pid);
+    let (directory, metrics) = (host.run.shared_memory(pid), host.run.metrics());
     let open = control_api::OpenRequest::new(aio(&host.raw_image("a.img", 1 << 20))).unwrap();
     assert_eq!(names(&directory), [] as [&str; 0]);
+    let all_there = || {
+        assert_eq!(names(&directory), ["nbd-0", "nbd-old-0", "vdi-0"]);
+        assert_eq!(names(&metrics), [format!("tap-{pid}-0")]);
+    };
     client.open(minor, &open).unwrap();
-    assert_eq!(names(&directory), ["nbd-0", "nbd-old-0", "vdi-0"]);
-    assert_eq!(fs::metadata(directory.join("vdi-0")).unwrap().len(), 4096);
+    all_there();
+    for page in [directory.join("vdi-0"), directory.join("nbd-0"), host.run.metrics_page(pid, minor)] {
+        let file = fs::metadata(&page).unwrap();
+        assert_eq!((file.len(), file.mode() & 0o777), (4096, 0o600), "{}", page.display());
+    }
+    assert_eq!(fs::metadata(&metrics).unwrap().mode() & 0o077, 0, "nobody else may enter");
     client.pause(minor).unwrap();
     assert_eq!(names(&directory), ["nbd-0", "nbd-old-0"]);
+    assert_eq!(names(&metrics), [] as [&str; 0]);
     client.resume(minor, &control_api::OpenRequest::default()).unwrap();
-    assert_eq!(names(&directory), ["nbd-0", "nbd-old-0", "vdi-0"]);
+    all_there();
     client.close(minor).unwrap();
     assert_eq!(names(&directory), [] as [&str; 0]);
+    assert_eq!(names(&metrics), [] as [&str; 0]);
+}
+
+/// A page as a client sees it that has mapped it once.
+struct Mapped(*const u8);
+
+impl Mapped {
+    fn new(path: &Path) -> Mapped {
+        let file = File::open(path).unwrap();
+        // SAFETY: a mapping at a place of the kernel's choice touches no memory of ours.
+        let start = unsafe { mmap(ptr::null_mut(), 4096, ProtFlags::READ, MapFlags::SHARED, &file, 0) };
+        Mapped(start.unwrap().cast_const().cast())
+    }
+
+    fn value(&self, offset: usize) -> u64 {
+        assert!(offset + 8 <= 4096);
+        // SAFETY: within the page, which stays mapped, and aligned; the file keeps its length while it is there.
+        u64::from_le(unsafe { self.0.add(offset).cast::<u64>().read_volatile() })
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: it was mapped so, and nobody refers to it any more.
+        unsafe { munmap(self.0.cast_mut().cast(), 4096) }.unwrap();
+    }
+}
+
+#[test]
+fn a_client_that_maps_a_page_sees_it_grow() {
+    let host = Host::new();
+    let (pid, _) = host.attached(1);
+    let minor = crate::host::minor("0");
+    let open = control_api::OpenRequest::new(aio(&host.raw_image("a.img", 1 << 20))).unwrap();
+    host.client(pid).open(minor, &open).unwrap();
+    let directory = host.run.shared_memory(pid);
+    let (vdi, nbd) = (Mapped::new(&directory.join("vdi-0")), Mapped::new(&directory.join("nbd-0")));
+    assert_eq!(vdi.value(48), 0);
+
+    let mut client = Client::connect_unix(&host.run.nbd_socket(pid, minor), "").unwrap();
+    client.write(0, &[7; 8192]).unwrap();
+    client.read(4096, &mut [0; 4096]).unwrap();
+    eventually("the page is written", || vdi.value(24) == 1 && vdi.value(56) == 1);
+    assert_eq!([16, 24, 32, 48, 56, 64, 80].map(|at| vdi.value(at)), [1, 1, 8, 1, 1, 16, 0]);
+    assert!(vdi.value(40) > 0 && vdi.value(72) > 0, "both took some time");
+    eventually("so is that of NBD", || nbd.value(56) == 1);
+    assert_eq!((vdi.value(0), vdi.value(8), vdi.value(88)), (0, 0, 0), "version, what is never counted, flags");
 }
 
 #[test]
