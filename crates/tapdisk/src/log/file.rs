@@ -12,12 +12,16 @@ use control_api::{make_directory, timestamp};
 
 use super::Counters;
 
+/// What lines about requests may fill: other processes need the room too. Begun anew, the file has all of it again.
+const REQUEST_LINES_BYTES_MAX: u64 = 256 << 20;
+
 /// The log file.
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
     file: Option<File>,
     bytes: u64,
+    bytes_max: u64,
     /// The last line has no end.
     is_torn: bool,
     /// Lines that could not be written since this was told.
@@ -27,7 +31,15 @@ pub(super) struct LogFile {
 
 impl LogFile {
     pub(super) fn open(path: &Path, counters: Arc<Counters>) -> LogFile {
-        LogFile { path: path.into(), file: open(path), bytes: 0, is_torn: false, untold: 0, counters }
+        LogFile {
+            path: path.into(),
+            file: open(path),
+            bytes: 0,
+            bytes_max: REQUEST_LINES_BYTES_MAX,
+            is_torn: false,
+            untold: 0,
+            counters,
+        }
     }
 
     /// Opens it by its name again.
@@ -51,6 +63,15 @@ impl LogFile {
             true => self.counters.written.fetch_add(1, Relaxed),
             false => self.is_lost(),
         };
+    }
+
+    /// Writes one of the lines that may come in any number.
+    pub(super) fn write_about_request(&mut self, time: SystemTime, text: &str) {
+        match self.bytes < self.bytes_max {
+            true => self.write(time, text),
+            // Not told line by line, but when something else is told.
+            false => drop(self.is_lost()),
+        }
     }
 
     fn is_lost(&mut self) -> u64 {
@@ -117,6 +138,30 @@ mod tests {
     fn a_line_tells_its_time_in_the_form_of_logs() {
         let time = UNIX_EPOCH + Duration::from_millis(1_795_236_245_007);
         assert_eq!(stamped(time, "one\ntwo"), "Nov 21 04:44:05: [04:44:05.007] one two\n");
+    }
+
+    #[test]
+    fn what_has_no_room_is_counted_and_told_with_the_next_line_that_has() {
+        let (_directory, path, mut file) = file();
+        file.bytes_max = 100;
+        (0..10).for_each(|_| file.write_about_request(START, "a failure"));
+        file.write(START, "the end");
+        let text = fs::read_to_string(path).unwrap();
+        let lines: Vec<&str> = text.lines().map(|line| line.split_once("] ").unwrap().1).collect();
+        assert_eq!(lines, ["a failure", "a failure", "a failure", "7 lines could not be written", "the end"]);
+        assert_eq!((file.counters.written(), file.counters.lost()), (4, 7));
+    }
+
+    #[test]
+    fn begun_anew_it_has_room_again_and_tells_what_is_missing() {
+        let (_directory, path, mut file) = file();
+        file.bytes_max = 0;
+        file.write_about_request(START, "lost");
+        fs::rename(&path, path.with_extension("1")).unwrap();
+        file.reopen();
+        file.write_about_request(START, "found");
+        let text = fs::read_to_string(path).unwrap();
+        assert!(text.contains("1 lines could not be written") && text.contains("found"), "{text}");
     }
 
     #[test]

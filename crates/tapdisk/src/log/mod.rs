@@ -11,14 +11,18 @@
 //!
 //! Lines are in UTC. The file goes with the process, unless something went wrong or somebody asked for a dump.
 
+mod causes;
 mod file;
+mod lines;
+#[cfg(test)]
+mod samples;
 mod writer;
 
 use std::{
     fmt::Display,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
         mpsc::{self, Sender, SyncSender},
     },
@@ -26,8 +30,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use control_api::{Facility, HostLog, HostLogCounters, Receivers, Severity};
+use control_api::{Facility, HostLog, HostLogCounters, Minor, Receivers, Severity};
+use virtual_disk::{Report, Reporter};
 
+use crate::slot::Published;
+
+use causes::Causes;
+pub(crate) use causes::{Cause, Counted};
 use file::LogFile;
 use writer::Writer;
 
@@ -40,6 +49,8 @@ const LAST_LINES_MAX: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 enum Entry {
     Line(Severity, String),
+    /// What a disk tells by itself.
+    Report(Arc<DiskName>, Box<Report>),
     /// Lines for the file only; it is kept.
     Dump(String),
     Reopen,
@@ -59,6 +70,8 @@ struct Stamped {
 pub(crate) struct Log {
     entries: Sender<Stamped>,
     counters: Arc<Counters>,
+    /// Guards a small table. Whoever may not wait for it tries only.
+    causes: Arc<Mutex<Causes>>,
     path: PathBuf,
 }
 
@@ -74,9 +87,19 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// Entries that were lost because the thread could not keep up.
-    pub(crate) fn overflowed(&self) -> u64 {
-        self.overflowed.load(Relaxed)
+    /// Lines that were to be logged: delivered to the host's log or dropped, but for those that wait.
+    pub(crate) fn produced(&self) -> u64 {
+        self.host.sent() + self.overflowed()
+    }
+
+    /// Lines that the host's log has taken.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.host.delivered()
+    }
+
+    /// Lines that the host's log did not get.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.host.dropped() + self.overflowed()
     }
 
     /// Lines in the file.
@@ -84,14 +107,15 @@ impl Counters {
         self.written.load(Relaxed)
     }
 
-    /// Lines that the file had no room for.
-    pub(crate) fn unwritten(&self) -> u64 {
-        self.unwritten.load(Relaxed)
+    /// Lines that are missing in the file.
+    pub(crate) fn lost(&self) -> u64 {
+        self.unwritten.load(Relaxed) + self.overflowed()
     }
 
-    /// What became of lines for the host's log.
-    pub(crate) fn host(&self) -> &HostLogCounters {
-        &self.host
+    /// Entries that were lost because the thread could not keep up. (Causes count them too, but for those that came
+    /// while somebody else looked at the table.)
+    fn overflowed(&self) -> u64 {
+        self.overflowed.load(Relaxed)
     }
 }
 
@@ -105,9 +129,11 @@ impl Log {
         let host = HostLog::at(receivers, "tapdisk", pid, Facility::Daemon);
         let counters = Arc::new(Counters { host: host.counters(), ..Counters::default() });
         let (entries, received) = mpsc::channel();
-        let writer = Writer::new(pid, LogFile::open(&path, counters.clone()), host, counters.clone());
+        let causes = Arc::default();
+        let log = Log { entries, counters: counters.clone(), causes: Arc::clone(&causes), path };
+        let writer = Writer::new(pid, LogFile::open(&log.path, counters.clone()), host, counters, causes);
         thread::Builder::new().name("log".into()).spawn(move || writer.run(&received))?;
-        Ok(Log { entries, counters, path })
+        Ok(log)
     }
 
     /// Something happened.
@@ -142,20 +168,39 @@ impl Log {
         let _ = wait.recv_timeout(LAST_LINES_MAX);
     }
 
+    /// What became of lines.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Why requests have failed so far.
+    pub(crate) fn causes(&self) -> Vec<Counted> {
+        self.causes.lock().unwrap_or_else(PoisonError::into_inner).all()
+    }
+
+    /// Where a disk reports to.
+    pub(crate) fn reporter(&self, minor: Minor, published: Arc<Published>) -> Arc<dyn Reporter> {
+        Arc::new(DiskLog { log: self.clone(), name: Arc::new(DiskName { minor, published }) })
+    }
+
     /// Writes one line right here, for a process that has no time left for its thread.
     pub(crate) fn last_words(&self, text: &str) {
         let mut file = LogFile::open(&self.path, self.counters.clone());
         file.write(SystemTime::now(), text);
     }
 
-    /// Gives the thread an entry, unless too many wait already: says whether it took it.
-    fn send(&self, entry: Entry) -> bool {
+    /// Gives the thread an entry, unless too many wait already.
+    fn send(&self, entry: Entry) {
+        if self.has_room() {
+            self.push(entry);
+        }
+    }
+
+    /// Whether the thread takes an entry; one that it does not take counts as lost.
+    fn has_room(&self) -> bool {
         let has_room = self.counters.waiting.load(Relaxed) < WAITING_MAX;
-        match has_room {
-            true => self.push(entry),
-            false => {
-                self.counters.overflowed.fetch_add(1, Relaxed);
-            }
+        if !has_room {
+            self.counters.overflowed.fetch_add(1, Relaxed);
         }
         has_room
     }
@@ -164,6 +209,29 @@ impl Log {
         self.counters.waiting.fetch_add(1, Relaxed);
         // The thread is gone at the end of the process only.
         let _ = self.entries.send(Stamped { time: SystemTime::now(), entry });
+    }
+}
+
+/// How lines name a disk.
+#[derive(Debug)]
+struct DiskName {
+    minor: Minor,
+    published: Arc<Published>,
+}
+
+/// A disk's way to the log.
+struct DiskLog {
+    log: Log,
+    name: Arc<DiskName>,
+}
+
+impl Reporter for DiskLog {
+    fn report(&self, report: Report) {
+        if self.log.has_room() {
+            self.log.push(Entry::Report(self.name.clone(), Box::new(report)));
+        } else if let Ok(mut causes) = self.log.causes.try_lock() {
+            causes.note_lost(self.name.minor, SystemTime::now(), &report);
+        }
     }
 }
 

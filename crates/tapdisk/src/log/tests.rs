@@ -1,8 +1,14 @@
 //! The life of a log, from its first line to its last.
 
-use std::{fs, path::Path, thread};
+use std::{
+    fs,
+    io::{self, BufRead},
+    os::unix::net::UnixDatagram,
+    path::Path,
+    thread,
+};
 
-use super::*;
+use super::{samples::failure, *};
 
 struct Place {
     _directory: tempfile::TempDir,
@@ -64,4 +70,68 @@ fn a_log_that_has_nowhere_to_go_hinders_nobody() {
     let log = Log::start_with("/proc/none/tapdisk.log".into(), 7, Receivers::default()).unwrap();
     (0..10_000).for_each(|number| log.error(number));
     log.finish();
+}
+
+/// A receiver that never reads.
+fn deaf(directory: &Path) -> (UnixDatagram, Receivers) {
+    let path = directory.join("syslog");
+    (UnixDatagram::bind(&path).unwrap(), Receivers { journal: None, syslog: Some(path) })
+}
+
+fn reporter(log: &Log) -> Arc<dyn Reporter> {
+    log.reporter(Minor::new(4).unwrap(), Arc::default())
+}
+
+#[test]
+fn a_deaf_receiver_costs_the_file_nothing_and_all_lines_are_accounted_for() {
+    const THREADS: u64 = 4;
+    const FAILURES: u64 = 2500;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tapdisk.7.log");
+    let (_receiver, receivers) = deaf(directory.path());
+    let log = Log::start_with(path.clone(), 7, receivers).unwrap();
+    let reporter = reporter(&log);
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| (0..FAILURES).for_each(|_| reporter.report(Report::Failed(failure(5, "/a.vhd")))));
+        }
+    });
+    log.finish();
+    let counters = log.counters();
+    assert_eq!((counters.produced(), counters.lost()), (THREADS * FAILURES, 0));
+    assert!(counters.delivered() > 0 && counters.dropped() > 0);
+    assert_eq!(counters.delivered() + counters.dropped(), counters.produced());
+    let lines = lines(&path);
+    assert_eq!(lines.iter().filter(|line| line.contains(" write 0x2000+0x1000 failed: ")).count() as u64, 10_000);
+    let [.., cause, dropped, end] = &lines[..] else { panic!("{lines:?}") };
+    assert!(cause.contains("errno 5), at /a.vhd: 10000 failed, 0 retried, 0 not logged,"), "{cause}");
+    assert_eq!(*dropped, format!("tapdisk-syslog: {} messages dropped", counters.dropped()));
+    assert_eq!(end, "tapdisk[7]: closing log, 10000 errors");
+}
+
+#[test]
+fn while_the_file_hangs_nobody_waits_and_what_is_lost_is_known_by_cause() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tapdisk.7.log");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();
+    // Open in both directions: neither side waits for the other, and the thread hangs when the pipe is full.
+    let mut pipe = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let log = Log::start_with(path, 7, Receivers::default()).unwrap();
+    let reporter = reporter(&log);
+    let failures = 3 * WAITING_MAX as u64;
+    (0..failures).for_each(|_| reporter.report(Report::Failed(failure(5, "/a.vhd"))));
+
+    let overflowed = log.counters().overflowed();
+    assert!(overflowed > failures / 2, "{overflowed} of {failures}");
+    let unlogged: u64 = log.causes().iter().map(|counted| counted.unlogged).sum();
+    assert!(unlogged <= overflowed && unlogged > overflowed / 2, "{unlogged} of {overflowed}");
+    // It gets on: what it had taken is written, and what is missing is told.
+    let reader = thread::spawn(move || {
+        let mut lines = io::BufReader::new(&mut pipe).lines().map(Result::unwrap);
+        let told = lines.position(|line| line.ends_with(&format!("] {overflowed} messages dropped")));
+        (told, pipe)
+    });
+    let (told, pipe) = reader.join().unwrap();
+    assert!(told.is_some());
+    drop(pipe);
 }

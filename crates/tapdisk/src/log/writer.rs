@@ -2,16 +2,22 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::Ordering::Relaxed,
         mpsc::{Receiver, RecvTimeoutError},
     },
     time::{Duration, Instant, SystemTime},
 };
 
-use control_api::{HostLog, Record, Severity};
+use control_api::{Field, HostLog, Record, Severity};
+use virtual_disk::Report;
 
-use super::{Counters, Entry, Stamped, file::LogFile};
+use super::{
+    Counters, DiskName, Entry, Stamped,
+    causes::{Causes, Telling},
+    file::LogFile,
+    lines,
+};
 
 /// How soon, and how seldom at last, what waits for the host's log is tried again.
 const RETRY_FIRST: Duration = Duration::from_millis(1);
@@ -27,6 +33,7 @@ pub(super) struct Writer {
     host: HostLog,
     retry: Retry,
     counters: Arc<Counters>,
+    causes: Arc<Mutex<Causes>>,
     /// Of the entries that overflowed, those that have been told.
     told: u64,
     errors: u64,
@@ -34,13 +41,20 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(pid: u32, file: LogFile, host: HostLog, counters: Arc<Counters>) -> Writer {
+    pub(super) fn new(
+        pid: u32,
+        file: LogFile,
+        host: HostLog,
+        counters: Arc<Counters>,
+        causes: Arc<Mutex<Causes>>,
+    ) -> Writer {
         Writer {
             name: format!("tapdisk[{pid}]"),
             file,
             host,
             retry: Retry::default(),
             counters,
+            causes,
             told: 0,
             errors: 0,
             is_precious: false,
@@ -70,10 +84,15 @@ impl Writer {
 
     fn take(&mut self, time: SystemTime, entry: Entry) {
         match entry {
-            Entry::Line(severity, text) => self.line(time, severity, text),
+            Entry::Line(severity, text) => {
+                self.send(time, severity, &text, Vec::new());
+                self.file.write(time, &text);
+            }
+            Entry::Report(disk, report) => self.report(time, &disk, &report),
             Entry::Dump(text) => {
                 self.is_precious = true;
                 text.lines().for_each(|line| self.file.write(time, line));
+                self.tell_causes(time);
                 self.tell_counters(time);
             }
             Entry::Reopen => self.file.reopen(),
@@ -81,11 +100,36 @@ impl Writer {
         }
     }
 
-    fn line(&mut self, time: SystemTime, severity: Severity, text: String) {
+    fn report(&mut self, time: SystemTime, disk: &DiskName, report: &Report) {
+        let telling = self.causes().note(disk.minor, time, report);
+        // A request that failed is an error also where it gets no line.
+        self.errors += u64::from(matches!(report, Report::Failed(_)) && telling == Telling::Suppress);
+        let Telling::Tell { suppressed } = telling else { return };
+        if suppressed > 0 {
+            let words = format!("minor={}: {suppressed} messages suppressed", disk.minor);
+            self.send(time, Severity::Warning, &words, Vec::new());
+            self.file.write(time, &words);
+        }
+        let image = disk.published.words().name.to_string();
+        let told = lines::tell(disk.minor, &image, report);
+        self.send(time, told.severity, &told.text, told.fields);
+        self.file.write_about_request(time, &told.text);
+    }
+
+    /// Tells the host.
+    fn send(&mut self, time: SystemTime, severity: Severity, text: &str, fields: Vec<Field>) {
         self.errors += u64::from(severity == Severity::Error);
         let prefix = if severity == Severity::Info { "" } else { "tap-err:" };
-        self.host.send(Record { severity, time, text: format!("{prefix}{text}"), fields: Vec::new() });
-        self.file.write(time, &text);
+        self.host.send(Record { severity, time, text: format!("{prefix}{text}"), fields });
+    }
+
+    fn causes(&self) -> MutexGuard<'_, Causes> {
+        self.causes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell_causes(&mut self, time: SystemTime) {
+        let lines = self.causes().lines();
+        lines.iter().for_each(|line| self.file.write(time, line));
     }
 
     fn tell_overflow(&mut self) {
@@ -93,24 +137,27 @@ impl Writer {
         if overflowed > self.told {
             self.file.write(SystemTime::now(), &format!("{} messages dropped", overflowed - self.told));
             self.told = overflowed;
+            self.is_precious = true;
         }
     }
 
     /// What became of lines: told when somebody looks, since there may be no log on this host.
     fn tell_counters(&mut self, time: SystemTime) {
-        let (host, overflowed) = (self.counters.host(), self.counters.overflowed());
-        let (sent, delivered, dropped) = (host.sent(), host.delivered(), host.dropped());
-        let waiting = sent - delivered - dropped;
-        let (written, unwritten) = (self.counters.written(), self.counters.unwritten());
-        let mut tell = |line: String| self.file.write(time, &line);
-        tell(format!("log: {written} lines, {unwritten} not written; {overflowed} messages dropped"));
-        tell(format!("tapdisk-syslog: {sent} messages, {delivered} delivered, {waiting} waiting, {dropped} dropped"));
+        let counters = &self.counters;
+        let (produced, delivered, dropped) = (counters.produced(), counters.delivered(), counters.dropped());
+        let waiting = produced - delivered - dropped;
+        let lines = [
+            format!("log: {} lines, {} lost", counters.written(), counters.lost()),
+            format!("tapdisk-syslog: {produced} messages, {delivered} delivered, {waiting} waiting, {dropped} dropped"),
+        ];
+        lines.iter().for_each(|line| self.file.write(time, line));
     }
 
     fn finish(&mut self, time: SystemTime) {
         self.tell_overflow();
         self.host.finish(LAST_LINE_PATIENCE);
-        let dropped = self.counters.host().dropped();
+        self.tell_causes(time);
+        let dropped = self.counters.dropped();
         if dropped > 0 {
             self.file.write(time, &format!("tapdisk-syslog: {dropped} messages dropped"));
         }
