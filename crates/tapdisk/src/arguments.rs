@@ -8,11 +8,12 @@ use storage_io::EngineChoice;
 pub(crate) const ENGINE_VARIABLE: &str = "OXTAP_ENGINE";
 
 pub(crate) const USAGE: &str = "\
-usage: tapdisk [-D] [-h] [--engine NAME]
+usage: tapdisk [-D] [-h] [--engine NAME] [--no-jail]
   -D             stay in the foreground
   -h             show this
   --engine NAME  how to do I/O: probe (the default: the first that works), io_uring, libaio or threads;
                  OXTAP_ENGINE in the environment says the same
+  --no-jail      keep all capabilities and system calls, and do without OXTAP_IMAGE_DIRS: for debuggers
 ";
 
 /// What was asked for.
@@ -24,6 +25,8 @@ pub(crate) enum Arguments {
         in_foreground: bool,
         /// With this engine.
         engine: EngineChoice,
+        /// Locked in.
+        is_jailed: bool,
     },
     /// Show the usage.
     Help,
@@ -31,7 +34,7 @@ pub(crate) enum Arguments {
 
 /// Reads the command line and the engine from the environment. None: it was not understood.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>, variable: Option<OsString>) -> Option<Arguments> {
-    let mut in_foreground = false;
+    let (mut in_foreground, mut is_jailed) = (false, true);
     let mut engine = match variable {
         Some(name) if !name.is_empty() => engine_of(&name)?,
         _ => EngineChoice::Probe,
@@ -41,11 +44,12 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>, variable: Opt
         match argument.to_str()? {
             "-h" => return Some(Arguments::Help),
             "-D" => in_foreground = true,
+            "--no-jail" => is_jailed = false,
             "--engine" => engine = engine_of(&arguments.next()?)?,
             other => engine = engine_of(OsStr::new(other.strip_prefix("--engine=")?))?,
         }
     }
-    Some(Arguments::Run { in_foreground, engine })
+    Some(Arguments::Run { in_foreground, engine, is_jailed })
 }
 
 fn engine_of(name: &OsStr) -> Option<EngineChoice> {
@@ -67,7 +71,14 @@ mod tests {
     }
 
     fn run(in_foreground: bool, engine: EngineChoice) -> Option<Arguments> {
-        Some(Arguments::Run { in_foreground, engine })
+        Some(Arguments::Run { in_foreground, engine, is_jailed: true })
+    }
+
+    #[test]
+    fn the_jail_is_left_out_only_if_told() {
+        let open = Arguments::Run { in_foreground: true, engine: EngineChoice::Probe, is_jailed: false };
+        assert_eq!(read("--no-jail -D", ""), Some(open));
+        assert_eq!(read("--no-jail=yes", ""), None);
     }
 
     #[test]

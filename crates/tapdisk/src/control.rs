@@ -21,6 +21,7 @@ use storage_io::{EngineChoice, Executor, Signal, Task, mailbox, reply};
 use crate::{
     answers,
     home::{self, Job, Setup},
+    jail::Jail,
     log::Log,
     shared_memory::StatisticsDirectory,
     slot::{Done, Published, Slot, information},
@@ -40,6 +41,7 @@ pub(crate) struct Control {
     pub(crate) run: RunDir,
     pub(crate) pid: u32,
     engine: EngineChoice,
+    jail: Jail,
     pub(crate) log: Log,
     /// In the order of their attachment.
     slots: RefCell<Vec<Rc<Slot>>>,
@@ -58,12 +60,20 @@ pub(crate) struct Belongings {
 }
 
 impl Control {
-    pub(crate) fn new(executor: &Executor, run: RunDir, pid: u32, engine: EngineChoice, log: Log) -> Rc<Control> {
+    pub(crate) fn new(
+        executor: &Executor,
+        run: RunDir,
+        pid: u32,
+        engine: EngineChoice,
+        jail: Jail,
+        log: Log,
+    ) -> Rc<Control> {
         Rc::new(Control {
             executor: executor.clone(),
             run,
             pid,
             engine,
+            jail,
             log,
             slots: RefCell::default(),
             descriptors: RefCell::default(),
@@ -183,6 +193,7 @@ impl Control {
             pid: self.pid,
             run: self.run.clone(),
             engine: self.engine,
+            jail: self.jail.clone(),
             log: self.log.clone(),
             published: published.clone(),
             orders: their_orders,

@@ -1,7 +1,7 @@
 //! The life of the process: start in the order that spawners rely on, serve, react to signals, leave nothing behind.
 //!
 //! ```text
-//!   engine works? --> control socket --> log --> statistics, nbdclient --> limits --> "ready" line --> serve
+//!   control socket, statistics --> limits --> jail --> engine works? --> log, nbdclient --> "ready" line --> serve
 //!   last detach, SIGINT or SIGTERM --> sockets and statistics removed --> last answer --> end
 //! ```
 //!
@@ -31,6 +31,7 @@ use crate::{
     arguments::{self, Arguments, ENGINE_VARIABLE, USAGE},
     background::{self, Process, Starter},
     control::{Belongings, Control},
+    jail::Jail,
     listener::Listener,
     log::Log,
     process_limits,
@@ -46,22 +47,25 @@ const OTHERS_WRITE: Mode = Mode::WGRP.union(Mode::WOTH);
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let (in_foreground, engine) = match arguments::parse(env::args_os().skip(1), env::var_os(ENGINE_VARIABLE)) {
-        Some(Arguments::Run { in_foreground, engine }) => (in_foreground, engine),
+    let arguments = arguments::parse(env::args_os().skip(1), env::var_os(ENGINE_VARIABLE));
+    let ended = match arguments {
+        Some(Arguments::Run { in_foreground, engine, is_jailed }) => start(in_foreground, engine, is_jailed),
         Some(Arguments::Help) => return usage(ExitCode::SUCCESS),
         None => return usage(ExitCode::from(EINVAL)),
     };
-    // Before going to the background, which moves to another directory.
-    let run = RunDir::from_environment();
-    let process = if in_foreground { Ok(background::stay()) } else { background::leave() };
-    let ended = process.and_then(|process| match process {
-        Process::Daemon(starter) => serve(run, engine, starter),
-        Process::Started(status) => Ok(status),
-    });
     ended.unwrap_or_else(|error| {
         let _ = writeln!(std::io::stderr(), "tapdisk: {error}");
         u8::try_from(errno(&error)).map_or(ExitCode::FAILURE, ExitCode::from)
     })
+}
+
+fn start(in_foreground: bool, engine: EngineChoice, is_jailed: bool) -> Result<ExitCode> {
+    // Before going to the background, which moves to another directory.
+    let (run, jail) = (RunDir::from_environment(), Jail::from_environment(is_jailed)?);
+    match if in_foreground { background::stay() } else { background::leave()? } {
+        Process::Daemon(starter) => serve(run, engine, jail, starter),
+        Process::Started(status) => Ok(status),
+    }
 }
 
 fn usage(status: ExitCode) -> ExitCode {
@@ -69,30 +73,34 @@ fn usage(status: ExitCode) -> ExitCode {
     status
 }
 
-fn serve(run: RunDir, engine: EngineChoice, starter: Starter) -> Result<ExitCode> {
+fn serve(run: RunDir, engine: EngineChoice, jail: Jail, starter: Starter) -> Result<ExitCode> {
     let pid = process::id();
     // Whatever the spawner's mask: to connect to a socket is to be allowed to write to it.
     umask(umask(OTHERS_WRITE) | OTHERS_WRITE);
     let signals = [Signal::HUP, Signal::USR1, Signal::USR2, Signal::INT, Signal::TERM, Signal::XFSZ];
     let signals = Signals::take(&signals)?;
+    make_directory(run.path(), 0o755).context(run.path().display())?;
+    let (listener, cleaned) = control_socket(&run, pid)?;
+    let statistics = StatisticsDirectory::create(run.shared_memory(pid))?;
+    // Above here is what the jail forbids, below what starts threads.
+    let refused = process_limits::raise();
+    let missing = jail.enter(&run, pid).context("jail")?;
     let found = try_engine(engine)?;
     // Sockets only: disks have executors of their own.
     let executor = Executor::new(EngineChoice::Inline)?;
-    make_directory(run.path(), 0o755).context(run.path().display())?;
-    let (listener, cleaned) = control_socket(&run, pid)?;
     let log = Log::start(run.log_file(pid), pid).context("log")?;
     log_panics(&log);
     if !cleaned.is_empty() {
         log.info(format!("removed what dead processes had left: {cleaned:?}"));
     }
-    let statistics = StatisticsDirectory::create(run.shared_memory(pid))?;
-    let control = Control::new(&executor, run, pid, engine, log.clone());
+    refused.iter().for_each(|refused| log.info(refused));
+    missing.iter().for_each(|missing| log.warning(format!("jail: {missing}")));
+    let control = Control::new(&executor, run, pid, engine, jail, log.clone());
     let server = Server::new(&executor, control.clone());
     let descriptors = Listener::bind(control.run.nbd_client_socket(pid))?;
     let keeper = control.clone();
     let receiver = receive(&executor, descriptors, move |name, descriptor| keeper.keep_descriptor(&name, descriptor));
     control.own(Belongings { _listeners: vec![server.listen(listener), receiver], _statistics: statistics });
-    process_limits::raise().iter().for_each(|refused| log.info(refused));
     log.info(format!("ready, engine {found:?}"));
     starter.tell(&control.run.control_socket(pid).display().to_string())?;
     let _signals = executor.spawn(react(signals, executor.clone(), control.clone()));

@@ -24,6 +24,7 @@ use virtual_disk::{Disk, DiskState, Geometry, Status};
 
 use crate::{
     exports::Exports,
+    jail::Jail,
     log::Log,
     pages::Pages,
     slot::{Done, EmptyPause, Order, Published},
@@ -84,6 +85,7 @@ pub(crate) struct Setup {
     pub(crate) pid: u32,
     pub(crate) run: RunDir,
     pub(crate) engine: EngineChoice,
+    pub(crate) jail: Jail,
     pub(crate) log: Log,
     pub(crate) published: Arc<Published>,
     pub(crate) orders: Receiver<Order>,
@@ -104,8 +106,8 @@ fn run(setup: Setup, up: ReplyTo<Result<Arc<Status>>>) {
             return;
         }
     };
-    let Setup { minor, pid, run, log, published, orders, urgent, .. } = setup;
-    let disk = Disk::new(&executor, Rc::new(Files), BufferPool::new(POOL_BYTES));
+    let Setup { minor, pid, run, jail, log, published, orders, urgent, .. } = setup;
+    let disk = Disk::new(&executor, jail.opener(Rc::new(Files)), BufferPool::new(POOL_BYTES));
     let _ = up.answer(Ok(disk.status()));
     let pages = Pages::new(&run, pid, minor);
     let home = Rc::new(Home {
@@ -263,7 +265,8 @@ impl Home {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
-            let may_pass = error.os_error().is_some() && error.kind() != ErrorKind::Busy;
+            let is_refused = error.os_error() == Some(Errno::ACCESS.raw_os_error());
+            let may_pass = error.os_error().is_some() && error.kind() != ErrorKind::Busy && !is_refused;
             if !may_pass || attempt == RESUME_ATTEMPTS || self.is_forced.get() {
                 return Err(error);
             }

@@ -23,6 +23,7 @@ mod control;
 mod daemon;
 mod exports;
 mod home;
+mod jail;
 mod layers;
 mod listener;
 mod log;

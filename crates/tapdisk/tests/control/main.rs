@@ -11,6 +11,7 @@ mod held_marker;
 mod host;
 mod hostile_clients;
 mod hung_storage;
+mod jail;
 mod life_of_a_disk;
 mod list_of_many_disks;
 mod pause;
