@@ -230,7 +230,7 @@ mod tests {
                 number(TcpListener::bind("127.0.0.1:0")),
                 number(chown(path, None, None)),
                 number(std::os::unix::fs::symlink("a", path.with_extension("link"))),
-                number(Command::new("true").status()),
+                number(Command::new("true").spawn()),
                 number(Err::<(), _>(rustix::mm::mlockall(rustix::mm::MlockAllFlags::CURRENT).unwrap_err().into())),
                 number(enter(process::id()).map_err(|error| io::Error::from_raw_os_error(error.os_error().unwrap()))),
             ]
