@@ -31,6 +31,8 @@ pub enum ErrorKind {
     LimitReached,
     /// A deadline passed.
     TimedOut,
+    /// Somebody asked to stop what was being done.
+    Cancelled,
     /// The disk, the connection or the task that should answer has gone.
     Closed,
     /// The storage failed; the operating system's number is the source.

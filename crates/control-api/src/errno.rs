@@ -21,6 +21,7 @@ fn of_kind(kind: ErrorKind) -> Errno {
         ErrorKind::NoSpace => Errno::NOSPC,
         ErrorKind::LimitReached => Errno::TOOBIG,
         ErrorKind::TimedOut => Errno::TIMEDOUT,
+        ErrorKind::Cancelled => Errno::CANCELED,
         ErrorKind::Closed => Errno::SHUTDOWN,
         ErrorKind::Io => Errno::IO,
     }

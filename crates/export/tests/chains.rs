@@ -8,6 +8,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 
 use image_chain::{ChainSpec, ImageKind, ImageName};
@@ -17,6 +18,7 @@ use support::Served;
 use tempfile::TempDir;
 use test_support::require_tool;
 use uuid::Uuid;
+use virtual_disk::{Disk, Settings};
 use wire::nbd::{CommandFlags, StateFlags};
 
 const DISK: u64 = 64 << 20;
@@ -172,11 +174,11 @@ fn two_writers_of_one_image_do_not_meet() {
     let impatient = LockPolicy::Exclusive { deadline: std::time::Duration::from_millis(50) };
     let second = ChainSpec { lock: impatient, ..spec(&image) };
     let executor = Executor::new(EngineChoice::Probe).unwrap();
-    let disk = virtual_disk::Disk::new(&executor, std::rc::Rc::new(Files), storage_io::BufferPool::new(1 << 20));
-    let error = executor.block_on(disk.open(second)).unwrap_err();
+    let disk = Disk::new(&executor, std::rc::Rc::new(Files), storage_io::BufferPool::new(1 << 20), Arc::new(()));
+    let error = executor.block_on(disk.open(second, Settings::default())).unwrap_err();
     assert_eq!(error.kind(), block_core::ErrorKind::Busy);
     served.pause();
-    executor.block_on(disk.open(spec(&image))).expect("a paused disk lets go of its image");
+    executor.block_on(disk.open(spec(&image), Settings::default())).expect("a paused disk lets go of its image");
     executor.block_on(disk.close()).unwrap();
     served.resume();
     executor.end_tasks();

@@ -5,12 +5,14 @@ use std::{rc::Rc, sync::Arc};
 use block_core::{Error, ErrorKind, Result, SECTOR};
 use image_format::{Format, Image, ImageKind};
 use storage_io::{Executor, Receiver, Sender, Storage, Task, mailbox};
+use uuid::Uuid;
 
 use crate::{
     chain::Chain,
     messages::ToHome,
     owners::OwnerWriter,
     queue::QueueSeed,
+    resting::Resting,
     shared::{ChainStatistics, LayerStatus, Shared, TableClock},
 };
 
@@ -48,6 +50,8 @@ pub struct Home<F: Format + 'static = Image> {
     chain: Rc<Chain<F>>,
     logical_block_size: u32,
     mail: Sender<ToHome>,
+    /// What is left when it rests, if its files are known.
+    resting: Option<Resting>,
     /// Takes what the queues send, while the chain is open.
     taking: Task<()>,
 }
@@ -85,7 +89,11 @@ impl<F: Format + 'static> Home<F> {
         let chain = Chain::new(executor, formats, shared, owners);
         let (mail, received) = mailbox();
         let taking = executor.spawn(take_mail(chain.clone(), received));
-        Home { chain, logical_block_size, mail, taking }
+        Home { chain, logical_block_size, mail, resting: None, taking }
+    }
+
+    pub(crate) fn resting_as(self, resting: Resting) -> Home<F> {
+        Home { resting: Some(resting), ..self }
     }
 
     /// Bytes of the disk.
@@ -113,6 +121,11 @@ impl<F: Format + 'static> Home<F> {
         self.chain.shared.statistics.clone()
     }
 
+    /// What a child of the leaf would record of it, if images of its kind have an identity.
+    pub fn identity(&self) -> Option<Uuid> {
+        self.chain.leaf().identity()
+    }
+
     /// The storage of the leaf: what the disk can do is up to it.
     pub fn leaf_storage(&self) -> &Arc<dyn Storage> {
         self.chain.leaf().storage()
@@ -125,14 +138,22 @@ impl<F: Format + 'static> Home<F> {
         QueueSeed { id, shared: self.chain.shared.clone(), home: self.mail.clone(), mail, claims }
     }
 
-    /// Makes what any queue has answered durable.
-    pub async fn flush(&self) -> Result<()> {
-        if self.is_read_only() {
-            return Ok(());
-        }
+    /// Makes what any queue has answered durable. It is done whether or not the answer is waited for.
+    pub fn begin_flush(&self) -> impl Future<Output = Result<()>> + 'static + use<F> {
         let (to, answer) = storage_io::reply();
-        self.chain.take(ToHome::Flush { reply: to });
-        answer.await.ok_or_else(|| Error::new(ErrorKind::Closed, "the executor ended before the flush"))?
+        if self.is_read_only() {
+            let _ = to.answer(Ok(()));
+        } else {
+            self.chain.take(ToHome::Flush { reply: to });
+        }
+        async {
+            answer.await.unwrap_or_else(|| Err(Error::new(ErrorKind::Closed, "the executor ended before the flush")))
+        }
+    }
+
+    /// As [`begin_flush`](Self::begin_flush), and waits for the answer.
+    pub async fn flush(&self) -> Result<()> {
+        self.begin_flush().await
     }
 
     /// Ends the chain: waits for its jobs, flushes, leaves the leaf as a reader expects it, lets go of files and lock.
@@ -147,6 +168,17 @@ impl<F: Format + 'static> Home<F> {
             result = result.and(format.close(&chain.executor).await);
         }
         result
+    }
+}
+
+impl Home<Image> {
+    /// As [`close`](Self::close), but the files stay open. They are kept also if not all could be left as it should be.
+    ///
+    /// # Panics
+    /// When the chain was not opened by name.
+    pub async fn rest(self) -> (Resting, Result<()>) {
+        let resting = self.resting.clone().expect("a chain that was opened by name knows its files");
+        (resting, self.close().await)
     }
 }
 

@@ -24,6 +24,7 @@ use storage_io::{Access, CreateMode, Executor, LockPolicy, OpenOptions, Opener, 
 use crate::{
     home::{Home, HomeOptions, Layer, OWNER_BYTES_DEFAULT},
     name::ImageName,
+    resting::{Resting, RestingFile},
 };
 
 /// How long an opener for writing waits for the last writer's I/O to end, unless told otherwise.
@@ -81,7 +82,15 @@ impl Home<Image> {
             leaf.format.begin_writing(executor).await.context(&leaf.name)?;
         }
         let options = HomeOptions { owner_bytes_max: spec.owner_bytes_max, read_only };
-        Ok(Home::new(executor, finder.found, options))
+        let Finder { found, seen, .. } = finder;
+        let files = found.iter().zip(seen).map(|(layer, (path, _))| RestingFile {
+            name: layer.name.clone(),
+            kind: layer.kind,
+            path,
+            storage: layer.format.storage().clone(),
+        });
+        let resting = Resting::new(spec.clone(), files.collect());
+        Ok(Home::new(executor, found, options).resting_as(resting))
     }
 }
 
@@ -114,7 +123,7 @@ impl Finder<'_> {
         let (canonical, storage) = self.find_parent(reference).await.context(format!("{child}: its parent"))?;
         let name = canonical.display().to_string();
         let next = self.add(name, reference.kind, canonical, storage, Access::Read).await?;
-        self.check_identity(&child, reference)?;
+        check_identity(&child, reference, self.found.last().expect("the parent was just added"))?;
         Ok(next)
     }
 
@@ -163,19 +172,18 @@ impl Finder<'_> {
         Ok(parent)
     }
 
-    /// Whether the last image is the one that `child` was made from.
-    fn check_identity(&self, child: &str, reference: &ParentReference) -> Result<()> {
-        let parent = self.found.last().expect("the parent was just added");
-        match (reference.uuid, parent.format.identity()) {
-            (Some(recorded), Some(is)) if recorded != is => {
-                let words = format!("{child}: was made from {recorded}, but its parent {} is {is}", parent.name);
-                Err(Error::new(ErrorKind::Mismatch, words))
-            }
-            _ => Ok(()),
-        }
-    }
-
     fn name_of_last(&self) -> String {
         self.found.last().map(|layer| layer.name.clone()).unwrap_or_default()
+    }
+}
+
+/// Whether `parent` is the image that `child` was made from.
+pub(crate) fn check_identity(child: &str, reference: &ParentReference, parent: &Layer<Image>) -> Result<()> {
+    match (reference.uuid, parent.format.identity()) {
+        (Some(recorded), Some(is)) if recorded != is => {
+            let words = format!("{child}: was made from {recorded}, but its parent {} is {is}", parent.name);
+            Err(Error::new(ErrorKind::Mismatch, words))
+        }
+        _ => Ok(()),
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use block_core::{GuestRange, Result};
+use block_core::{Error, ErrorKind, GuestRange, Result, SECTOR};
 use storage_io::{Access, Executor, Storage};
 use uuid::Uuid;
 
@@ -39,6 +39,19 @@ impl Image {
         match self {
             Image::Raw(_) => Ok(()),
             Image::Vhd(image) => image.begin_writing(executor).await,
+        }
+    }
+
+    /// Makes the disk in `storage`, which nobody has opened as an image, `bytes` long.
+    pub async fn grow(executor: &Executor, storage: &Arc<dyn Storage>, kind: ImageKind, bytes: u64) -> Result<()> {
+        if !bytes.is_multiple_of(SECTOR) {
+            return Err(Error::new(ErrorKind::Invalid, format!("{bytes} bytes are not whole sectors")));
+        }
+        match kind {
+            ImageKind::Raw => RawImage::grow(executor, storage, bytes).await,
+            ImageKind::Vhd => {
+                Err(Error::new(ErrorKind::Unsupported, "a VHD image is not made longer while it is in use"))
+            }
         }
     }
 

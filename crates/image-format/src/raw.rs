@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use block_core::{FileOffset, GuestRange, Result, SECTOR};
-use storage_io::{Executor, Storage};
+use block_core::{Error, ErrorKind, FileOffset, GuestRange, Result, SECTOR};
+use storage_io::{Executor, Storage, StorageExt, StorageKind};
 use uuid::Uuid;
 
 use crate::sync::Syncer;
@@ -24,6 +24,23 @@ impl RawImage {
     pub fn new(storage: Arc<dyn Storage>) -> Self {
         let size = storage.length() / SECTOR * SECTOR;
         Self { syncer: Syncer::new(storage.clone()), storage, size }
+    }
+
+    /// Makes a file that long, durably. A device is as long as its owner made it.
+    pub(crate) async fn grow(executor: &Executor, storage: &Arc<dyn Storage>, bytes: u64) -> Result<()> {
+        let length = storage.length();
+        if length == bytes {
+            return Ok(());
+        }
+        if length > bytes {
+            return Err(Error::new(ErrorKind::Invalid, format!("is {length} bytes long already")));
+        }
+        if storage.limits().kind == StorageKind::BlockDevice {
+            let words = format!("is a device of {length} bytes, which only its owner makes longer");
+            return Err(Error::new(ErrorKind::Unsupported, words));
+        }
+        storage.set_length(executor, bytes).await?;
+        storage.sync(executor).await
     }
 }
 

@@ -7,7 +7,7 @@ use image_chain::{ChainSpec, ImageName};
 use simulator::{Base, Inspector, Mix, Plan, Replay, Shape, Simulation, seeds};
 use storage_io::{Access, BufferPool, Executor, Task};
 use test_support::{cycles, seed};
-use virtual_disk::{Disk, DiskState};
+use virtual_disk::{Disk, DiskState, Settings};
 
 fn run(test: &'static str, base: Base, usual: u64) {
     for seed in seeds(seed(), cycles(usual, usual * 20)) {
@@ -25,9 +25,9 @@ fn run(test: &'static str, base: Base, usual: u64) {
 fn pause_and_resume(simulation: &mut Simulation, inspector: &mut Inspector) {
     let executor = simulation.executor.clone();
     let files = simulation.files();
-    let disk = Disk::new(&executor, Rc::new(files.clone()), BufferPool::new(1 << 20));
-    executor.block_on(disk.open(spec(simulation))).expect("the images can be opened");
-    let serving = disk.serve(simulation.source(400));
+    let disk = Disk::new(&executor, Rc::new(files.clone()), BufferPool::new(1 << 20), std::sync::Arc::new(()));
+    executor.block_on(disk.open(spec(simulation), Settings::default())).expect("the images can be opened");
+    let serving = disk.queue().serve(simulation.source(400));
     for _ in 0..3 {
         let steps = simulation.random().below(1500);
         (0..steps).all(|_| executor.step());
@@ -65,8 +65,8 @@ fn job(executor: &Executor, disk: &Disk, job: Job) -> Task<()> {
     let disk = disk.clone();
     executor.spawn(async move {
         let done = match job {
-            Job::Pause => disk.pause(None).await,
-            Job::Resume(spec) => disk.resume(Some(spec)).await,
+            Job::Pause => disk.pause(None).await.map(drop),
+            Job::Resume(spec) => disk.resume(Some(spec)).await.map(drop),
             Job::Close => disk.close().await,
         };
         done.expect("the disk changes its state");

@@ -20,7 +20,7 @@ use control_api::{Minor, RunDir, protocol::Text};
 use image_chain::{ChainSpec, ImageName};
 use rustix::io::Errno;
 use storage_io::{Access, BufferPool, EngineChoice, Executor, Files, LockPolicy, Receiver, ReplyTo};
-use virtual_disk::{Disk, DiskState, Geometry, Status};
+use virtual_disk::{Disk, DiskState, Geometry, Settings, Status};
 
 use crate::{
     exports::Exports,
@@ -107,7 +107,8 @@ fn run(setup: Setup, up: ReplyTo<Result<Arc<Status>>>) {
         }
     };
     let Setup { minor, pid, run, jail, log, published, orders, urgent, .. } = setup;
-    let disk = Disk::new(&executor, jail.opener(Rc::new(Files)), BufferPool::new(POOL_BYTES));
+    let reporter = log.reporter(minor, published.clone());
+    let disk = Disk::new(&executor, jail.opener(Rc::new(Files)), BufferPool::new(POOL_BYTES), reporter);
     let _ = up.answer(Ok(disk.status()));
     let pages = Pages::new(&run, pid, minor);
     let home = Rc::new(Home {
@@ -198,7 +199,7 @@ impl Home {
             words.empty_pause = None;
         }
         self.is_forced.set(false);
-        let geometry = self.disk.open(spec).await?;
+        let geometry = self.disk.open(spec, Settings::default()).await?;
         if let Err(error) = self.start_serving() {
             // The first error is the one that matters; nobody has written anything yet.
             let _ = self.disk.close().await;
@@ -262,7 +263,7 @@ impl Home {
         let mut attempt = 1;
         loop {
             let error = match self.disk.resume(Some(spec.clone())).await {
-                Ok(()) => return Ok(()),
+                Ok(_) => return Ok(()),
                 Err(error) => error,
             };
             let is_refused = error.os_error() == Some(Errno::ACCESS.raw_os_error());

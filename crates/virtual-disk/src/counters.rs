@@ -16,8 +16,9 @@ use std::{
 use block_core::Error;
 
 use crate::{
-    RequestKind, Status,
+    RequestKind, RunningRequest, Status,
     histogram::{Histogram, Latencies},
+    in_flight::InFlight,
 };
 
 /// Adds to a counter that only the calling thread writes.
@@ -127,7 +128,7 @@ impl LatencyClass {
 #[repr(align(128))]
 pub struct QueueStatus {
     number: u16,
-    in_flight: AtomicU64,
+    in_flight: InFlight,
     waiting: AtomicU64,
     held: AtomicU64,
     kicks_in: AtomicU64,
@@ -148,7 +149,12 @@ impl QueueStatus {
 
     /// Requests that are being carried out now.
     pub fn in_flight(&self) -> u64 {
-        self.in_flight.load(Relaxed)
+        self.in_flight.count() as u64
+    }
+
+    /// Which these are.
+    pub fn in_flight_requests(&self) -> Vec<RunningRequest> {
+        self.in_flight.running()
     }
 
     /// Requests that have failed and wait to be attempted again.
@@ -318,9 +324,9 @@ impl Recorder {
         add(&self.queue.kicks_out, 1);
     }
 
-    /// So many requests are being carried out.
-    pub(crate) fn set_in_flight(&self, count: usize) {
-        self.queue.in_flight.store(count as u64, Relaxed);
+    /// The requests that are being carried out.
+    pub(crate) fn in_flight(&self) -> &InFlight {
+        &self.queue.in_flight
     }
 
     /// So many requests wait to be attempted again.
@@ -342,6 +348,8 @@ impl Drop for Recorder {
 
 #[cfg(test)]
 mod tests {
+    use storage_io::SimulatedClock;
+
     use super::*;
 
     fn disk() -> Arc<Status> {
@@ -397,8 +405,9 @@ mod tests {
     fn what_waits_now_is_summed_over_queues() {
         let disk = disk();
         let (first, second) = (disk.add_queue(), disk.add_queue());
-        first.set_in_flight(2);
-        second.set_in_flight(3);
+        let running = RunningRequest { kind: RequestKind::Flush, range: None, since: SimulatedClock::new().now() };
+        (0..2).for_each(|_| _ = first.in_flight().insert(running));
+        (0..3).for_each(|_| _ = second.in_flight().insert(running));
         second.set_waiting(1);
         first.set_held(1);
         assert_eq!((disk.in_flight(), disk.waiting(), disk.held()), (5, 1, 1));

@@ -1,24 +1,34 @@
-//! Which requests run now: for drain, and for people who ask what a disk waits for.
+//! Which requests run now: for drain, for the watchdog, and for people who ask what a disk waits for.
 
-use std::fmt::Write;
+use std::{
+    fmt::Write,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use block_core::GuestRange;
 use storage_io::Moment;
 
 use crate::RequestKind;
 
-/// One request that runs.
+/// One request that is being carried out.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Running {
-    pub(crate) kind: RequestKind,
-    pub(crate) range: Option<GuestRange>,
-    pub(crate) since: Moment,
+pub struct RunningRequest {
+    /// What it asks.
+    pub kind: RequestKind,
+    /// Which bytes; a flush is about none.
+    pub range: Option<GuestRange>,
+    /// When it came.
+    pub since: Moment,
 }
 
-/// The requests that run, in slots that are used again.
+/// The requests that run on one queue, in slots that are used again. Its own thread writes; others look when somebody
+/// asks, also while that thread hangs.
 #[derive(Debug, Default)]
-pub(crate) struct InFlight {
-    slots: Vec<Option<Running>>,
+pub(crate) struct InFlight(Mutex<Slots>);
+
+#[derive(Debug, Default)]
+struct Slots {
+    slots: Vec<Option<RunningRequest>>,
     free: Vec<usize>,
 }
 
@@ -26,47 +36,66 @@ pub(crate) struct InFlight {
 const NAMED_MAX: usize = 4;
 
 impl InFlight {
-    pub(crate) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+    /// The lock guards a few words; it is contended only while somebody looks, and nobody waits while holding it.
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.slots().count()
     }
 
     /// The slot of a request that begins to run.
-    pub(crate) fn insert(&mut self, running: Running) -> usize {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            self.slots.len() - 1
+    pub(crate) fn insert(&self, running: RunningRequest) -> usize {
+        let mut slots = self.slots();
+        let slot = slots.free.pop().unwrap_or_else(|| {
+            slots.slots.push(None);
+            slots.slots.len() - 1
         });
-        self.slots[slot] = Some(running);
+        slots.slots[slot] = Some(running);
         slot
     }
 
-    pub(crate) fn remove(&mut self, slot: usize) {
-        let removed = self.slots[slot].take();
+    /// A request has ended; gives how many are left.
+    pub(crate) fn remove(&self, slot: usize) -> usize {
+        let mut slots = self.slots();
+        let removed = slots.slots[slot].take();
         assert!(removed.is_some(), "a request ends once");
-        self.free.push(slot);
+        slots.free.push(slot);
+        slots.count()
     }
 
-    /// How many requests run, and the oldest of them: `2 requests in flight: write 0x0+0x200 for 3.0 s, flush for 0.1 s`.
-    pub(crate) fn describe(&self, now: Moment) -> String {
-        let mut running: Vec<_> = self.slots.iter().flatten().collect();
-        running.sort_by_key(|request| request.since);
-        let mut words = match running.len() {
-            1 => "1 request in flight".to_owned(),
-            count => format!("{count} requests in flight"),
-        };
-        for (index, request) in running.iter().take(NAMED_MAX).enumerate() {
-            words.push_str(if index == 0 { ": " } else { ", " });
-            words.push_str(request.kind.name());
-            if let Some(range) = request.range {
-                write!(words, " {range}").expect("a string takes everything");
-            }
-            write!(words, " for {:.1} s", (now - request.since).as_secs_f64()).expect("a string takes everything");
-        }
-        if running.len() > NAMED_MAX {
-            words.push_str(", ...");
-        }
-        words
+    /// What runs.
+    pub(crate) fn running(&self) -> Vec<RunningRequest> {
+        self.slots().slots.iter().flatten().copied().collect()
     }
+}
+
+impl Slots {
+    fn count(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+}
+
+/// How many requests run, and the oldest of them: `2 requests in flight: write 0x0+0x200 for 3.0 s, flush for 0.1 s`.
+pub(crate) fn describe(mut running: Vec<RunningRequest>, now: Moment) -> String {
+    running.sort_by_key(|request| request.since);
+    let mut words = match running.len() {
+        1 => "1 request in flight".to_owned(),
+        count => format!("{count} requests in flight"),
+    };
+    for (index, request) in running.iter().take(NAMED_MAX).enumerate() {
+        words.push_str(if index == 0 { ": " } else { ", " });
+        words.push_str(request.kind.name());
+        if let Some(range) = request.range {
+            write!(words, " {range}").expect("a string takes everything");
+        }
+        write!(words, " for {:.1} s", (now - request.since).as_secs_f64()).expect("a string takes everything");
+    }
+    if running.len() > NAMED_MAX {
+        words.push_str(", ...");
+    }
+    words
 }
 
 #[cfg(test)]
@@ -78,26 +107,26 @@ mod tests {
     #[test]
     fn slots_are_used_again_and_the_oldest_is_named_first() {
         let start = SimulatedClock::new().now();
-        let request = |kind, since| Running { kind, range: None, since: start + Duration::from_secs(since) };
-        let mut in_flight = InFlight::default();
+        let request = |kind, since| RunningRequest { kind, range: None, since: start + Duration::from_secs(since) };
+        let in_flight = InFlight::default();
         let first = in_flight.insert(request(RequestKind::Read, 0));
         in_flight.insert(request(RequestKind::Flush, 2));
         in_flight.remove(first);
         let range = GuestRange::checked(512, 1024);
-        let again = in_flight.insert(Running { range, ..request(RequestKind::Write, 1) });
-        assert_eq!((again, in_flight.len()), (first, 2));
-        let words = in_flight.describe(start + Duration::from_secs(3));
+        let again = in_flight.insert(RunningRequest { range, ..request(RequestKind::Write, 1) });
+        assert_eq!((again, in_flight.count()), (first, 2));
+        let words = describe(in_flight.running(), start + Duration::from_secs(3));
         assert_eq!(words, "2 requests in flight: write 0x200+0x400 for 2.0 s, flush for 1.0 s");
     }
 
     #[test]
     fn many_requests_are_named_by_the_oldest_few() {
         let since = SimulatedClock::new().now();
-        let mut in_flight = InFlight::default();
+        let in_flight = InFlight::default();
         for _ in 0..9 {
-            in_flight.insert(Running { kind: RequestKind::Flush, range: None, since });
+            in_flight.insert(RunningRequest { kind: RequestKind::Flush, range: None, since });
         }
-        let words = in_flight.describe(since);
+        let words = describe(in_flight.running(), since);
         assert!(words.starts_with("9 requests in flight: flush for 0.0 s, "), "{words}");
         assert!(words.ends_with(", ...") && words.matches("flush").count() == NAMED_MAX, "{words}");
     }

@@ -3,10 +3,10 @@
 //! the images change, and closed even while storage hangs.
 //!
 //! ```text
-//!   RequestSource --poll_next--> door --> in flight --> image_chain::Queue
+//!   RequestSource --poll_next--> door --> in flight --> image_chain::Queue      DiskQueue: one for each thread
 //!        ^                                   |
-//!        +------- answer .. publish ---------+          Disk: open, pause, resume, close
-//!                                                       Status: for other threads
+//!        +------- answer .. publish ---------+           Disk: open, pause, quiesce, resume, grow, close, at home
+//!                                                        Status: for other threads
 //! ```
 //!
 //! It knows no protocol and no image format, and never learns who asks.
@@ -18,11 +18,16 @@ mod counters;
 mod disk;
 mod door;
 mod histogram;
+mod images;
 mod in_flight;
+mod jobs;
 mod kind;
 mod limits;
+mod members;
+mod outbox;
 mod queue;
 mod report;
+mod request;
 mod retry;
 mod serve;
 mod settings;
@@ -33,10 +38,12 @@ mod waiting;
 
 pub use budget::{Account, Budget, BudgetStatus};
 pub use counters::{Count, LatencyClass, QueueStatus, Totals};
-pub use disk::{Disk, FORCED_CLOSE_GRACE};
+pub use disk::{Disk, FORCED_CLOSE_GRACE, Quiet};
 pub use histogram::Latencies;
+pub use in_flight::RunningRequest;
 pub use kind::RequestKind;
 pub use limits::{Limiter, Limits, Pass, Rate, RateLimits, Turn};
+pub use queue::{DiskQueue, QueueSeed};
 pub use report::{Failure, Report, Reporter, Retrying, StuckRequest};
 pub use retry::{Attempts, Verdict, is_repeatable, verdict};
 pub use settings::{RetryPolicy, Settings};

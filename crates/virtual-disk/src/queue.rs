@@ -1,103 +1,221 @@
-//! The disk's queue on one executor: the gate that requests pass, those that run, and the way their answers go.
+//! A queue: the disk as the sources of one thread use it. It is told by home what to do with requests.
 //!
 //! ```text
-//!   source --> Serve --door--> [gate] --task--> chain
-//!                ^                                |
-//!                +---- Outbox <--- Unanswered <---+   answered exactly once; the outbox is emptied in batches
+//!   source --> Serve --door--> [gate] --request--> chain
+//!                ^                        |
+//!                +------ Outbox <---------+   answered exactly once; the outbox is emptied in batches
 //! ```
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     rc::{Rc, Weak},
     sync::Arc,
     task::Waker,
 };
 
-use block_core::{Error, Tag};
-use storage_io::{Executor, Moment, Signal};
+use block_core::{Error, ErrorKind};
+use storage_io::{BufferPool, Executor, Receiver, ReplyTo, Signal, Task};
 
-use crate::{
-    Geometry, Operation, Outcome, Request, RequestKind, Status,
-    counters::Recorder,
-    door::{self, Admission},
-    in_flight::{InFlight, Running},
-    kind::sectors_of,
-};
+use crate::{Geometry, Reporter, RequestSource, Settings, Status, counters::Recorder, outbox::Outbox, serve::Serve};
+
+/// From home to a queue.
+pub(crate) enum ToQueue {
+    /// The disk runs.
+    Open(Opening),
+    /// Take nothing; what waits for a retry goes on waiting.
+    Hold,
+    /// Answer what comes, and what waits for a retry, with an error.
+    Refuse(Error),
+    /// Say when nothing runs, and how many requests had to end first.
+    Drain(ReplyTo<u64>),
+    /// Give up the answers of all that runs.
+    Abandon,
+}
+
+/// What a queue needs to serve.
+pub(crate) struct Opening {
+    pub(crate) geometry: Geometry,
+    pub(crate) settings: Settings,
+    pub(crate) chain: image_chain::QueueSeed,
+}
+
+/// The images as one queue has them, from open to drain.
+pub(crate) struct Opened {
+    pub(crate) geometry: Geometry,
+    pub(crate) settings: Settings,
+    pub(crate) chain: image_chain::Queue,
+}
 
 /// What happens to requests now.
 #[derive(Clone)]
 pub(crate) enum Gate {
     /// They go to the chain.
-    Open(Geometry, image_chain::Queue),
+    Open(Rc<Opened>),
     /// They stay where they are.
     Held,
     /// They are answered with this error.
     Refusing(Error),
 }
 
-/// What belongs to one executor of the disk. (Its home has one. Another thread's would be told by message what home's
-/// is told by call: [`set_gate`](Self::set_gate), [`drained`](Self::drained), [`abandon`](Self::abandon).)
-pub(crate) struct DiskQueue {
-    executor: Executor,
-    recorder: Recorder,
+/// A queue that has not started: made at home by [`Disk::add_queue`](crate::Disk::add_queue), sent to the thread that
+/// shall run it. The disk waits for it as for the others, so it must be started or dropped, not kept.
+#[must_use = "a queue that is neither started nor dropped holds up its disk"]
+pub struct QueueSeed {
+    pub(crate) mail: Receiver<ToQueue>,
+    pub(crate) recorder: Recorder,
+    pub(crate) status: Arc<Status>,
+    pub(crate) reporter: Arc<dyn Reporter>,
+}
+
+impl QueueSeed {
+    /// The queue, on the thread of `executor`; sources take the buffers of their requests from `pool`.
+    ///
+    /// The disk forgets it when all its handles have gone, its sources have ended and what they asked has ended. A thread
+    /// that ends before that ends the tasks of its executor ([`Executor::end_tasks`]), or the disk waits for it.
+    pub fn start(self, executor: &Executor, pool: BufferPool) -> DiskQueue {
+        let QueueSeed { mail, recorder, status, reporter } = self;
+        let core = Rc::new(Core {
+            executor: executor.clone(),
+            pool,
+            status,
+            recorder,
+            reporter,
+            gate: RefCell::new(Gate::Held),
+            gate_changed: Signal::new(),
+            draining: RefCell::default(),
+            outboxes: RefCell::default(),
+            generation: Cell::new(0),
+            listening: OnceCell::new(),
+        });
+        let listening = executor.spawn(listen(Rc::downgrade(&core), mail));
+        assert!(core.listening.set(listening).is_ok(), "a queue starts once");
+        DiskQueue(core)
+    }
+}
+
+impl std::fmt::Debug for QueueSeed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "QueueSeed({})", self.recorder.status().number())
+    }
+}
+
+/// A queue of a disk, on the thread that runs it. A handle: clones are the same queue.
+#[derive(Clone)]
+pub struct DiskQueue(Rc<Core>);
+
+impl DiskQueue {
+    /// The executor that it runs on.
+    pub fn executor(&self) -> &Executor {
+        &self.0.executor
+    }
+
+    /// Where its sources take the buffers of their requests from.
+    pub fn pool(&self) -> &BufferPool {
+        &self.0.pool
+    }
+
+    /// What the disk publishes.
+    pub fn status(&self) -> &Arc<Status> {
+        &self.0.status
+    }
+
+    /// Its number among the queues of its disk; home's own is 0.
+    pub fn number(&self) -> u16 {
+        self.0.recorder.status().number()
+    }
+
+    /// Serves a source to its end, and then gives it back: requests are taken while the disk runs, held while it is
+    /// paused, and answered with `Closed` when it is not open. Dropping the task gives up the answers of what runs.
+    pub fn serve<S: RequestSource + 'static>(&self, source: S) -> Task<S> {
+        self.0.executor.spawn(Serve::new(self.0.clone(), source))
+    }
+}
+
+impl std::fmt::Debug for DiskQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "DiskQueue({})", self.number())
+    }
+}
+
+/// Does what home says, until one of the two has gone.
+async fn listen(core: Weak<Core>, mut mail: Receiver<ToQueue>) {
+    while let Some(message) = mail.recv().await {
+        let Some(core) = core.upgrade() else { return };
+        core.obey(message);
+    }
+    if let Some(core) = core.upgrade() {
+        core.set_gate(Gate::Refusing(closed()));
+    }
+}
+
+/// What all parts of a queue share. It lives as long as a handle, a source or a request of it does.
+pub(crate) struct Core {
+    pub(crate) executor: Executor,
+    pool: BufferPool,
+    pub(crate) status: Arc<Status>,
+    pub(crate) recorder: Recorder,
+    pub(crate) reporter: Arc<dyn Reporter>,
     gate: RefCell<Gate>,
-    in_flight: RefCell<InFlight>,
-    ended: Signal,
+    /// The gate is another one, or somebody who waits for it has lost interest.
+    gate_changed: Signal,
+    /// Who wants to know when nothing runs, and how much ran when they asked.
+    draining: RefCell<Vec<(ReplyTo<u64>, u64)>>,
     outboxes: RefCell<Vec<Weak<Outbox>>>,
     /// Requests of an earlier generation are not answered any more.
     generation: Cell<u64>,
+    listening: OnceCell<Task<()>>,
 }
 
-impl DiskQueue {
-    pub(crate) fn new(executor: &Executor, status: Arc<Status>, gate: Gate) -> Rc<DiskQueue> {
-        Rc::new(DiskQueue {
-            executor: executor.clone(),
-            recorder: status.add_queue(),
-            gate: RefCell::new(gate),
-            in_flight: RefCell::default(),
-            ended: Signal::default(),
-            outboxes: RefCell::default(),
-            generation: Cell::new(0),
-        })
-    }
-
-    pub(crate) fn executor(&self) -> &Executor {
-        &self.executor
-    }
-
-    pub(crate) fn recorder(&self) -> &Recorder {
-        &self.recorder
+impl Core {
+    fn obey(&self, message: ToQueue) {
+        match message {
+            ToQueue::Open(Opening { geometry, settings, chain }) => {
+                let chain = chain.start(&self.executor);
+                self.set_gate(Gate::Open(Rc::new(Opened { geometry, settings, chain })));
+            }
+            ToQueue::Hold => self.set_gate(Gate::Held),
+            ToQueue::Refuse(error) => self.set_gate(Gate::Refusing(error)),
+            ToQueue::Drain(reply) => {
+                let running = self.recorder.in_flight().count();
+                self.draining.borrow_mut().push((reply, running as u64));
+                self.left(running);
+            }
+            ToQueue::Abandon => {
+                self.generation.set(self.generation.get() + 1);
+                self.wake_sources();
+            }
+        }
     }
 
     pub(crate) fn gate(&self) -> Gate {
         self.gate.borrow().clone()
     }
 
+    /// Waits until `look` finds what it wants in the gate.
+    pub(crate) async fn find_at_gate<T>(&self, mut look: impl FnMut(&Gate) -> Option<T>) -> T {
+        self.gate_changed.find(|| look(&self.gate.borrow())).await
+    }
+
     /// Changes what happens to requests that come from now on.
-    pub(crate) fn set_gate(&self, gate: Gate) {
-        self.gate.replace(gate);
+    fn set_gate(&self, gate: Gate) {
+        let before = self.gate.replace(gate);
+        // The last handle of a chain tells home that it goes.
+        drop(before);
         self.wake_sources();
+        self.gate_changed.notify();
     }
 
-    /// Ends when no request runs.
-    pub(crate) async fn drained(&self) {
-        self.ended.until(|| self.in_flight.borrow().len() == 0).await;
+    /// Those who wait at the gate look again, though it has not changed.
+    pub(crate) fn look_again(&self) {
+        self.gate_changed.notify();
     }
 
-    /// How many requests run.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.borrow().len()
-    }
-
-    /// What runs, in words.
-    pub(crate) fn describe(&self) -> String {
-        self.in_flight.borrow().describe(self.executor.now())
-    }
-
-    /// Gives up the answers of all that runs. What the kernel holds goes on, but nobody will hear of it.
-    pub(crate) fn abandon(&self) {
-        self.generation.set(self.generation.get() + 1);
-        self.wake_sources();
+    /// So many requests are left that run.
+    pub(crate) fn left(&self, running: usize) {
+        if running == 0 {
+            // Home may have gone, and with it the need for an answer.
+            self.draining.take().into_iter().for_each(|(reply, ended)| _ = reply.answer(ended));
+        }
     }
 
     pub(crate) fn generation(&self) -> u64 {
@@ -120,249 +238,9 @@ impl DiskQueue {
         drop(outboxes);
         wakers.into_iter().for_each(Waker::wake);
     }
-
-    /// Lets a request through the door: it runs as a task of its own, or is answered at once.
-    pub(crate) fn admit(
-        self: &Rc<Self>,
-        (geometry, chain): (&Geometry, &image_chain::Queue),
-        outbox: &Rc<Outbox>,
-        request: Request,
-        now: Moment,
-    ) -> Option<Outcome> {
-        let kind = RequestKind::of(&request.operation);
-        self.recorder.came(kind, sectors_of(&request.operation));
-        match door::admit(geometry, request.operation) {
-            Admission::Answered(outcome) => {
-                self.count_end(kind, &outcome, now, now, now);
-                Some(outcome)
-            }
-            Admission::Enter(operation) => {
-                let unanswered = self.begin(outbox, request.tag, kind, &operation, now);
-                self.executor.spawn(run(chain.clone(), operation, unanswered)).detach();
-                None
-            }
-        }
-    }
-
-    /// Answers a request that is not let in, for what it would have been refused for.
-    pub(crate) fn refuse(&self, request: &Request, error: &Error, now: Moment) -> Outcome {
-        let kind = RequestKind::of(&request.operation);
-        let outcome = Outcome::Failed(error.clone());
-        self.recorder.came(kind, 0);
-        self.count_end(kind, &outcome, now, now, now);
-        outcome
-    }
-
-    fn begin(
-        self: &Rc<Self>,
-        outbox: &Rc<Outbox>,
-        tag: Tag,
-        kind: RequestKind,
-        operation: &Operation,
-        now: Moment,
-    ) -> Unanswered {
-        let running = Running { kind, range: operation.range(), since: now };
-        let slot = self.in_flight.borrow_mut().insert(running);
-        self.recorder.set_in_flight(self.in_flight());
-        outbox.running.set(outbox.running.get() + 1);
-        Unanswered {
-            queue: self.clone(),
-            outbox: outbox.clone(),
-            generation: self.generation.get(),
-            is_answered: false,
-            tag,
-            kind,
-            slot,
-            came: now,
-            began: now,
-        }
-    }
-
-    fn count_end(&self, kind: RequestKind, outcome: &Outcome, came: Moment, began: Moment, ended: Moment) {
-        let failure = if let Outcome::Failed(error) = outcome { Some(error) } else { None };
-        self.recorder.ended(kind, failure, began - came, ended - began);
-    }
 }
 
-/// Where the answers for one source gather until its loop hands them over.
-#[derive(Default)]
-pub(crate) struct Outbox {
-    answers: RefCell<Vec<(Tag, Outcome)>>,
-    /// Requests of the current generation that run.
-    running: Cell<usize>,
-    waker: RefCell<Option<Waker>>,
-    /// The source has gone: answers are dropped.
-    is_closed: Cell<bool>,
-}
-
-impl Outbox {
-    pub(crate) fn running(&self) -> usize {
-        self.running.get()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.answers.borrow().is_empty()
-    }
-
-    /// Forgets what runs: its answers will not come.
-    pub(crate) fn forget_running(&self) {
-        self.running.set(0);
-    }
-
-    pub(crate) fn close(&self) {
-        self.is_closed.set(true);
-        self.answers.take();
-    }
-
-    /// Swaps the gathered answers with an empty vector, so that both keep their memory.
-    pub(crate) fn swap(&self, empty: &mut Vec<(Tag, Outcome)>) {
-        std::mem::swap(&mut *self.answers.borrow_mut(), empty);
-    }
-
-    pub(crate) fn set_waker(&self, waker: &Waker) {
-        let mut own = self.waker.borrow_mut();
-        if !own.as_ref().is_some_and(|own| own.will_wake(waker)) {
-            *own = Some(waker.clone());
-        }
-    }
-
-    fn waker(&self) -> Option<Waker> {
-        self.waker.borrow().clone()
-    }
-
-    fn put(&self, tag: Tag, outcome: Outcome) {
-        let mut answers = self.answers.borrow_mut();
-        answers.push((tag, outcome));
-        let is_first = answers.len() == 1;
-        drop(answers);
-        if is_first && let Some(waker) = self.waker() {
-            waker.wake();
-        }
-    }
-}
-
-/// A request that has been taken and has no answer yet. The only way out is [`answer`](Self::answer); dropping it is a
-/// bug that shouts, since a guest waits for the answer forever.
-struct Unanswered {
-    queue: Rc<DiskQueue>,
-    outbox: Rc<Outbox>,
-    generation: u64,
-    is_answered: bool,
-    tag: Tag,
-    kind: RequestKind,
-    slot: usize,
-    came: Moment,
-    began: Moment,
-}
-
-impl Unanswered {
-    fn answer(mut self, outcome: Outcome) {
-        self.is_answered = true;
-        self.queue.count_end(self.kind, &outcome, self.came, self.began, self.queue.executor.now());
-        if self.is_awaited() {
-            self.outbox.running.set(self.outbox.running.get() - 1);
-            self.outbox.put(self.tag, outcome);
-        }
-    }
-
-    /// Whether somebody still wants the answer.
-    fn is_awaited(&self) -> bool {
-        !self.outbox.is_closed.get() && self.generation == self.queue.generation.get()
-    }
-}
-
-impl Drop for Unanswered {
-    fn drop(&mut self) {
-        self.queue.in_flight.borrow_mut().remove(self.slot);
-        let left = self.queue.in_flight();
-        self.queue.recorder.set_in_flight(left);
-        if left == 0 {
-            self.queue.ended.notify();
-        }
-        if !self.is_answered && self.is_awaited() && !std::thread::panicking() {
-            panic!("a {} request, {:?}, was dropped without an answer", self.kind.name(), self.tag);
-        }
-    }
-}
-
-/// The life of one request behind the door.
-async fn run(chain: image_chain::Queue, operation: Operation, mut unanswered: Unanswered) {
-    unanswered.began = unanswered.queue.executor.now();
-    let outcome = carry_out(&chain, operation).await;
-    // The chain's handle goes first: whoever waits for the answer may close the images next.
-    drop(chain);
-    unanswered.answer(outcome);
-}
-
-async fn carry_out(chain: &image_chain::Queue, operation: Operation) -> Outcome {
-    let done = |result: block_core::Result<()>| result.map_or_else(Outcome::Failed, |()| Outcome::Done);
-    match operation {
-        Operation::Read { range, buffer } => {
-            let (buffer, result) = chain.read(range, buffer).await;
-            result.map_or_else(Outcome::Failed, |()| Outcome::Read(buffer))
-        }
-        Operation::Write { range, buffer, durable } => done(chain.write(range, buffer, durable).await.1),
-        Operation::Flush => done(chain.flush().await),
-        Operation::Discard { range } => done(chain.discard(range).await),
-        Operation::WriteZeroes { range, may_free, fast_only, durable } => {
-            done(chain.write_zeroes(range, may_free, fast_only, durable).await)
-        }
-        Operation::Cache { range } => done(chain.cache(range).await),
-        Operation::Extents { range, first_only } => {
-            chain.extents(range, first_only).await.map_or_else(Outcome::Failed, Outcome::Extents)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use block_core::ErrorKind;
-    use storage_io::SimulatedClock;
-
-    fn unanswered() -> (Rc<DiskQueue>, Rc<Outbox>, Unanswered) {
-        let executor = Executor::simulated(1, SimulatedClock::new());
-        let gate = Gate::Refusing(Error::new(ErrorKind::Closed, "closed"));
-        let queue = DiskQueue::new(&executor, Arc::new(Status::new()), gate);
-        let outbox = queue.new_outbox();
-        let unanswered = queue.begin(&outbox, Tag(7), RequestKind::Flush, &Operation::Flush, executor.now());
-        (queue, outbox, unanswered)
-    }
-
-    #[test]
-    #[should_panic(expected = "a flush request, Tag(7), was dropped without an answer")]
-    fn a_request_that_is_dropped_unanswered_shouts() {
-        let (_queue, _outbox, unanswered) = unanswered();
-        drop(unanswered);
-    }
-
-    #[test]
-    fn a_request_that_nobody_waits_for_may_be_dropped() {
-        let (queue, _outbox, unanswered) = unanswered();
-        queue.abandon();
-        drop(unanswered);
-        assert_eq!(queue.in_flight(), 0);
-    }
-
-    #[test]
-    fn sources_that_have_gone_leave_nothing_behind() {
-        let (queue, outbox, unanswered) = unanswered();
-        for _ in 0..1000 {
-            drop(queue.new_outbox());
-        }
-        assert!(queue.outboxes.borrow().len() <= 2, "{} outboxes", queue.outboxes.borrow().len());
-        unanswered.answer(Outcome::Done);
-        assert!(!outbox.is_empty());
-    }
-
-    #[test]
-    fn an_answer_ends_the_request_and_waits_in_the_outbox() {
-        let (queue, outbox, unanswered) = unanswered();
-        assert_eq!((queue.in_flight(), outbox.running()), (1, 1));
-        unanswered.answer(Outcome::Done);
-        let mut answers = Vec::new();
-        outbox.swap(&mut answers);
-        assert!(matches!(answers[..], [(Tag(7), Outcome::Done)]));
-        assert_eq!((queue.in_flight(), outbox.running()), (0, 0));
-    }
+/// Why requests of a disk that is not open are refused.
+pub(crate) fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the disk is closed")
 }

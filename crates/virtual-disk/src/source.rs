@@ -5,6 +5,8 @@ use std::task::{Context, Poll};
 use block_core::Tag;
 use storage_io::Buffer;
 
+use crate::Geometry;
+
 /// One thing asked of a disk.
 pub type Request = block_core::Request<Buffer>;
 /// What a request asks.
@@ -27,4 +29,7 @@ pub trait RequestSource {
 
     /// Makes the collected answers visible; called after each batch of them.
     fn publish(&mut self);
+
+    /// The disk has another size than when this source was last asked. Called before it is asked again.
+    fn resized(&mut self, _geometry: &Geometry) {}
 }

@@ -3,28 +3,26 @@
 /// Where a disk is in its life.
 ///
 /// ```text
-///                   +--------- open failed ---------+
-///                   v                               |
-///   new ------> Attached ------- open ---------> Opening --------------------+
-///                   |                             ^ |  |                     |
-///                   | close                  open | |  | opened              |
-///                   v                             | |  v                     | close
-///                 Closed <------------------------+ |  Running <--+          | by force
-///                   ^                               |  |  ^  |    |          |
-///                   |        pause, then drained or |  |  |  |    | resumed  |
-///                   |        not within the deadline|  v  |  |    |          |
-///                   |                               | Pausing |    |          |
-///                   |                               |  | |    |    |          |
-///                   |                               |  v |    |    |          |
-///                   |                               |Paused -resume-> Resuming
-///                   |                               |  | |    |    ^   |     |
-///                   |                               |  | |    |    |   v     |
-///                   |                               |  | |    |    ResumeFailed
-///                   |                               |  | |    |        |     |
-///                   |     all has ended             v  v v    v        v     v
-///                   +------------------------------ Closing <----------------+
-///                   |                                  |
-///                   +--- all has ended --- Stuck <-----+ storage hangs, closed by force
+///   new ---> Attached ----- open -----> Opening ---- opened ---> Running <-----------------------+
+///               ^                         |                        | ^                           |
+///               +------ open failed ------+                        | |                           |
+///                                                                  | |                           |
+///     Running -- pause ----> Pausing ---- drained, closed ---> Paused -----+                     |
+///        ^                     |                                 ^         | resume              |
+///        +--- not in time -----+         files closed            |         v                     |
+///        |                               +-----------------------+     Resuming --- resumed -----+
+///        |                               | pause                 |      ^ | | ^                 |
+///     Running -- quiesce --> Quiescing --+-- drained ----> Quiesced ------+ | | +-- ResumeFailed  |
+///        ^                     |                             ^  ^           | +---> (of a pause)  |
+///        +--- not in time -----+                             |  +-- failed -+                     |
+///        |                                                   |                                    |
+///     Running -- grow -----> Growing ---- cannot be read ----+                                    |
+///                              |                                                                  |
+///                              +---- grown, or not: as it was ------------------------------------+
+///
+///     any of them, but Attached -- close, or close by force --> Closing -- all has ended --> Closed -- open --> Opening
+///                                                                  |                            ^
+///                                  storage hangs, closed by force  +---> Stuck -- all has ended-+
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -43,6 +41,13 @@ pub enum DiskState {
     Resuming,
     /// As `Paused`; the last attempt to resume failed, and the status says why.
     ResumeFailed,
+    /// No new request is taken; those that run end, then the writer's lock is given up.
+    Quiescing,
+    /// The images may be changed by others, but their files are open; requests are held. If an attempt to resume failed,
+    /// the status says why.
+    Quiesced,
+    /// No new request is taken; those that run end, then the images get longer, or are found longer.
+    Growing,
     /// New requests are refused; those that run end, then the images are closed.
     Closing,
     /// Closed by force while storage still holds requests: files and locks are kept until it lets them go.
@@ -61,7 +66,7 @@ pub(crate) enum Intake {
 
 impl DiskState {
     /// Every state.
-    pub const ALL: [DiskState; 10] = [
+    pub const ALL: [DiskState; 13] = [
         DiskState::Attached,
         DiskState::Opening,
         DiskState::Running,
@@ -69,6 +74,9 @@ impl DiskState {
         DiskState::Paused,
         DiskState::Resuming,
         DiskState::ResumeFailed,
+        DiskState::Quiescing,
+        DiskState::Quiesced,
+        DiskState::Growing,
         DiskState::Closing,
         DiskState::Stuck,
         DiskState::Closed,
@@ -80,10 +88,13 @@ impl DiskState {
         match self {
             Attached => matches!(next, Opening | Closed),
             Opening => matches!(next, Running | Attached | Closed | Closing),
-            Running => matches!(next, Pausing | Closing),
+            Running => matches!(next, Pausing | Quiescing | Growing | Closing),
             Pausing => matches!(next, Paused | Running | Closing),
             Paused | ResumeFailed => matches!(next, Resuming | Closing),
-            Resuming => matches!(next, Running | ResumeFailed | Closing),
+            Resuming => matches!(next, Running | ResumeFailed | Quiesced | Closing),
+            Quiescing => matches!(next, Quiesced | Running | Closing),
+            Quiesced => matches!(next, Resuming | Paused | Closing),
+            Growing => matches!(next, Running | Quiesced | Closing),
             Closing => matches!(next, Closed | Stuck),
             Stuck => next == Closed,
             Closed => next == Opening,
@@ -93,14 +104,19 @@ impl DiskState {
     /// Whether images are open, or may be.
     pub fn holds_images(self) -> bool {
         use DiskState::*;
-        matches!(self, Opening | Running | Pausing | Resuming | Closing | Stuck)
+        matches!(self, Opening | Running | Pausing | Resuming | Quiescing | Quiesced | Growing | Closing | Stuck)
+    }
+
+    /// Whether what is being done waits, at first, for something that it can stop waiting for.
+    pub(crate) fn is_turnable(self) -> bool {
+        matches!(self, DiskState::Pausing | DiskState::Quiescing | DiskState::Growing)
     }
 
     pub(crate) fn intake(self) -> Intake {
         use DiskState::*;
         match self {
             Running => Intake::Serve,
-            Opening | Pausing | Paused | Resuming | ResumeFailed => Intake::Hold,
+            Opening | Pausing | Paused | Resuming | ResumeFailed | Quiescing | Quiesced | Growing => Intake::Hold,
             Attached | Closing | Stuck | Closed => Intake::Refuse,
         }
     }
@@ -111,18 +127,21 @@ mod tests {
     use super::*;
 
     /// A row per state, a column per state that may come next, in the order of `DiskState::ALL`.
-    const TABLE: [&str; 10] = [
-        // A  O  R  p  P  r  F  c  S  C
-        ". x . . . . . . . x", // Attached
-        "x . x . . . . x . x", // Opening
-        ". . . x . . . x . .", // Running
-        ". . x . x . . x . .", // Pausing
-        ". . . . . x . x . .", // Paused
-        ". . x . . . x x . .", // Resuming
-        ". . . . . x . x . .", // ResumeFailed
-        ". . . . . . . . x x", // Closing
-        ". . . . . . . . . x", // Stuck
-        ". x . . . . . . . .", // Closed
+    const TABLE: [&str; 13] = [
+        // A  O  R  p  P  r  F  q  Q  g  c  S  C
+        ". x . . . . . . . . . . x", // Attached
+        "x . x . . . . . . . x . x", // Opening
+        ". . . x . . . x . x x . .", // Running
+        ". . x . x . . . . . x . .", // Pausing
+        ". . . . . x . . . . x . .", // Paused
+        ". . x . . . x . x . x . .", // Resuming
+        ". . . . . x . . . . x . .", // ResumeFailed
+        ". . x . . . . . x . x . .", // Quiescing
+        ". . . . x x . . . . x . .", // Quiesced
+        ". . x . . . . . x . x . .", // Growing
+        ". . . . . . . . . . . x x", // Closing
+        ". . . . . . . . . . . . x", // Stuck
+        ". x . . . . . . . . . . .", // Closed
     ];
 
     #[test]
@@ -153,6 +172,6 @@ mod tests {
     fn requests_are_held_exactly_while_images_may_come_back() {
         let held: Vec<_> = DiskState::ALL.into_iter().filter(|state| state.intake() == Intake::Hold).collect();
         use DiskState::*;
-        assert_eq!(held, [Opening, Pausing, Paused, Resuming, ResumeFailed]);
+        assert_eq!(held, [Opening, Pausing, Paused, Resuming, ResumeFailed, Quiescing, Quiesced, Growing]);
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{
 use block_core::{Error, ErrorKind, SECTOR};
 use image_chain::{ChainStatistics, ImageName, LayerStatus};
 
-use crate::{Count, DiskState, QueueStatus, RequestKind, Totals, counters::Recorder};
+use crate::{Count, DiskState, QueueStatus, RequestKind, RunningRequest, Totals, counters::Recorder};
 
 /// What a disk looks like to its users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +121,11 @@ impl Status {
         self.sum(QueueStatus::in_flight)
     }
 
+    /// The requests that are being carried out now.
+    pub fn in_flight_requests(&self) -> Vec<RunningRequest> {
+        self.locked_queues().list.iter().flat_map(|queue| queue.in_flight_requests()).collect()
+    }
+
     /// Requests that have failed and wait to be attempted again.
     pub fn waiting(&self) -> u64 {
         self.sum(QueueStatus::waiting)
@@ -175,7 +180,7 @@ impl Status {
     /// What is being done, or waited for, in words for people; nothing in a state that lasts.
     pub fn step(&self) -> Option<&'static str> {
         use DiskState::*;
-        let is_passing = matches!(self.state(), Opening | Pausing | Resuming | Closing | Stuck);
+        let is_passing = matches!(self.state(), Opening | Pausing | Resuming | Quiescing | Growing | Closing | Stuck);
         Some(self.published().step).filter(|step| is_passing && !step.is_empty())
     }
 

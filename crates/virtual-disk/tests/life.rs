@@ -10,7 +10,7 @@ use block_core::{ErrorKind, FileOffset};
 use futures_util::FutureExt;
 use storage_io::{Buffer, MemoryStorage, StorageExt};
 use support::{DISK_BYTES, Host, Script, range, spec};
-use virtual_disk::{DiskState, FORCED_CLOSE_GRACE, Operation, Outcome, RequestKind};
+use virtual_disk::{DiskState, FORCED_CLOSE_GRACE, Operation, Outcome, RequestKind, Settings};
 
 fn failed(outcome: Option<Outcome>) -> ErrorKind {
     match outcome {
@@ -30,7 +30,7 @@ fn bytes(outcome: Option<Outcome>) -> Vec<u8> {
 fn what_was_written_is_read_back_and_answers_come_in_batches() {
     let host = Host::running(1);
     let script = Script::default();
-    let _serving = host.disk.serve(script.clone());
+    let _serving = host.disk.queue().serve(script.clone());
     let writes: Vec<_> = (0..8).map(|index| script.write(index * 512, 0x40, 512)).collect();
     host.settle();
     assert!(writes.into_iter().all(|tag| matches!(script.answer(tag), Some(Outcome::Done))));
@@ -44,7 +44,7 @@ fn what_was_written_is_read_back_and_answers_come_in_batches() {
 fn a_source_is_given_back_when_it_has_ended_and_all_is_answered() {
     let host = Host::running(2);
     let script = Script::default();
-    let serving = host.disk.serve(script.clone());
+    let serving = host.disk.queue().serve(script.clone());
     host.tap.close();
     script.write(0, 1, 512);
     script.end();
@@ -59,7 +59,7 @@ fn a_source_is_given_back_when_it_has_ended_and_all_is_answered() {
 fn requests_that_come_while_the_disk_is_paused_are_answered_after_it_resumed() {
     let host = Host::running(3);
     let script = Script::default();
-    let _serving = host.disk.serve(script.clone());
+    let _serving = host.disk.queue().serve(script.clone());
     host.executor.block_on(host.disk.pause(None)).unwrap();
     assert_eq!(host.disk.status().state(), DiskState::Paused);
     let held = script.write(512, 7, 512);
@@ -75,7 +75,7 @@ fn requests_that_come_while_the_disk_is_paused_are_answered_after_it_resumed() {
 fn pausing_waits_for_what_runs() {
     let host = Host::running(4);
     let script = Script::default();
-    let _serving = host.disk.serve(script.clone());
+    let _serving = host.disk.queue().serve(script.clone());
     host.tap.close();
     let write = script.write(0, 1, 512);
     host.settle();
@@ -96,7 +96,7 @@ fn pausing_waits_for_what_runs() {
 fn a_pause_that_takes_too_long_says_what_it_waits_for_and_the_disk_runs_on() {
     let host = Host::running(5);
     let script = Script::default();
-    let _serving = host.disk.serve(script.clone());
+    let _serving = host.disk.queue().serve(script.clone());
     host.tap.close();
     script.write(4096, 1, 512);
     host.settle();
@@ -116,7 +116,7 @@ fn a_pause_that_takes_too_long_says_what_it_waits_for_and_the_disk_runs_on() {
 fn a_pause_goes_on_when_who_asked_has_gone() {
     let host = Host::running(6);
     let script = Script::default();
-    let _serving = host.disk.serve(script.clone());
+    let _serving = host.disk.queue().serve(script.clone());
     host.tap.close();
     script.write(0, 1, 512);
     host.settle();
@@ -130,7 +130,7 @@ fn a_pause_goes_on_when_who_asked_has_gone() {
 fn nothing_read_before_a_pause_is_remembered_after_it() {
     let host = Host::running(7);
     let script = Script::default();
-    let _serving = host.disk.serve(script.clone());
+    let _serving = host.disk.queue().serve(script.clone());
     script.write(0, 1, 4096);
     host.settle();
     host.executor.block_on(host.disk.pause(None)).unwrap();
@@ -149,14 +149,14 @@ fn nothing_read_before_a_pause_is_remembered_after_it() {
 }
 
 #[test]
-fn an_image_of_another_size_is_not_resumed_to_and_the_disk_stays_paused() {
+fn a_smaller_image_is_not_resumed_to_and_the_disk_stays_paused() {
     let host = Host::running(8);
     let script = Script::default();
-    let _serving = host.disk.serve(script.clone());
-    host.files.put("/larger", Arc::new(MemoryStorage::new(2 * DISK_BYTES as usize)));
+    let _serving = host.disk.queue().serve(script.clone());
+    host.files.put("/smaller", Arc::new(MemoryStorage::new(DISK_BYTES as usize / 2)));
     host.executor.block_on(host.disk.pause(None)).unwrap();
     let held = script.read(0, 512);
-    let error = host.executor.block_on(host.disk.resume(Some(spec("/larger")))).unwrap_err();
+    let error = host.executor.block_on(host.disk.resume(Some(spec("/smaller")))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SizeChanged);
     let status = host.disk.status();
     assert_eq!((status.state(), script.answered()), (DiskState::ResumeFailed, 0));
@@ -170,11 +170,11 @@ fn an_image_of_another_size_is_not_resumed_to_and_the_disk_stays_paused() {
 #[test]
 fn a_missing_image_leaves_the_disk_as_it_was() {
     let host = Host::new(9);
-    let error = host.executor.block_on(host.disk.open(spec("/missing"))).unwrap_err();
+    let error = host.executor.block_on(host.disk.open(spec("/missing"), Settings::default())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert_eq!(host.disk.status().state(), DiskState::Attached);
-    host.executor.block_on(host.disk.open(spec("/a"))).unwrap();
-    let again = host.executor.block_on(host.disk.open(spec("/a"))).unwrap_err();
+    host.executor.block_on(host.disk.open(spec("/a"), Settings::default())).unwrap();
+    let again = host.executor.block_on(host.disk.open(spec("/a"), Settings::default())).unwrap_err();
     assert_eq!(again.kind(), ErrorKind::Busy);
     host.executor.block_on(host.disk.pause(None)).unwrap();
     let error = host.executor.block_on(host.disk.resume(Some(spec("/missing")))).unwrap_err();
@@ -186,7 +186,7 @@ fn a_missing_image_leaves_the_disk_as_it_was() {
 fn closing_answers_what_runs_and_refuses_what_comes() {
     let host = Host::running(10);
     let script = Script::default();
-    let _serving = host.disk.serve(script.clone());
+    let _serving = host.disk.queue().serve(script.clone());
     host.tap.close();
     let running = script.write(0, 1, 512);
     host.settle();
@@ -209,12 +209,12 @@ fn closing_answers_what_runs_and_refuses_what_comes() {
 fn a_closed_disk_can_be_opened_again() {
     let host = Host::running(11);
     let script = Script::default();
-    let _serving = host.disk.serve(script.clone());
+    let _serving = host.disk.queue().serve(script.clone());
     script.write(0, 9, 512);
     host.settle();
     host.executor.block_on(host.disk.close()).unwrap();
     assert!(host.disk.status().image().is_none());
-    host.executor.block_on(host.disk.open(spec("/a"))).unwrap();
+    host.executor.block_on(host.disk.open(spec("/a"), Settings::default())).unwrap();
     let read = script.read(0, 512);
     host.settle();
     assert_eq!(bytes(script.answer(read)), [9; 512]);
@@ -224,7 +224,7 @@ fn a_closed_disk_can_be_opened_again() {
 fn closing_a_paused_disk_refuses_what_was_held() {
     let host = Host::running(12);
     let script = Script::default();
-    let _serving = host.disk.serve(script.clone());
+    let _serving = host.disk.queue().serve(script.clone());
     host.executor.block_on(host.disk.pause(None)).unwrap();
     let held = script.read(0, 512);
     host.settle();
@@ -238,8 +238,8 @@ fn closing_by_force_does_not_wait_for_storage_that_hangs() {
     let host = Host::running(13);
     let storage = Arc::downgrade(&host.files.get("/a").unwrap());
     let (leaving, staying) = (Script::default(), Script::default());
-    let serving = host.disk.serve(leaving.clone());
-    let _serving = host.disk.serve(staying.clone());
+    let serving = host.disk.queue().serve(leaving.clone());
+    let _serving = host.disk.queue().serve(staying.clone());
     host.tap.close();
     let lost = [leaving.write(8192, 1, 512), staying.write(0, 1, 512)];
     host.settle();
@@ -268,7 +268,7 @@ fn closing_by_force_does_not_wait_for_storage_that_hangs() {
 fn closing_by_force_is_closing_when_storage_works() {
     let host = Host::running(14);
     let script = Script::default();
-    let _serving = host.disk.serve(script.clone());
+    let _serving = host.disk.queue().serve(script.clone());
     let write = script.write(0, 1, 512);
     let closing = host.executor.spawn({
         let disk = host.disk.clone();
@@ -278,14 +278,14 @@ fn closing_by_force_is_closing_when_storage_works() {
     host.settle();
     assert_eq!((host.disk.status().state(), script.answered()), (DiskState::Closed, 1));
     drop(script.answer(write));
-    host.executor.block_on(host.disk.open(spec("/a"))).unwrap();
+    host.executor.block_on(host.disk.open(spec("/a"), Settings::default())).unwrap();
 }
 
 #[test]
 fn closing_by_force_ends_a_pause_that_hangs() {
     let host = Host::running(15);
     let script = Script::default();
-    let _serving = host.disk.serve(script.clone());
+    let _serving = host.disk.queue().serve(script.clone());
     host.tap.close();
     script.write(0, 1, 512);
     host.settle();
@@ -306,10 +306,10 @@ fn closing_by_force_ends_a_pause_that_hangs() {
 fn a_read_only_disk_refuses_changes_at_its_door() {
     let host = Host::new(16);
     let read_only = image_chain::ChainSpec { access: storage_io::Access::Read, ..spec("/a") };
-    let geometry = host.executor.block_on(host.disk.open(read_only)).unwrap();
+    let geometry = host.executor.block_on(host.disk.open(read_only, Settings::default())).unwrap();
     assert!(geometry.read_only);
     let script = Script::default();
-    let _serving = host.disk.serve(script.clone());
+    let _serving = host.disk.queue().serve(script.clone());
     let (write, beyond) = (script.write(0, 1, 512), script.read(u64::from(DISK_BYTES), 1));
     host.settle();
     assert_eq!(failed(script.answer(write)), ErrorKind::ReadOnly);
@@ -320,7 +320,7 @@ fn a_read_only_disk_refuses_changes_at_its_door() {
 fn counters_tell_what_was_done() {
     let host = Host::running(17);
     let script = Script::default();
-    let _serving = host.disk.serve(script.clone());
+    let _serving = host.disk.queue().serve(script.clone());
     host.tap.close();
     script.write(0, 1, 4096);
     script.read(u64::from(DISK_BYTES), 512);
@@ -342,7 +342,7 @@ fn counters_tell_what_was_done() {
 fn a_source_that_is_dropped_takes_its_answers_with_it() {
     let host = Host::running(18);
     let script = Script::default();
-    let serving = host.disk.serve(script.clone());
+    let serving = host.disk.queue().serve(script.clone());
     host.tap.close();
     script.write(0, 1, 512);
     host.settle();
@@ -356,7 +356,7 @@ fn a_source_that_is_dropped_takes_its_answers_with_it() {
 fn closing_while_somebody_closes_by_force_waits_for_the_outcome() {
     let host = Host::running(19);
     let script = Script::default();
-    let _serving = host.disk.serve(script.clone());
+    let _serving = host.disk.queue().serve(script.clone());
     host.tap.close();
     script.write(0, 1, 512);
     host.settle();
@@ -380,7 +380,7 @@ fn closing_by_force_ends_an_opening_that_hangs() {
     host.tap.close();
     let opening = host.executor.spawn({
         let disk = host.disk.clone();
-        async move { disk.open(spec("/a")).await }
+        async move { disk.open(spec("/a"), Settings::default()).await }
     });
     host.settle();
     let error = host.executor.block_on(host.disk.force_close()).unwrap_err();

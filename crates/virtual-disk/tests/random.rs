@@ -10,7 +10,7 @@ use std::{cell::Cell, collections::BTreeMap, rc::Rc, time::Duration};
 use block_core::{ErrorKind, Tag};
 use storage_io::{Buffer, Task};
 use support::{Host, Script, range, spec};
-use virtual_disk::{DiskState, Operation, Outcome};
+use virtual_disk::{DiskState, Operation, Outcome, Settings};
 
 const SLOT: usize = 4096;
 const SLOTS: usize = 16;
@@ -46,7 +46,7 @@ impl World {
         let host = Host::running(seed);
         let clients = (0..SOURCES).map(|_| {
             let script = Script::default();
-            Client { _serving: host.disk.serve(script.clone()), script, waiting: BTreeMap::new() }
+            Client { _serving: host.disk.queue().serve(script.clone()), script, waiting: BTreeMap::new() }
         });
         World {
             clients: clients.collect(),
@@ -84,12 +84,12 @@ impl World {
         let task = self.host.executor.spawn(async move {
             // What does not fit the state is refused, which is as good.
             let _ = match choice {
-                0 => disk.pause(Some(Duration::from_secs(1))).await,
-                1 => disk.pause(None).await,
-                2 => disk.resume(None).await,
+                0 => disk.pause(Some(Duration::from_secs(1))).await.map(drop),
+                1 => disk.pause(None).await.map(drop),
+                2 => disk.resume(None).await.map(drop),
                 3 => disk.close().await,
                 4 => disk.force_close().await.inspect_err(|_| was_stuck.set(true)),
-                _ => disk.open(spec("/a")).await.map(drop),
+                _ => disk.open(spec("/a"), Settings::default()).await.map(drop),
             };
         });
         task.detach();

@@ -17,7 +17,7 @@ pub(super) fn code_of(command: Command, error: &Error) -> (ErrorCode, &'static s
         (ErrorKind::NoSpace, _) => (ErrorCode::Nospc, "the storage is full"),
         (ErrorKind::Unsupported, _) => (ErrorCode::Notsup, "not possible here, or not fast"),
         (ErrorKind::LimitReached, _) => (ErrorCode::Overflow, "too much at once"),
-        (ErrorKind::Closed, _) => (ErrorCode::Shutdown, "the disk is closed"),
+        (ErrorKind::Closed | ErrorKind::Cancelled, _) => (ErrorCode::Shutdown, "the disk is closed"),
         (ErrorKind::Corrupt | ErrorKind::Mismatch | ErrorKind::SizeChanged | ErrorKind::NotFound, _) => {
             (ErrorCode::Io, "the image is damaged")
         }

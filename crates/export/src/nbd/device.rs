@@ -10,7 +10,7 @@ use std::pin::pin;
 
 use futures_util::future::{Either, select};
 use storage_io::Executor;
-use virtual_disk::Disk;
+use virtual_disk::DiskQueue;
 
 use super::{
     Limits,
@@ -31,13 +31,13 @@ pub(super) enum Origin {
 }
 
 /// Serves one client to its end.
-pub(super) async fn serve(disk: &Disk, limits: Limits, socket: Socket, origin: Origin) {
-    let executor = disk.executor();
+pub(super) async fn serve(queue: &DiskQueue, limits: Limits, socket: Socket, origin: Origin) {
+    let executor = queue.executor();
     let mut input = Input::new();
     loop {
-        let Some(session) = begin(disk, limits, &socket, &mut input, origin).await else { return };
-        let source = NbdSource::new(executor, disk.pool(), limits, session, socket.clone(), input);
-        input = match (disk.serve(source).await.finish().await, origin) {
+        let Some(session) = begin(queue, limits, &socket, &mut input, origin).await else { return };
+        let source = NbdSource::new(executor, queue.pool(), limits, session, socket.clone(), input);
+        input = match (queue.serve(source).await.finish().await, origin) {
             (Some(input), Origin::HandedOver(_)) => input,
             _ => return,
         };
@@ -45,10 +45,16 @@ pub(super) async fn serve(disk: &Disk, limits: Limits, socket: Socket, origin: O
 }
 
 /// Negotiates. `None`: the connection has ended, or should.
-async fn begin(disk: &Disk, limits: Limits, socket: &Socket, input: &mut Input, origin: Origin) -> Option<Session> {
-    let offer = Offer::new(&disk.status().geometry()?);
+async fn begin(
+    queue: &DiskQueue,
+    limits: Limits,
+    socket: &Socket,
+    input: &mut Input,
+    origin: Origin,
+) -> Option<Session> {
+    let offer = Offer::new(&queue.status().geometry()?);
     match origin {
-        Origin::Accepted => in_time(disk.executor(), limits, negotiate(socket, input, offer)).await?,
+        Origin::Accepted => in_time(queue.executor(), limits, negotiate(socket, input, offer)).await?,
         Origin::HandedOver(Style::New) => negotiate(socket, input, offer).await,
         Origin::HandedOver(Style::Old) => {
             let mut greeting = Vec::new();

@@ -175,7 +175,7 @@ impl Shared {
         self.next.set(number + 1);
         let (shared, line) = (self.clone(), socket.clone());
         let task = self.executor().spawn(async move {
-            device::serve(&shared.disk, shared.limits, line, origin).await;
+            device::serve(&shared.disk.queue(), shared.limits, line, origin).await;
             shared.end(number);
         });
         self.connections.borrow_mut().push(Connection { number, socket, _task: task });

@@ -21,7 +21,7 @@ use storage_io::{
     Access, BufferPool, EngineChoice, Executor, Files, LockPolicy, MemoryFiles, MemoryStorage, Opener, Sender, mailbox,
 };
 use tempfile::TempDir;
-use virtual_disk::Disk;
+use virtual_disk::{Disk, Settings};
 use wire::nbd::{
     Command, CommandFlags, ReplyHeader, RequestHeader, SIMPLE_REPLY_BYTES, put_client_flags, put_export_name,
 };
@@ -93,8 +93,8 @@ impl Served {
         let (ready, is_ready) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let executor = Executor::new(engine).unwrap();
-            let disk = Disk::new(&executor, opener(), BufferPool::new(16 << 20));
-            executor.block_on(disk.open(spec)).unwrap();
+            let disk = Disk::new(&executor, opener(), BufferPool::new(16 << 20), Arc::new(()));
+            executor.block_on(disk.open(spec, Settings::default())).unwrap();
             let server = Rc::new(Server::new(&disk, limits));
             server.listen_unix(&socket).unwrap();
             let world = Rc::new(World { disk, server });

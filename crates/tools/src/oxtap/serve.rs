@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     pin::pin,
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,7 +17,7 @@ use futures_util::future::{Either, select};
 use image_chain::{ChainSpec, ImageKind, ImageName};
 use rustix::process::Signal;
 use storage_io::{Access, BufferPool, EngineChoice, Executor, Files, Signals};
-use virtual_disk::{Disk, Geometry, RequestKind};
+use virtual_disk::{Disk, Geometry, RequestKind, Settings};
 
 use super::{
     arguments::{Format, Serve},
@@ -99,8 +100,8 @@ fn address(arguments: &Serve) -> Result<(Address, Option<tempfile::TempDir>)> {
 
 async fn serve(executor: &Executor, spec: ChainSpec, address: &Address, signals: &Signals) -> Result<()> {
     let name = spec.leaf.to_string();
-    let disk = Disk::new(executor, Rc::new(Files), BufferPool::new(POOL_BYTES));
-    let geometry = disk.open(spec).await?;
+    let disk = Disk::new(executor, Rc::new(Files), BufferPool::new(POOL_BYTES), Arc::new(()));
+    let geometry = disk.open(spec, Settings::default()).await?;
     let server = Server::new(&disk, Limits::default());
     let served = match listen(&server, address) {
         Ok(address) => {

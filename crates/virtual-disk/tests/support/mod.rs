@@ -19,7 +19,7 @@ use storage_io::{
     Access, Buffer, BufferPool, Executor, Hold, Limits, LockPolicy, MemoryFiles, MemoryStorage, OpenOptions, Opener,
     Pending, SimulatedClock, Storage, StorageOperation,
 };
-use virtual_disk::{Disk, Operation, Outcome, Request, RequestSource};
+use virtual_disk::{Disk, Operation, Outcome, Request, RequestSource, Settings};
 
 pub(crate) const DISK_BYTES: u32 = 4 << 20;
 
@@ -56,14 +56,14 @@ impl Host {
         let valve = tap.clone();
         files.wrap_opened(move |_, _, storage| Arc::new(Hanging { storage, tap: valve.clone() }));
         let opener = HangingFiles { files: files.clone(), tap: tap.clone() };
-        let disk = Disk::new(&executor, Rc::new(opener), BufferPool::new(1 << 20));
+        let disk = Disk::new(&executor, Rc::new(opener), BufferPool::new(1 << 20), Arc::new(()));
         Host { executor, files, disk, tap }
     }
 
     /// The same, open.
     pub(crate) fn running(seed: u64) -> Host {
         let host = Host::new(seed);
-        host.executor.block_on(host.disk.open(spec("/a"))).unwrap();
+        host.executor.block_on(host.disk.open(spec("/a"), Settings::default())).unwrap();
         host
     }
 

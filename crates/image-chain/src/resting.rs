@@ -1,0 +1,122 @@
+//! A chain that rests: its images have been left as readers expect them, and nothing that was read of them is
+//! remembered, but their files are open. Others may change the images; then they are read anew, in the same files.
+
+use std::{path::PathBuf, sync::Arc};
+
+use block_core::{Error, ErrorKind, Result, ResultExt};
+use image_format::{Format, Image, ImageKind};
+use storage_io::{Access, Executor, Storage, StorageExt};
+
+use crate::{
+    home::{Home, HomeOptions, Layer},
+    open::{ChainSpec, check_identity},
+};
+
+/// The open files of a chain that rests, leaf first.
+#[derive(Clone, Debug)]
+pub struct Resting {
+    spec: ChainSpec,
+    files: Vec<RestingFile>,
+}
+
+/// One image of it.
+#[derive(Clone, Debug)]
+pub(crate) struct RestingFile {
+    pub(crate) name: String,
+    pub(crate) kind: ImageKind,
+    /// Canonical: paths to a parent are relative to its directory.
+    pub(crate) path: PathBuf,
+    pub(crate) storage: Arc<dyn Storage>,
+}
+
+impl Resting {
+    pub(crate) fn new(spec: ChainSpec, files: Vec<RestingFile>) -> Resting {
+        assert!(!files.is_empty(), "a chain has at least one image");
+        Resting { spec, files }
+    }
+
+    /// How the chain was opened.
+    pub fn spec(&self) -> &ChainSpec {
+        &self.spec
+    }
+
+    /// The format of the leaf.
+    pub fn kind(&self) -> ImageKind {
+        self.files[0].kind
+    }
+
+    /// The storage of the leaf, which alone is written and locked.
+    pub fn leaf_storage(&self) -> &Arc<dyn Storage> {
+        &self.files[0].storage
+    }
+
+    /// Gives up the writer's lock: others may change the images.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub async fn unlock(&self, executor: &Executor) -> Result<()> {
+        self.leaf_storage().unlock(executor).await
+    }
+
+    /// Takes the writer's lock, if it was given up, and opens the images again, in the same files.
+    ///
+    /// # Errors
+    /// `Busy` if another writer has the lock; else as opening does, and `Mismatch` if an image has another parent now than
+    /// the next of the files. Then the lock is given up again, and it may be tried again.
+    pub async fn wake(&self, executor: &Executor) -> Result<Home<Image>> {
+        for file in &self.files {
+            // Those without a lock look at their length again.
+            file.storage.lock(executor).await?;
+        }
+        let woken = self.read_anew(executor).await;
+        if woken.is_err() {
+            // The failure is the news.
+            let _ = self.unlock(executor).await;
+        }
+        woken
+    }
+
+    /// Makes the leaf `bytes` long, on a storage that can be made longer.
+    ///
+    /// # Errors
+    /// `Invalid` if it is longer already, `Unsupported`, or what the operating system says.
+    pub async fn grow(&self, executor: &Executor, bytes: u64) -> Result<()> {
+        let RestingFile { name, kind, storage, .. } = &self.files[0];
+        // A device may have been made longer since its length was looked at.
+        storage.lock(executor).await?;
+        Image::grow(executor, storage, *kind, bytes).await.context(name)
+    }
+
+    async fn read_anew(&self, executor: &Executor) -> Result<Home<Image>> {
+        let mut layers: Vec<Layer<Image>> = Vec::new();
+        for RestingFile { name, kind, path, storage } in &self.files {
+            let access = if layers.is_empty() { self.spec.access } else { Access::Read };
+            let format = Image::open(executor, storage.clone(), *kind, path, access).await.context(name)?;
+            let layer = Layer { name: name.clone(), kind: *kind, format };
+            check_parent(layers.last(), Some(&layer))?;
+            layers.push(layer);
+        }
+        check_parent(layers.last(), None)?;
+        let read_only = self.spec.access == Access::Read;
+        if !read_only {
+            layers[0].format.begin_writing(executor).await.context(&layers[0].name)?;
+        }
+        let options = HomeOptions { owner_bytes_max: self.spec.owner_bytes_max, read_only };
+        Ok(Home::new(executor, layers, options).resting_as(self.clone()))
+    }
+}
+
+/// Whether `parent`, or none, is what `child` was made from.
+fn check_parent(child: Option<&Layer<Image>>, parent: Option<&Layer<Image>>) -> Result<()> {
+    let Some(child) = child else { return Ok(()) };
+    match (child.format.parent(), parent) {
+        (None, None) => Ok(()),
+        (Some(reference), Some(parent)) if reference.kind == parent.kind => {
+            check_identity(&child.name, &reference, parent)
+        }
+        _ => {
+            let words = format!("{}: has another parent than before: open the chain by name", child.name);
+            Err(Error::new(ErrorKind::Mismatch, words))
+        }
+    }
+}
