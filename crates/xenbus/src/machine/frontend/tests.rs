@@ -1,3 +1,5 @@
+//! Stories, and what holds in every state that events can lead to.
+
 use std::collections::{HashMap, VecDeque};
 
 use super::*;
