@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod machine;
+pub mod server;
 mod state;
 
 pub use machine::{
