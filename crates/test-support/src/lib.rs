@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod effort;
+mod log_receiver;
 mod loop_device;
 mod process;
 mod program;
@@ -27,6 +28,7 @@ mod tool;
 mod vhdi_mount;
 
 pub use effort::{cycles, long, seed};
+pub use log_receiver::{LogReceiver, ReadingLogReceiver};
 pub use loop_device::LoopDevice;
 pub use process::ProcessGuard;
 pub use program::{program_directory, target_program};
