@@ -554,16 +554,16 @@ impl Executor {
     }
 
     /// As [`Executor::readable`], for a future that is stored beside the descriptor that it waits for.
-    pub fn readable_owned(&self, descriptor: Rc<OwnedFd>) -> Readiness<'static> {
+    pub fn readable_owned(&self, descriptor: Arc<OwnedFd>) -> Readiness<'static> {
         self.watch_owned(descriptor, Interest::Read)
     }
 
     /// As [`Executor::writable`], for a future that is stored beside the descriptor that it waits for.
-    pub fn writable_owned(&self, descriptor: Rc<OwnedFd>) -> Readiness<'static> {
+    pub fn writable_owned(&self, descriptor: Arc<OwnedFd>) -> Readiness<'static> {
         self.watch_owned(descriptor, Interest::Write)
     }
 
-    fn watch_owned(&self, descriptor: Rc<OwnedFd>, interest: Interest) -> Readiness<'static> {
+    fn watch_owned(&self, descriptor: Arc<OwnedFd>, interest: Interest) -> Readiness<'static> {
         let key = self.0.reactor.borrow_mut().watch(descriptor.as_raw_fd(), interest, self.turn_began());
         Readiness { executor: self.clone(), key: Some(key), descriptor: PhantomData, _owned: Some(descriptor) }
     }

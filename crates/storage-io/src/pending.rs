@@ -101,7 +101,7 @@ pub struct Readiness<'fd> {
     pub(crate) key: Option<Key>,
     pub(crate) descriptor: PhantomData<&'fd ()>,
     /// A descriptor that nobody else is sure to keep open meanwhile.
-    pub(crate) _owned: Option<Rc<OwnedFd>>,
+    pub(crate) _owned: Option<Arc<OwnedFd>>,
 }
 
 impl Future for Readiness<'_> {

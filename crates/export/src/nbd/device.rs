@@ -6,14 +6,15 @@
 //!        +----------+----------+--> the socket is closed
 //! ```
 
-use std::pin::pin;
+use std::{pin::pin, sync::Arc};
 
 use futures_util::future::{Either, select};
 use storage_io::Executor;
 use virtual_disk::DiskQueue;
 
 use super::{
-    Limits,
+    Limits, REQUEST_BYTES_MAX,
+    budget::{Budget, Share},
     input::Input,
     session::{Handshake, Offer, Session, Step, Style, greet_oldstyle},
     socket::Socket,
@@ -30,13 +31,31 @@ pub(super) enum Origin {
     HandedOver(Style),
 }
 
-/// Serves one client to its end.
-pub(super) async fn serve(queue: &DiskQueue, limits: Limits, socket: Socket, origin: Origin) {
-    let executor = queue.executor();
+/// What all connections of a server are bound by.
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    pub(super) limits: Limits,
+    pub(super) budget: Arc<Budget>,
+}
+
+impl Terms {
+    pub(super) fn new(limits: Limits) -> Terms {
+        // The longest request must fit, or it would wait forever.
+        let shared = limits.shared_bytes.max(REQUEST_BYTES_MAX as usize);
+        Terms { limits, budget: Budget::new(shared) }
+    }
+
+    fn share(&self) -> Share {
+        Share::new(&self.budget, self.limits.own_bytes.min(self.limits.bytes))
+    }
+}
+
+/// Serves one client to its end, on one queue of the disk.
+pub(super) async fn serve(queue: &DiskQueue, terms: &Terms, socket: Socket, origin: Origin) {
     let mut input = Input::new();
     loop {
-        let Some(session) = begin(queue, limits, &socket, &mut input, origin).await else { return };
-        let source = NbdSource::new(executor, queue.pool(), limits, session, socket.clone(), input);
+        let Some(session) = begin(queue, terms.limits, &socket, &mut input, origin).await else { return };
+        let source = NbdSource::new(queue, terms.limits, terms.share(), session, (socket.clone(), input));
         input = match (queue.serve(source).await.finish().await, origin) {
             (Some(input), Origin::HandedOver(_)) => input,
             _ => return,

@@ -1,33 +1,41 @@
 //! The NBD server (protocol: `doc/proto.md` of the NBD project), and a small client.
 //!
 //! ```text
-//!   listener --accept--+                        +-- input: requests, data of writes into buffers
-//!                      +--> device: one client -+-- session: what was agreed on
-//!   handed-over fd ----+      |                 +-- output: replies, many per system call
-//!                             v
-//!                     source: RequestSource --> virtual_disk::Disk::serve
+//!                          home            :         any queue's thread, home's too
+//!   listener --accept--+                   :                                +-- input: requests, data into buffers
+//!                      +--> roster --descriptor--> worker --> device: one --+-- session: what was agreed on
+//!   handed-over fd ----+       ^           :         |          client |    +-- output: replies, many per call
+//!                              +---- began, ended ---+                 v
+//!                                          :         source: RequestSource --> virtual_disk::DiskQueue::serve
 //! ```
 //!
-//! Every connection has its own bounds of requests and memory: a client that stalls, or asks for too much, holds up
-//! itself. Any export name is accepted, since a server has one disk.
+//! A connection belongs to the queue that has the fewest, from its first byte to its last; queues beyond home's are
+//! started when there are connections for them, and end when they have been without for a while.
+//!
+//! Every connection has bounds of its own for requests and memory, and all together share a budget: a client that
+//! stalls, or asks for too much, holds up itself. Any export name is accepted, since a server has one disk.
 
 #![forbid(unsafe_code)]
 
+mod budget;
 pub mod client;
 mod codes;
 mod device;
 mod input;
 mod output;
+mod roster;
 mod server;
 mod session;
 mod socket;
 mod source;
+mod worker;
 
 use std::time::Duration;
 
 pub use server::Server;
 pub use session::Style;
 pub use wire::nbd::CommandFlags;
+pub use worker::Worker;
 
 /// The one name that LIST tells.
 pub const EXPORT_NAME: &str = "tapdisk_client";
@@ -46,10 +54,18 @@ pub const EXTENTS_MAX: usize = 16 << 10;
 pub struct Limits {
     /// Connections served at once; more wait to be accepted.
     pub connections: usize,
+    /// Queues that they are spread over, home's included, if there is somebody to start them.
+    pub queues: usize,
+    /// How long a queue may be without connections before its thread ends. (Home's stays.)
+    pub idle_queue: Duration,
     /// Requests of one connection that wait for their answer.
     pub requests: usize,
-    /// Bytes of one connection's requests and replies in memory. At least [`REQUEST_BYTES_MAX`].
+    /// Bytes of one connection's requests and replies in memory, unless it is a single request.
     pub bytes: usize,
+    /// Of these, so many are the connection's own; the others it takes from what all share.
+    pub own_bytes: usize,
+    /// What all connections of the server share. At least [`REQUEST_BYTES_MAX`] is.
+    pub shared_bytes: usize,
     /// How long a client that connected may take to negotiate. (Connections that were handed over may take forever: whoever
     /// handed them over may keep them in reserve.)
     pub negotiation: Duration,
@@ -61,8 +77,12 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             connections: 128,
+            queues: 1,
+            idle_queue: Duration::from_secs(10),
             requests: 128,
             bytes: 64 << 20,
+            own_bytes: 1 << 20,
+            shared_bytes: 256 << 20,
             negotiation: Duration::from_secs(30),
             lingering: Duration::from_secs(30),
         }

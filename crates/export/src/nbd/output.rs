@@ -155,14 +155,14 @@ impl Output {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{io::Read, os::unix::net::UnixStream};
+    use std::{io::Read, os::unix::net::UnixStream, sync::Arc};
     use storage_io::{EngineChoice, Executor};
 
     #[test]
     fn everything_goes_out_in_order_however_slowly_it_is_fetched() {
         let executor = Executor::new(EngineChoice::Inline).unwrap();
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let socket = Socket::new(&executor, ours.into());
+        let socket = Socket::new(&executor, Arc::new(ours.into()));
         let mut output = Output::default();
         let mut expected = Vec::new();
         for index in 0..500_usize {
@@ -200,7 +200,7 @@ mod tests {
         drop(theirs);
         let mut output = Output::default();
         output.put(|out| out.extend([0; 16]));
-        assert_eq!(output.send(&Socket::new(&executor, ours.into())), Sent::Broken);
+        assert_eq!(output.send(&Socket::new(&executor, Arc::new(ours.into()))), Sent::Broken);
         assert_eq!(output.length(), 0);
     }
 }

@@ -1,7 +1,7 @@
 //! A server: listening sockets, and the connections that came through them or were handed over.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     fs,
     net::SocketAddr,
     os::{
@@ -23,41 +23,28 @@ use rustix::{
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, connect, socket_with},
 };
-use storage_io::{Executor, Signal, Task};
+use storage_io::Task;
 use virtual_disk::Disk;
 
 use super::{
-    Limits, Style,
-    device::{self, Origin},
-    socket::{Socket, listen_tcp},
+    Limits, Style, Worker,
+    device::{Origin, Terms},
+    roster::{Roster, StartThread},
+    socket::listen_tcp,
 };
 
 /// How long to wait when the process or the machine has run out of what a connection needs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long clients may take to fetch their last replies when the server is closed.
+/// How long clients may take to fetch their last replies when the server is closed, and threads to end then.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
-/// Serves one disk over NBD, on the disk's own executor. Dropping it ends all connections and removes its sockets.
+/// Serves one disk over NBD. It listens on the disk's home executor; connections are served by the disk's queues.
+/// Dropping it ends all connections and removes its sockets.
 pub struct Server {
-    shared: Rc<Shared>,
+    roster: Rc<Roster>,
+    connections_max: usize,
     listeners: RefCell<Vec<Listener>>,
-}
-
-struct Shared {
-    disk: Disk,
-    limits: Limits,
-    connections: RefCell<Vec<Connection>>,
-    /// Tells connections apart.
-    next: Cell<u64>,
-    /// The number of connections has changed.
-    changed: Signal,
-}
-
-struct Connection {
-    number: u64,
-    socket: Socket,
-    _task: Task<()>,
 }
 
 /// A listening socket and the task that accepts from it.
@@ -68,16 +55,29 @@ struct Listener {
 }
 
 impl Server {
-    /// A server for `disk` that nobody can reach yet. Clients are served when the disk has been opened.
+    /// A server for `disk` that nobody can reach yet. Clients are served when the disk has been opened, all on home's
+    /// queue.
     pub fn new(disk: &Disk, limits: Limits) -> Server {
+        Server::build(disk, limits, None)
+    }
+
+    /// As [`new`](Self::new), but connections are spread over as many queues as `limits` say. When one more is wanted,
+    /// `start_thread` starts a thread that runs the worker; if it fails, others serve the connection.
+    ///
+    /// ```ignore
+    /// Server::on_threads(&disk, limits, move |worker| {
+    ///     let run = move || worker.run(engine, BufferPool::new(POOL_BYTES));
+    ///     thread::Builder::new().name("queue".into()).spawn(run).map(drop).context("queue")
+    /// })
+    /// ```
+    pub fn on_threads(disk: &Disk, limits: Limits, start_thread: impl Fn(Worker) -> Result<()> + 'static) -> Server {
+        Server::build(disk, limits, Some(Box::new(start_thread)))
+    }
+
+    fn build(disk: &Disk, limits: Limits, start_thread: Option<StartThread>) -> Server {
         Server {
-            shared: Rc::new(Shared {
-                disk: disk.clone(),
-                limits,
-                connections: RefCell::default(),
-                next: Cell::new(0),
-                changed: Signal::new(),
-            }),
+            roster: Roster::new(disk, Terms::new(limits), start_thread),
+            connections_max: limits.connections,
             listeners: RefCell::default(),
         }
     }
@@ -106,12 +106,17 @@ impl Server {
 
     /// Serves a connected socket that another process has handed over.
     pub fn adopt(&self, descriptor: OwnedFd, style: Style) {
-        self.shared.begin(descriptor, Origin::HandedOver(style));
+        self.roster.begin(descriptor, Origin::HandedOver(style));
     }
 
     /// How many clients are connected.
     pub fn connections(&self) -> usize {
-        self.shared.connections.borrow().len()
+        self.roster.count()
+    }
+
+    /// How many of them each queue serves, home's first.
+    pub fn spread(&self) -> Vec<usize> {
+        self.roster.spread()
     }
 
     /// Accepts nobody any more, and removes the sockets; connections stay.
@@ -124,17 +129,23 @@ impl Server {
     }
 
     /// Ends the server: what clients have sent is still answered (close the disk before, and it is answered with an error),
-    /// then they see the end. Those that do not fetch their replies are cut off after a while.
+    /// then they see the end. Those that do not fetch their replies are cut off after a while. Then the queues' threads
+    /// end.
     pub async fn close(&self) {
         self.stop_listening();
-        self.shared.connections.borrow().iter().for_each(|connection| connection.socket.end_input());
-        let ended = self.shared.changed.until(|| self.connections() == 0);
-        select(pin!(ended), pin!(self.shared.disk.executor().sleep(CLOSE_GRACE))).await;
+        self.roster.end_input();
+        self.in_time(self.roster.fewer_than(1)).await;
+        self.roster.dismiss_all();
+        self.in_time(self.roster.alone()).await;
+    }
+
+    async fn in_time(&self, end: impl Future<Output = ()>) {
+        select(pin!(end), pin!(self.roster.executor().sleep(CLOSE_GRACE))).await;
     }
 
     fn listen(&self, listener: OwnedFd, file: Option<(PathBuf, u64, u64)>) {
-        let shared = self.shared.clone();
-        let task = self.shared.disk.executor().spawn(async move { shared.accept(listener).await });
+        let accepting = accept(self.roster.clone(), self.connections_max, listener);
+        let task = self.roster.executor().spawn(accepting);
         self.listeners.borrow_mut().push(Listener { file, _task: task });
     }
 }
@@ -142,53 +153,23 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop_listening();
-        // Tasks hold `shared`; ending them breaks the circle. What a task's end drops may look at the table.
-        let connections = self.shared.connections.take();
-        drop(connections);
+        self.roster.clear();
     }
 }
 
-impl Shared {
-    fn executor(&self) -> &Executor {
-        self.disk.executor()
-    }
-
-    async fn accept(self: Rc<Self>, listener: OwnedFd) {
-        loop {
-            self.changed.until(|| self.connections.borrow().len() < self.limits.connections).await;
-            match accept_with(&listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-                Ok(descriptor) => self.begin(descriptor, Origin::Accepted),
-                Err(Errno::AGAIN) => {
-                    if self.executor().readable(&listener).await.is_err() {
-                        self.executor().sleep(ACCEPT_PAUSE).await;
-                    }
+async fn accept(roster: Rc<Roster>, connections_max: usize, listener: OwnedFd) {
+    loop {
+        roster.fewer_than(connections_max).await;
+        match accept_with(&listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(descriptor) => roster.begin(descriptor, Origin::Accepted),
+            Err(Errno::AGAIN) => {
+                if roster.executor().readable(&listener).await.is_err() {
+                    roster.executor().sleep(ACCEPT_PAUSE).await;
                 }
-                Err(Errno::INTR | Errno::CONNABORTED) => {}
-                Err(_) => self.executor().sleep(ACCEPT_PAUSE).await,
             }
+            Err(Errno::INTR | Errno::CONNABORTED) => {}
+            Err(_) => roster.executor().sleep(ACCEPT_PAUSE).await,
         }
-    }
-
-    fn begin(self: &Rc<Self>, descriptor: OwnedFd, origin: Origin) {
-        let socket = Socket::new(self.executor(), descriptor);
-        let number = self.next.get();
-        self.next.set(number + 1);
-        let (shared, line) = (self.clone(), socket.clone());
-        let task = self.executor().spawn(async move {
-            device::serve(&shared.disk.queue(), shared.limits, line, origin).await;
-            shared.end(number);
-        });
-        self.connections.borrow_mut().push(Connection { number, socket, _task: task });
-    }
-
-    /// Forgets a connection, from inside its own task.
-    fn end(&self, number: u64) {
-        let mut connections = self.connections.borrow_mut();
-        let ended = connections.iter().position(|connection| connection.number == number);
-        let ended = ended.map(|index| connections.swap_remove(index));
-        drop(connections);
-        drop(ended);
-        self.changed.notify();
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     io::{IoSlice, IoSliceMut},
     net::SocketAddr,
     os::fd::OwnedFd,
-    rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -40,14 +40,14 @@ pub(super) enum Progress {
 /// A connected stream socket. Clones are the same connection.
 #[derive(Clone, Debug)]
 pub(super) struct Socket {
-    descriptor: Rc<OwnedFd>,
+    descriptor: Arc<OwnedFd>,
     executor: Executor,
 }
 
 impl Socket {
     /// Takes a connection over. All calls say that they must not wait, so the descriptor's own flags, which another
     /// process may share, stay as they are.
-    pub(super) fn new(executor: &Executor, descriptor: OwnedFd) -> Self {
+    pub(super) fn new(executor: &Executor, descriptor: Arc<OwnedFd>) -> Self {
         // Each of these only makes it faster, or a dead peer known sooner.
         match sockopt::socket_domain(&descriptor) {
             Ok(AddressFamily::UNIX) => {
@@ -61,7 +61,7 @@ impl Socket {
             }
             _ => {}
         }
-        Socket { descriptor: Rc::new(descriptor), executor: executor.clone() }
+        Socket { descriptor, executor: executor.clone() }
     }
 
     /// Receives into `parts`, in order.
@@ -99,12 +99,17 @@ impl Socket {
         }
         true
     }
+}
 
-    /// Ends the client's requests: what it has sent can still be received, then the end.
-    pub(super) fn end_input(&self) {
-        // A connection that is broken already has ended.
-        let _ = rustix::net::shutdown(&*self.descriptor, Shutdown::Read);
-    }
+/// Ends a connection's requests, from any thread: what the client has sent can still be received, then the end.
+pub(super) fn end_input(descriptor: &OwnedFd) {
+    // A connection that is broken already has ended.
+    let _ = rustix::net::shutdown(descriptor, Shutdown::Read);
+}
+
+/// Ends a connection, from any thread. What was sent before still arrives.
+pub(super) fn end(descriptor: &OwnedFd) {
+    let _ = rustix::net::shutdown(descriptor, Shutdown::Both);
 }
 
 fn progress(result: rustix::io::Result<usize>) -> Progress {

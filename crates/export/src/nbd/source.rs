@@ -10,7 +10,10 @@
 //! ```
 //!
 //! Replies go out when the disk publishes a batch. If the client does not fetch them, a task of the connection waits for
-//! it; meanwhile replies gather up to the connection's bounds, and then nothing more is received.
+//! it; meanwhile replies gather up to the connection's bounds, and then nothing more is received. Bytes of requests and
+//! replies count from the moment that there is a buffer for them until they are out.
+//!
+//! A disk that grows is larger for clients that come then: the size that this one was told stays what it is.
 
 use std::{
     cell::{Cell, RefCell},
@@ -22,7 +25,7 @@ use std::{
 use block_core::{Extent, ExtentKind, GuestRange, Tag};
 use futures_util::future::select;
 use storage_io::{Buffer, BufferPool, Executor, Task};
-use virtual_disk::{Operation, Outcome, Request, RequestSource};
+use virtual_disk::{DiskQueue, Operation, Outcome, Request, RequestSource};
 use wire::nbd::{
     BlockDescriptor, Command, CommandFlags, ErrorCode, REQUEST_BYTES, RequestHeader, StateFlags, put_block_status,
     put_data_chunk_header, put_error_chunk, put_none_chunk, put_simple_reply,
@@ -30,6 +33,7 @@ use wire::nbd::{
 
 use super::{
     EXTENTS_MAX, Limits, REQUEST_BYTES_MAX,
+    budget::Share,
     codes::code_of,
     input::Input,
     output::{Output, Sent},
@@ -39,6 +43,9 @@ use super::{
 
 /// System calls that receive long data before others get their turn.
 const RECEIVES_AT_ONCE_MAX: usize = 16;
+
+/// Bytes of one extent in an answer.
+const DESCRIPTOR_BYTES: usize = 8;
 
 pub(super) struct NbdSource {
     session: Session,
@@ -75,6 +82,10 @@ enum Next {
 struct Line {
     socket: Socket,
     output: RefCell<Output>,
+    /// What it may hold.
+    share: RefCell<Share>,
+    /// Bytes of requests: of those that wait for their answer, and of the one whose data is being received.
+    asked: Cell<usize>,
     /// The client is slow, and a task waits for it.
     is_stalled: Cell<bool>,
     is_broken: Cell<bool>,
@@ -87,27 +98,26 @@ struct Line {
 struct Waiting {
     slots: Vec<Option<RequestHeader>>,
     free: Vec<usize>,
-    /// Bytes of data that they hold.
-    bytes: usize,
 }
 
 impl NbdSource {
     pub(super) fn new(
-        executor: &Executor,
-        pool: &BufferPool,
+        queue: &DiskQueue,
         limits: Limits,
+        share: Share,
         session: Session,
-        socket: Socket,
-        input: Input,
+        (socket, input): (Socket, Input),
     ) -> Self {
         NbdSource {
             session,
             limits,
-            pool: pool.clone(),
-            executor: executor.clone(),
+            pool: queue.pool().clone(),
+            executor: queue.executor().clone(),
             line: Rc::new(Line {
                 socket,
                 output: RefCell::default(),
+                share: RefCell::new(share),
+                asked: Cell::new(0),
                 is_stalled: Cell::new(false),
                 is_broken: Cell::new(false),
                 blocked: RefCell::default(),
@@ -132,11 +142,11 @@ impl NbdSource {
     }
 
     /// Looks at what has been received, until there is a request or something is missing.
-    fn advance(&mut self) -> Next {
+    fn advance(&mut self, cx: &mut Context<'_>) -> Next {
         loop {
             match &mut self.receiving {
                 // Refusals hold no request's room, but their replies take memory too.
-                Receiving::Header if self.line.output.borrow().length() > self.limits.bytes => return Next::Room,
+                Receiving::Header if self.line.is_full() => return Next::Room,
                 Receiving::Header => {
                     let Some(bytes) = self.input.staged().first_chunk::<REQUEST_BYTES>() else { return Next::Bytes };
                     let header = RequestHeader::decode(bytes);
@@ -148,7 +158,7 @@ impl NbdSource {
                 }
                 Receiving::Held(header) => {
                     let header = *header;
-                    if !self.has_room(&header) {
+                    if !self.make_room(&header, cx) {
                         return Next::Room;
                     }
                     self.receiving = Receiving::Header;
@@ -197,11 +207,24 @@ impl NbdSource {
         }
     }
 
-    /// Whether the request is within the connection's bounds now. One alone always is.
-    fn has_room(&self, header: &RequestHeader) -> bool {
-        let held = self.waiting.bytes + self.line.output.borrow().length();
+    /// Makes the request part of what the connection holds, if that is within all bounds now. One alone always comes to
+    /// be, when others have given back what it needs.
+    fn make_room(&self, header: &RequestHeader, cx: &mut Context<'_>) -> bool {
+        let held = self.line.held();
+        let wanted = held + bytes_of(header);
         let is_alone = self.waiting.count() == 0 && held == 0;
-        is_alone || (self.waiting.count() < self.limits.requests && held + bytes_of(header) <= self.limits.bytes)
+        let is_within = self.waiting.count() < self.limits.requests && wanted <= self.limits.bytes;
+        let mut share = self.line.share.borrow_mut();
+        if !(is_alone || is_within) {
+            // Only its own client can help it: nobody waits behind it for that.
+            share.leave_line();
+            return false;
+        }
+        if share.poll_grow(wanted, cx).is_pending() {
+            return false;
+        }
+        self.line.asked.set(self.line.asked.get() + bytes_of(header));
+        true
     }
 
     fn request(&mut self, header: RequestHeader, buffer: Buffer) -> Request {
@@ -242,7 +265,7 @@ impl NbdSource {
             if self.line.is_broken.get() {
                 return Poll::Ready(None);
             }
-            match self.advance() {
+            match self.advance(cx) {
                 Next::Request(request) => return Poll::Ready(Some(request)),
                 Next::Nothing => return Poll::Ready(None),
                 Next::Room => {
@@ -300,6 +323,7 @@ impl RequestSource for NbdSource {
 
     fn answer(&mut self, tag: Tag, outcome: Outcome) {
         let header = self.waiting.remove(tag);
+        self.line.asked.set(self.line.asked.get() - bytes_of(&header));
         if self.line.is_broken.get() {
             return;
         }
@@ -326,12 +350,23 @@ impl RequestSource for NbdSource {
 }
 
 impl Line {
-    /// Sends what it can, and lets whoever waits for room look again.
+    /// Bytes of requests and replies.
+    fn held(&self) -> usize {
+        self.asked.get() + self.output.borrow().length()
+    }
+
+    /// Whether there are so many replies that no more requests are looked at.
+    fn is_full(&self) -> bool {
+        self.output.borrow().length() > self.share.borrow().bytes()
+    }
+
+    /// Sends what it can, gives back the memory, and lets whoever waits for room look again.
     fn send(&self) -> Sent {
         let sent = self.output.borrow_mut().send(&self.socket);
         if sent == Sent::Broken {
             self.is_broken.set(true);
         }
+        self.share.borrow_mut().shrink(self.held());
         self.blocked.take().into_iter().for_each(Waker::wake);
         sent
     }
@@ -355,7 +390,6 @@ impl Waiting {
     }
 
     fn insert(&mut self, header: RequestHeader) -> Tag {
-        self.bytes += bytes_of(&header);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
@@ -368,15 +402,15 @@ impl Waiting {
         let slot = usize::try_from(tag.0).expect("tags are slots");
         let header = self.slots[slot].take().expect("a request is answered once");
         self.free.push(slot);
-        self.bytes -= bytes_of(&header);
         header
     }
 }
 
-/// Bytes of data that a request holds in memory.
+/// Bytes that a request and what is answered may hold in memory.
 fn bytes_of(header: &RequestHeader) -> usize {
     match header.command {
         Command::Read | Command::Write => header.length as usize,
+        Command::BlockStatus => EXTENTS_MAX * DESCRIPTOR_BYTES,
         _ => 0,
     }
 }

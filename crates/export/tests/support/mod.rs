@@ -15,10 +15,12 @@ use std::{
     time::Duration,
 };
 
-use export::nbd::{Limits, Server, client::Client};
+use block_core::{Result, ResultExt};
+use export::nbd::{Limits, Server, Worker, client::Client};
 use image_chain::ChainSpec;
 use storage_io::{
-    Access, BufferPool, EngineChoice, Executor, Files, LockPolicy, MemoryFiles, MemoryStorage, Opener, Sender, mailbox,
+    Access, BufferPool, EngineChoice, Executor, Files, LockPolicy, MemoryFiles, MemoryStorage, Opener, Sender, Storage,
+    mailbox,
 };
 use tempfile::TempDir;
 use virtual_disk::{Disk, Settings};
@@ -33,6 +35,8 @@ pub(crate) const HANG: Duration = Duration::from_secs(60);
 pub(crate) struct World {
     pub(crate) disk: Disk,
     pub(crate) server: Rc<Server>,
+    /// Where a disk in memory lies.
+    pub(crate) files: MemoryFiles,
 }
 
 type Job = Box<dyn FnOnce(Rc<World>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
@@ -44,16 +48,27 @@ pub(crate) struct Served {
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Clone, Copy)]
+/// Starts the threads of further queues.
+pub(crate) type Starter = Box<dyn Fn(Worker) -> Result<()> + Send>;
+
 pub(crate) struct Options {
     pub(crate) bytes: usize,
     pub(crate) access: Access,
     pub(crate) limits: Limits,
+    pub(crate) starter: Starter,
+}
+
+/// Each queue on a thread, as many as the limits say.
+pub(crate) fn threads() -> Starter {
+    Box::new(|worker| {
+        let run = move || worker.run(EngineChoice::Probe, BufferPool::new(16 << 20)).unwrap();
+        std::thread::Builder::new().spawn(run).map(drop).context("queue")
+    })
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { bytes: 4 << 20, access: Access::Write, limits: Limits::default() }
+        Options { bytes: 4 << 20, access: Access::Write, limits: Limits::default(), starter: threads() }
     }
 }
 
@@ -69,23 +84,29 @@ impl Served {
 
     /// A disk in memory.
     pub(crate) fn with(options: Options) -> Served {
-        Served::start(options.limits, EngineChoice::Probe, spec("/a", options.access), move || {
+        Served::of_storage(Arc::new(MemoryStorage::new(options.bytes)), options)
+    }
+
+    /// A disk whose bytes are in `storage`.
+    pub(crate) fn of_storage(storage: Arc<dyn Storage>, options: Options) -> Served {
+        Served::start(options.limits, options.starter, EngineChoice::Probe, spec("/a", options.access), move || {
             let files = MemoryFiles::new();
-            files.put("/a", Arc::new(MemoryStorage::new(options.bytes)));
-            Rc::new(files)
+            files.put("/a", storage);
+            (Rc::new(files.clone()), files)
         })
     }
 
     /// A disk in files.
     pub(crate) fn of_files(engine: EngineChoice, spec: ChainSpec) -> Served {
-        Served::start(Limits::default(), engine, spec, || Rc::new(Files))
+        Served::start(Limits::default(), threads(), engine, spec, || (Rc::new(Files), MemoryFiles::new()))
     }
 
     fn start(
         limits: Limits,
+        starter: Starter,
         engine: EngineChoice,
         spec: ChainSpec,
-        opener: impl FnOnce() -> Rc<dyn Opener> + Send + 'static,
+        files: impl FnOnce() -> (Rc<dyn Opener>, MemoryFiles) + Send + 'static,
     ) -> Served {
         let directory = TempDir::new().unwrap();
         let socket = directory.path().join("nbd");
@@ -93,11 +114,12 @@ impl Served {
         let (ready, is_ready) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let executor = Executor::new(engine).unwrap();
-            let disk = Disk::new(&executor, opener(), BufferPool::new(16 << 20), Arc::new(()));
+            let (opener, files) = files();
+            let disk = Disk::new(&executor, opener, BufferPool::new(16 << 20), Arc::new(()));
             executor.block_on(disk.open(spec, Settings::default())).unwrap();
-            let server = Rc::new(Server::new(&disk, limits));
+            let server = Rc::new(Server::on_threads(&disk, limits, starter));
             server.listen_unix(&socket).unwrap();
-            let world = Rc::new(World { disk, server });
+            let world = Rc::new(World { disk, server, files });
             ready.send(()).unwrap();
             executor.block_on(async {
                 while let Some(job) = inbox.recv().await {
@@ -146,6 +168,21 @@ impl Served {
 
     pub(crate) fn connections(&self) -> usize {
         self.run(|world| async move { world.server.connections() })
+    }
+
+    /// How many connections each queue serves.
+    pub(crate) fn spread(&self) -> Vec<usize> {
+        self.run(|world| async move { world.server.spread() })
+    }
+
+    pub(crate) fn await_spread(&self, expected: &[usize]) {
+        for _ in 0..6000 {
+            if self.spread() == expected {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{:?} connections, not {expected:?}", self.spread());
     }
 
     /// Waits until there are so many connections.
@@ -236,6 +273,16 @@ impl Raw {
         let mut bytes = vec![0; length];
         self.0.read_exact(&mut bytes).unwrap();
         bytes
+    }
+
+    /// Receives so many bytes, and forgets them.
+    pub(crate) fn skip(&mut self, mut length: usize) {
+        let mut part = [0; 64 << 10];
+        while length > 0 {
+            let count = length.min(part.len());
+            self.0.read_exact(&mut part[..count]).unwrap();
+            length -= count;
+        }
     }
 
     /// Whether the server has ended the connection, with nothing more to say.

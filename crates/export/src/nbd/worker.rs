@@ -1,0 +1,95 @@
+//! What serves the connections of one queue, on the queue's own executor.
+//!
+//! ```text
+//!   roster, at home --Handover--> worker --+--> device: a connection
+//!          ^                               +--> device: a connection
+//!          +---------- Report -------------+
+//! ```
+//!
+//! A worker ends when the server does, and with it what is left of its connections.
+
+use std::{os::fd::OwnedFd, sync::Arc};
+
+use block_core::{Result, ResultExt};
+use futures_util::{FutureExt, StreamExt, select_biased, stream::FuturesUnordered};
+use storage_io::{BufferPool, EngineChoice, Executor, Receiver, Sender};
+use virtual_disk::{DiskQueue, QueueSeed};
+
+use super::{
+    device::{self, Origin, Terms},
+    socket::Socket,
+};
+
+/// A connection on its way to its queue.
+pub(super) struct Handover {
+    /// Tells connections apart.
+    pub(super) number: u64,
+    /// Home keeps the descriptor too, to end the connection whatever its queue does.
+    pub(super) descriptor: Arc<OwnedFd>,
+    pub(super) origin: Origin,
+}
+
+/// What home is told of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Report {
+    /// Its first byte may have been sent.
+    Began(u64),
+    /// Nothing of it is left.
+    Ended(u64),
+}
+
+/// The mailboxes and rules of a worker.
+pub(super) struct Post {
+    pub(super) inbox: Receiver<Handover>,
+    pub(super) reports: Sender<Report>,
+    pub(super) terms: Terms,
+}
+
+/// The work of one queue, on its way to the thread that will do it. Dropping it is as good as a thread that could not
+/// be started: its connections are served by others.
+pub struct Worker {
+    pub(super) seed: QueueSeed,
+    pub(super) post: Post,
+}
+
+impl Worker {
+    /// The whole life of a queue's thread: an executor, and [`serve`](Self::serve) on it.
+    ///
+    /// # Errors
+    /// The executor cannot be made.
+    pub fn run(self, engine: EngineChoice, pool: BufferPool) -> Result<()> {
+        let executor = Executor::new(engine).context("engine")?;
+        executor.block_on(self.serve(&executor, pool));
+        executor.end_tasks();
+        Ok(())
+    }
+
+    /// Serves a queue's connections on `executor` until the server has no more use for it. Requests take their buffers
+    /// from `pool`.
+    pub async fn serve(self, executor: &Executor, pool: BufferPool) {
+        self.post.serve(self.seed.start(executor, pool)).await;
+    }
+}
+
+impl Post {
+    pub(super) async fn serve(mut self, queue: DiskQueue) {
+        let mut connections = FuturesUnordered::new();
+        loop {
+            let report = select_biased! {
+                handover = self.inbox.recv().fuse() => {
+                    let Some(Handover { number, descriptor, origin }) = handover else { return };
+                    let socket = Socket::new(queue.executor(), descriptor);
+                    let (queue, terms) = (&queue, &self.terms);
+                    connections.push(async move {
+                        device::serve(queue, terms, socket, origin).await;
+                        number
+                    });
+                    Report::Began(number)
+                }
+                number = connections.select_next_some() => Report::Ended(number),
+            };
+            // Without a home the inbox ends too.
+            let _ = self.reports.send(report);
+        }
+    }
+}
