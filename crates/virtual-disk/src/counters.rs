@@ -406,8 +406,8 @@ mod tests {
         let disk = disk();
         let (first, second) = (disk.add_queue(), disk.add_queue());
         let running = RunningRequest { kind: RequestKind::Flush, range: None, since: SimulatedClock::new().now() };
-        (0..2).for_each(|_| _ = first.in_flight().insert(running));
-        (0..3).for_each(|_| _ = second.in_flight().insert(running));
+        (0..2).for_each(|_| _ = first.in_flight().insert(running, false));
+        (0..3).for_each(|_| _ = second.in_flight().insert(running, false));
         second.set_waiting(1);
         first.set_held(1);
         assert_eq!((disk.in_flight(), disk.waiting(), disk.held()), (5, 1, 1));

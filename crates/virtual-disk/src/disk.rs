@@ -14,15 +14,16 @@ use std::{
 use block_core::{Error, ErrorKind, Result};
 use futures_util::future::{Either, select};
 use image_chain::{ChainSpec, Home, Resting};
-use storage_io::{BufferPool, Executor, Moment, Opener, Signal};
+use storage_io::{BufferPool, Executor, Moment, Opener, Receiver, Sender, Signal, mailbox};
 use uuid::Uuid;
 
 use crate::{
-    DiskState, Geometry, Reporter, Settings, Status,
+    DiskState, Geometry, Limiter, Reporter, Settings, Status,
     jobs::{CLOSING, Jobs, WAITING},
     members::Members,
-    queue::{DiskQueue, Opening, QueueSeed, ToQueue, closed},
+    queue::{DiskQueue, HomeQuestion, Opening, QueueSeed, ToQueue, closed},
     state::Intake,
+    watchdog::words,
 };
 
 /// How long closing by force lets running requests end before it gives up their answers.
@@ -51,6 +52,9 @@ pub(crate) struct Inner {
     pub(crate) executor: Executor,
     pub(crate) opener: Rc<dyn Opener>,
     reporter: Arc<dyn Reporter>,
+    limiter: Arc<Limiter>,
+    /// What queues ask.
+    questions: Sender<HomeQuestion>,
     pub(crate) status: Arc<Status>,
     pub(crate) members: Members,
     state: Cell<DiskState>,
@@ -78,10 +82,14 @@ impl Disk {
     /// A disk that is attached and has no images yet. `opener` opens its files; sources of home's own queue take their
     /// buffers from `pool`; `reporter` is told what happens to requests, by whichever thread it happens on.
     pub fn new(executor: &Executor, opener: Rc<dyn Opener>, pool: BufferPool, reporter: Arc<dyn Reporter>) -> Disk {
+        let (questions, asked) = mailbox();
+        executor.spawn(answer(executor.clone(), asked)).detach();
         let inner = Rc::new(Inner {
             executor: executor.clone(),
             opener,
             reporter,
+            limiter: Arc::default(),
+            questions,
             status: Arc::new(Status::new()),
             members: Members::default(),
             state: Cell::new(DiskState::Attached),
@@ -105,6 +113,11 @@ impl Disk {
     /// Its home executor.
     pub fn executor(&self) -> &Executor {
         &self.inner.executor
+    }
+
+    /// How fast it may be; any thread may change it.
+    pub fn limiter(&self) -> Arc<Limiter> {
+        self.inner.limiter.clone()
     }
 
     /// Home's own queue: number 0.
@@ -304,11 +317,21 @@ impl Inner {
             recorder: self.status.add_queue(),
             status: self.status.clone(),
             reporter: self.reporter.clone(),
+            limiter: self.limiter.clone(),
+            home: self.questions.clone(),
         }
     }
 
     pub(crate) fn trouble(&self) -> Error {
         self.status.trouble().unwrap_or_else(|| Error::new(ErrorKind::TimedOut, "storage hangs"))
+    }
+}
+
+/// Tells queues what home is doing, as long as there are any.
+async fn answer(executor: Executor, mut asked: Receiver<HomeQuestion>) {
+    while let Some(question) = asked.recv().await {
+        // A queue does not wait for long.
+        let _ = question.answer(words(&executor));
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     fmt::Write,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use block_core::GuestRange;
@@ -28,8 +29,15 @@ pub(crate) struct InFlight(Mutex<Slots>);
 
 #[derive(Debug, Default)]
 struct Slots {
-    slots: Vec<Option<RunningRequest>>,
+    slots: Vec<Option<Slot>>,
     free: Vec<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    request: RunningRequest,
+    /// It was reported as stuck.
+    is_told: bool,
 }
 
 /// How many requests a description names.
@@ -45,29 +53,48 @@ impl InFlight {
         self.slots().count()
     }
 
-    /// The slot of a request that begins to run.
-    pub(crate) fn insert(&self, running: RunningRequest) -> usize {
+    /// The slot of a request that begins to run; `is_told` if it was reported as stuck before.
+    pub(crate) fn insert(&self, request: RunningRequest, is_told: bool) -> usize {
         let mut slots = self.slots();
         let slot = slots.free.pop().unwrap_or_else(|| {
             slots.slots.push(None);
             slots.slots.len() - 1
         });
-        slots.slots[slot] = Some(running);
+        slots.slots[slot] = Some(Slot { request, is_told });
         slot
     }
 
-    /// A request has ended; gives how many are left.
-    pub(crate) fn remove(&self, slot: usize) -> usize {
+    /// A request has ended. Gives it back, whether it was reported as stuck, and how many are left.
+    pub(crate) fn remove(&self, slot: usize) -> (RunningRequest, bool, usize) {
         let mut slots = self.slots();
-        let removed = slots.slots[slot].take();
-        assert!(removed.is_some(), "a request ends once");
+        let Slot { request, is_told } = slots.slots[slot].take().expect("a request ends once");
         slots.free.push(slot);
-        slots.count()
+        (request, is_told, slots.count())
     }
 
     /// What runs.
     pub(crate) fn running(&self) -> Vec<RunningRequest> {
-        self.slots().slots.iter().flatten().copied().collect()
+        self.slots().slots.iter().flatten().map(|slot| slot.request).collect()
+    }
+
+    /// What has run for as long as `stuck_after`, and was not reported yet. From now on it was. Oldest first.
+    pub(crate) fn take_overdue(&self, now: Moment, stuck_after: Duration) -> Vec<RunningRequest> {
+        let mut slots = self.slots();
+        let is_overdue = |slot: &&mut Slot| !slot.is_told && now - slot.request.since >= stuck_after;
+        let overdue = slots.slots.iter_mut().flatten().filter(is_overdue);
+        let mut requests: Vec<_> = overdue
+            .map(|slot| {
+                slot.is_told = true;
+                slot.request
+            })
+            .collect();
+        requests.sort_by_key(|request| request.since);
+        requests
+    }
+
+    /// Whether something runs that was not reported.
+    pub(crate) fn has_untold(&self) -> bool {
+        self.slots().slots.iter().flatten().any(|slot| !slot.is_told)
     }
 }
 
@@ -101,7 +128,6 @@ pub(crate) fn describe(mut running: Vec<RunningRequest>, now: Moment) -> String 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use storage_io::SimulatedClock;
 
     #[test]
@@ -109,11 +135,11 @@ mod tests {
         let start = SimulatedClock::new().now();
         let request = |kind, since| RunningRequest { kind, range: None, since: start + Duration::from_secs(since) };
         let in_flight = InFlight::default();
-        let first = in_flight.insert(request(RequestKind::Read, 0));
-        in_flight.insert(request(RequestKind::Flush, 2));
+        let first = in_flight.insert(request(RequestKind::Read, 0), false);
+        in_flight.insert(request(RequestKind::Flush, 2), false);
         in_flight.remove(first);
         let range = GuestRange::checked(512, 1024);
-        let again = in_flight.insert(RunningRequest { range, ..request(RequestKind::Write, 1) });
+        let again = in_flight.insert(RunningRequest { range, ..request(RequestKind::Write, 1) }, false);
         assert_eq!((again, in_flight.count()), (first, 2));
         let words = describe(in_flight.running(), start + Duration::from_secs(3));
         assert_eq!(words, "2 requests in flight: write 0x200+0x400 for 2.0 s, flush for 1.0 s");
@@ -124,7 +150,7 @@ mod tests {
         let since = SimulatedClock::new().now();
         let in_flight = InFlight::default();
         for _ in 0..9 {
-            in_flight.insert(RunningRequest { kind: RequestKind::Flush, range: None, since });
+            in_flight.insert(RunningRequest { kind: RequestKind::Flush, range: None, since }, false);
         }
         let words = describe(in_flight.running(), since);
         assert!(words.starts_with("9 requests in flight: flush for 0.0 s, "), "{words}");

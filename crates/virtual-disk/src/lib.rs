@@ -35,6 +35,7 @@ mod source;
 mod state;
 mod status;
 mod waiting;
+mod watchdog;
 
 pub use budget::{Account, Budget, BudgetStatus};
 pub use counters::{Count, LatencyClass, QueueStatus, Totals};

@@ -14,9 +14,11 @@ use std::{
 };
 
 use block_core::{Error, ErrorKind};
-use storage_io::{BufferPool, Executor, Receiver, ReplyTo, Signal, Task};
+use storage_io::{BufferPool, Executor, Receiver, ReplyTo, Sender, Signal, Task};
 
-use crate::{Geometry, Reporter, RequestSource, Settings, Status, counters::Recorder, outbox::Outbox, serve::Serve};
+use crate::{
+    Geometry, Limiter, Reporter, RequestSource, Settings, Status, counters::Recorder, outbox::Outbox, serve::Serve,
+};
 
 /// From home to a queue.
 pub(crate) enum ToQueue {
@@ -46,6 +48,9 @@ pub(crate) struct Opened {
     pub(crate) chain: image_chain::Queue,
 }
 
+/// From a queue to home: what is under way there?
+pub(crate) type HomeQuestion = ReplyTo<Vec<String>>;
+
 /// What happens to requests now.
 #[derive(Clone)]
 pub(crate) enum Gate {
@@ -65,6 +70,8 @@ pub struct QueueSeed {
     pub(crate) recorder: Recorder,
     pub(crate) status: Arc<Status>,
     pub(crate) reporter: Arc<dyn Reporter>,
+    pub(crate) limiter: Arc<Limiter>,
+    pub(crate) home: Sender<HomeQuestion>,
 }
 
 impl QueueSeed {
@@ -73,13 +80,19 @@ impl QueueSeed {
     /// The disk forgets it when all its handles have gone, its sources have ended and what they asked has ended. A thread
     /// that ends before that ends the tasks of its executor ([`Executor::end_tasks`]), or the disk waits for it.
     pub fn start(self, executor: &Executor, pool: BufferPool) -> DiskQueue {
-        let QueueSeed { mail, recorder, status, reporter } = self;
+        let QueueSeed { mail, recorder, status, reporter, limiter, home } = self;
         let core = Rc::new(Core {
             executor: executor.clone(),
             pool,
             status,
             recorder,
             reporter,
+            limiter,
+            home,
+            settings: Cell::default(),
+            is_watched: Cell::new(false),
+            parked: Cell::new(0),
+            held: Cell::new(0),
             gate: RefCell::new(Gate::Held),
             gate_changed: Signal::new(),
             draining: RefCell::default(),
@@ -155,6 +168,16 @@ pub(crate) struct Core {
     pub(crate) status: Arc<Status>,
     pub(crate) recorder: Recorder,
     pub(crate) reporter: Arc<dyn Reporter>,
+    pub(crate) limiter: Arc<Limiter>,
+    pub(crate) home: Sender<HomeQuestion>,
+    /// Those of the last open.
+    pub(crate) settings: Cell<Settings>,
+    /// A watchdog is there.
+    pub(crate) is_watched: Cell<bool>,
+    /// Requests that wait to be attempted again.
+    parked: Cell<usize>,
+    /// Requests that wait for their turn within the limits.
+    held: Cell<usize>,
     gate: RefCell<Gate>,
     /// The gate is another one, or somebody who waits for it has lost interest.
     gate_changed: Signal,
@@ -171,6 +194,7 @@ impl Core {
         match message {
             ToQueue::Open(Opening { geometry, settings, chain }) => {
                 let chain = chain.start(&self.executor);
+                self.settings.set(settings);
                 self.set_gate(Gate::Open(Rc::new(Opened { geometry, settings, chain })));
             }
             ToQueue::Hold => self.set_gate(Gate::Held),
@@ -180,11 +204,24 @@ impl Core {
                 self.draining.borrow_mut().push((reply, running as u64));
                 self.left(running);
             }
-            ToQueue::Abandon => {
-                self.generation.set(self.generation.get() + 1);
-                self.wake_sources();
-            }
+            ToQueue::Abandon => self.abandon(),
         }
+    }
+
+    /// What the kernel holds goes on, but nobody will hear of it.
+    pub(crate) fn abandon(&self) {
+        self.generation.set(self.generation.get() + 1);
+        self.wake_sources();
+    }
+
+    /// Counts a request that waits to be attempted again, until what is returned is dropped.
+    pub(crate) fn park(self: &Rc<Self>) -> Counting {
+        Counting::one_more(self, |core| &core.parked, |core| core.recorder.set_waiting(core.parked.get()))
+    }
+
+    /// Counts a request that waits for its turn within the limits, until what is returned is dropped.
+    pub(crate) fn hold(self: &Rc<Self>) -> Counting {
+        Counting::one_more(self, |core| &core.held, |core| core.recorder.set_held(core.held.get()))
     }
 
     pub(crate) fn gate(&self) -> Gate {
@@ -240,7 +277,62 @@ impl Core {
     }
 }
 
+/// Counts something of a queue as long as it is there.
+pub(crate) struct Counting {
+    core: Rc<Core>,
+    count: fn(&Core) -> &Cell<usize>,
+    publish: fn(&Core),
+}
+
+impl Counting {
+    fn one_more(core: &Rc<Core>, count: fn(&Core) -> &Cell<usize>, publish: fn(&Core)) -> Counting {
+        count(core).set(count(core).get() + 1);
+        publish(core);
+        Counting { core: core.clone(), count, publish }
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        let count = (self.count)(&self.core);
+        count.set(count.get() - 1);
+        (self.publish)(&self.core);
+    }
+}
+
 /// Why requests of a disk that is not open are refused.
 pub(crate) fn closed() -> Error {
     Error::new(ErrorKind::Closed, "the disk is closed")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use storage_io::{SimulatedClock, mailbox};
+
+    use super::*;
+
+    /// A queue without a disk, on a simulated executor.
+    pub(crate) fn simulated() -> Rc<Core> {
+        let executor = Executor::simulated(1, SimulatedClock::new());
+        let status = Arc::new(Status::new());
+        let seed = QueueSeed {
+            mail: mailbox().1,
+            recorder: status.add_queue(),
+            status,
+            reporter: Arc::new(()),
+            limiter: Arc::default(),
+            home: mailbox().0,
+        };
+        seed.start(&executor, BufferPool::new(0)).0
+    }
+
+    #[test]
+    fn sources_that_have_gone_leave_nothing_behind() {
+        let core = simulated();
+        let _stays = core.new_outbox();
+        for _ in 0..1000 {
+            drop(core.new_outbox());
+        }
+        assert!(core.outboxes.borrow().len() <= 2, "{} outboxes", core.outboxes.borrow().len());
+    }
 }

@@ -4,16 +4,18 @@ use std::{
     future::Future,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use block_core::{Error, Tag};
+use storage_io::{Moment, Sleep};
 
 use crate::{
-    Geometry, Outcome, Request, RequestSource,
+    Geometry, Outcome, Pass, Request, RequestKind, RequestSource, Turn,
     outbox::Outbox,
-    queue::{Core, Gate, Opened},
-    request::{admit, refuse},
+    queue::{Core, Counting, Gate, Opened},
+    request,
 };
 
 /// Requests taken from one source before others get their turn.
@@ -24,6 +26,8 @@ pub(crate) struct Serve<S: RequestSource> {
     core: Rc<Core>,
     outbox: Rc<Outbox>,
     source: Option<S>,
+    /// The one request that was taken and waits for its turn within the limits. No other is taken meanwhile.
+    held: Option<Held>,
     generation: u64,
     has_ended: bool,
     /// The size that the source has seen.
@@ -32,11 +36,21 @@ pub(crate) struct Serve<S: RequestSource> {
     answers: Vec<(Tag, Outcome)>,
 }
 
+struct Held {
+    request: Request,
+    pass: Box<Pass>,
+    came: Moment,
+    timer: Option<Sleep>,
+    _counted: Counting,
+}
+
 /// Why the loop sleeps, each with what will wake it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Idle {
     /// The source has nothing, and wakes the loop when it has.
     Source,
+    /// A request waits for its turn within the limits, which wake the loop, or its timer does.
+    Limits,
     /// The gate is not open; home opens it.
     Gate,
     /// Others get their turn; the loop has woken itself.
@@ -54,6 +68,7 @@ impl<S: RequestSource> Serve<S> {
             outbox: core.new_outbox(),
             generation: core.generation(),
             source: Some(source),
+            held: None,
             has_ended: false,
             bytes: core.status.geometry().map(|geometry| geometry.bytes()),
             answers: Vec::new(),
@@ -77,42 +92,90 @@ impl<S: RequestSource> Serve<S> {
         count
     }
 
-    /// Takes what the source has, up to a limit, and gives each request to `handle`; what that answers at once goes
-    /// back at once. Says how many were answered.
-    fn take(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut handle: impl FnMut(&Self, Request) -> Option<Outcome>,
-    ) -> (usize, Idle) {
+    /// The source's next request, or why there is none now.
+    fn next(&mut self, cx: &mut Context<'_>) -> Result<Request, Idle> {
+        if self.has_ended {
+            return Err(Idle::End);
+        }
+        match self.source().poll_next(cx) {
+            Poll::Ready(Some(request)) => Ok(request),
+            Poll::Ready(None) => {
+                self.has_ended = true;
+                Err(Idle::End)
+            }
+            Poll::Pending => Err(Idle::Source),
+        }
+    }
+
+    /// Takes what the source has, up to a limit. Says how many were answered at once, and why no more were taken.
+    fn take_to_serve(&mut self, cx: &mut Context<'_>, opened: &Rc<Opened>) -> (usize, Idle) {
+        self.tell_size(&opened.geometry);
+        let now = self.core.executor.now();
         let mut answered = 0;
         for _ in 0..TAKEN_AT_ONCE_MAX {
-            let request = match self.source().poll_next(cx) {
-                Poll::Pending => return (answered, Idle::Source),
-                Poll::Ready(None) => {
-                    self.has_ended = true;
-                    return (answered, Idle::End);
-                }
-                Poll::Ready(Some(request)) => request,
+            if self.poll_held(cx, opened, now).is_pending() {
+                return (answered, Idle::Limits);
+            }
+            let request = match self.next(cx) {
+                Ok(request) => request,
+                Err(idle) => return (answered, idle),
             };
             let tag = request.tag;
-            if let Some(outcome) = handle(self, request) {
-                self.source().answer(tag, outcome);
-                answered += 1;
+            match request::check(&self.core, opened, request, now) {
+                Ok(request) => self.let_pass(opened, request, now),
+                Err(outcome) => {
+                    self.source().answer(tag, outcome);
+                    answered += 1;
+                }
             }
         }
         cx.waker().wake_by_ref();
         (answered, Idle::Turn)
     }
 
-    fn take_to_serve(&mut self, cx: &mut Context<'_>, opened: &Rc<Opened>) -> (usize, Idle) {
-        self.tell_size(&opened.geometry);
-        let now = self.core.executor.now();
-        self.take(cx, |this, request| admit(&this.core, opened, &this.outbox, request, now))
+    /// Begins a request, or holds it if there are limits.
+    fn let_pass(&mut self, opened: &Rc<Opened>, request: Request, came: Moment) {
+        let bytes = request.operation.range().map_or(0, |range| range.length());
+        match self.core.limiter.pass(RequestKind::of(&request.operation), bytes, came) {
+            None => request::begin(&self.core, opened, &self.outbox, request, came, None),
+            Some(pass) => {
+                let _counted = self.core.hold();
+                self.held = Some(Held { request, pass: Box::new(pass), came, timer: None, _counted });
+            }
+        }
+    }
+
+    /// Ready when no request is held, or it is its turn.
+    fn poll_held(&mut self, cx: &mut Context<'_>, opened: &Rc<Opened>, now: Moment) -> Poll<()> {
+        let Some(held) = &mut self.held else { return Poll::Ready(()) };
+        let waited = ready!(held.poll_turn(&self.core, cx, now));
+        if !waited.is_zero() {
+            self.core.recorder.throttled(waited);
+        }
+        let Held { request, pass, came, .. } = self.held.take().expect("it was there");
+        request::begin(&self.core, opened, &self.outbox, request, came, Some(pass));
+        Poll::Ready(())
     }
 
     fn take_to_refuse(&mut self, cx: &mut Context<'_>, error: &Error) -> (usize, Idle) {
         let now = self.core.executor.now();
-        self.take(cx, |this, request| Some(refuse(&this.core, &request, error, now)))
+        let mut answered = 0;
+        if let Some(Held { request, .. }) = self.held.take() {
+            let outcome = request::refuse_counted(&self.core, &request, error, now);
+            self.source().answer(request.tag, outcome);
+            answered += 1;
+        }
+        for _ in 0..TAKEN_AT_ONCE_MAX {
+            let request = match self.next(cx) {
+                Ok(request) => request,
+                Err(idle) => return (answered, idle),
+            };
+            let outcome = request::refuse(&self.core, &request, error, now);
+            self.source().answer(request.tag, outcome);
+            answered += 1;
+        }
+        cx.waker().wake_by_ref();
+        (answered, Idle::Turn)
     }
 
     fn tell_size(&mut self, geometry: &Geometry) {
@@ -125,11 +188,46 @@ impl<S: RequestSource> Serve<S> {
     /// Takes requests, or not, as the gate says. Says how many were answered, and why no more were taken.
     fn work(&mut self, cx: &mut Context<'_>) -> (usize, Idle) {
         match self.core.gate() {
-            _ if self.has_ended => (0, Idle::End),
             Gate::Open(opened) => self.take_to_serve(cx, &opened),
             Gate::Refusing(error) => self.take_to_refuse(cx, &error),
             Gate::Held => (0, Idle::Gate),
         }
+    }
+
+    /// Whether nothing is left to do for the source.
+    fn is_done(&self) -> bool {
+        self.has_ended && self.held.is_none() && self.outbox.taken() == 0 && self.outbox.is_empty()
+    }
+
+    /// A queue is never idle with work pending: whenever the loop sleeps, somebody is bound to wake it.
+    fn check_idle(&self, idle: Idle) {
+        let is_explained = match idle {
+            Idle::Source | Idle::Turn => self.held.is_none(),
+            Idle::End => self.has_ended && self.held.is_none(),
+            Idle::Limits => self.held.is_some(),
+            Idle::Gate => !matches!(self.core.gate(), Gate::Open(_)),
+        };
+        assert!(is_explained, "a source is left alone with work pending: {idle:?}");
+    }
+}
+
+impl Held {
+    /// Ready, with how long it waited, when the limits let it go.
+    fn poll_turn(&mut self, core: &Core, cx: &mut Context<'_>, now: Moment) -> Poll<Duration> {
+        if let Poll::Ready(waited) = self.pass.poll_go(&core.limiter, now, cx) {
+            return Poll::Ready(waited);
+        }
+        self.timer = match self.pass.turn(now) {
+            Turn::At(moment) => Some(core.executor.sleep_until(moment)),
+            Turn::WhenWoken => None,
+        };
+        if let Some(timer) = &mut self.timer
+            && Pin::new(timer).poll(cx).is_ready()
+        {
+            // Its instant has come since `now`.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     }
 }
 
@@ -154,11 +252,10 @@ impl<S: RequestSource> Future for Serve<S> {
             this.source().publish();
             this.core.recorder.kicked_out();
         }
-        if this.has_ended && this.outbox.taken() == 0 && this.outbox.is_empty() {
+        if this.is_done() {
             return Poll::Ready(this.source.take().expect("a loop ends once"));
         }
-        let is_open = matches!(this.core.gate(), Gate::Open(_));
-        assert!(!is_open || idle != Idle::Gate, "a source is left alone while the disk runs");
+        this.check_idle(idle);
         Poll::Pending
     }
 }
