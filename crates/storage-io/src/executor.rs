@@ -8,22 +8,17 @@
 use std::{
     borrow::Cow,
     cell::{Cell, Ref, RefCell, RefMut},
-    collections::VecDeque,
     future::Future,
     marker::PhantomData,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     pin::{Pin, pin},
     rc::Rc,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use block_core::{Error, Result};
-use rustix::event::{EventfdFlags, eventfd};
 use slab::Slab;
 
 use crate::{
@@ -31,8 +26,10 @@ use crate::{
     engine::{self, Chosen, CommandKind, Interest, Key, Simulated},
     open_file::OpenFile,
     reactor::{Reactor, RunningOperation},
+    shared::{Shared, TaskWake},
     task::Slot,
     time::{Clock, Moment, SimulatedClock, Sleep, Timers},
+    trace::{LoopTrace, Turn, Woken},
 };
 
 /// How long a turn may wait for something to become ready.
@@ -51,6 +48,15 @@ pub enum Wait {
 #[derive(Clone)]
 pub struct Executor(Rc<Inner>);
 
+/// What the first half of a turn has found.
+struct Collected {
+    began: Moment,
+    /// When the turn began that this one is nested in.
+    outer: u64,
+    woken: Woken,
+    result: Result<()>,
+}
+
 /// Names a task; the generation tells it from an earlier one in the same place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TaskId {
@@ -65,8 +71,10 @@ struct Inner {
     refused: Vec<(EngineKind, Error)>,
     timers: RefCell<Timers>,
     clock: Clock,
-    /// What the clock showed when the last turn began to dispatch.
+    /// What the clock showed when the last turn began to dispatch, and when it had.
     turn_began: Cell<Moment>,
+    turn_ended: Cell<Moment>,
+    trace: Arc<LoopTrace>,
     random: Cell<u64>,
     /// Ready tasks run in an order drawn from `random`.
     shuffled: bool,
@@ -87,76 +95,6 @@ struct TaskEntry {
     cancelled: bool,
     /// A nested turn found it ready inside its own poll.
     ready_again: bool,
-}
-
-/// The part of an executor that other threads reach: who is ready, which worker has finished, and how to wake it.
-pub(crate) struct Shared {
-    state: Mutex<SharedState>,
-    sleeping: AtomicBool,
-    wake: OwnedFd,
-}
-
-#[derive(Default)]
-struct SharedState {
-    ready: VecDeque<usize>,
-    completed: Vec<(Key, i32)>,
-}
-
-impl Shared {
-    fn new() -> std::io::Result<Self> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Shared { state: Mutex::default(), sleeping: AtomicBool::new(false), wake })
-    }
-
-    /// The lock guards a few words; nothing waits and nothing can panic while it is held.
-    fn state(&self) -> MutexGuard<'_, SharedState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn make_ready(&self, index: usize) {
-        self.state().ready.push_back(index);
-        self.wake_if_asleep();
-    }
-
-    /// A worker thread has finished.
-    pub(crate) fn complete(&self, key: Key, result: i32) {
-        self.state().completed.push((key, result));
-        self.wake_if_asleep();
-    }
-
-    fn wake_if_asleep(&self) {
-        if self.sleeping.swap(false, Ordering::SeqCst) {
-            // A counter that is full wakes as well as one that was raised.
-            let _ = rustix::io::write(&self.wake, &1_u64.to_le_bytes());
-        }
-    }
-
-    pub(crate) fn clear_wake(&self) {
-        // Nothing to read means that it was clear.
-        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
-    }
-
-    pub(crate) fn wake_descriptor(&self) -> &OwnedFd {
-        &self.wake
-    }
-}
-
-struct TaskWake {
-    index: usize,
-    queued: AtomicBool,
-    shared: Arc<Shared>,
-}
-
-impl Wake for TaskWake {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.queued.swap(true, Ordering::AcqRel) {
-            self.shared.make_ready(self.index);
-        }
-    }
 }
 
 /// The index of the future that `block_on` was given: no slab is this large.
@@ -194,6 +132,8 @@ impl Executor {
             refused: chosen.refused,
             timers: RefCell::default(),
             turn_began: Cell::new(clock.now()),
+            turn_ended: Cell::new(clock.now()),
+            trace: Arc::new(LoopTrace::new(clock.clone())),
             clock,
             random: Cell::new(seed),
             shuffled,
@@ -244,7 +184,7 @@ impl Executor {
         let mut tasks = self.0.tasks.borrow_mut();
         let vacant = tasks.vacant_entry();
         let index = vacant.key();
-        let wake = Arc::new(TaskWake { index, queued: AtomicBool::new(false), shared: self.0.shared.clone() });
+        let wake = TaskWake::new(index, &self.0.shared);
         let waker = Waker::from(wake.clone());
         waker.wake_by_ref();
         vacant.insert(TaskEntry {
@@ -294,14 +234,19 @@ impl Executor {
     /// # Errors
     /// The kernel refuses to be waited for; nothing has been lost.
     pub fn turn(&self, wait: Wait) -> Result<bool> {
-        let collected = self.collect(wait);
-        let ran = self.dispatch();
-        if self.0.driven_from_outside.get() {
-            collected.and(self.leave_to_outside())?;
-        } else {
-            collected?;
-        }
-        Ok(ran)
+        let turn = self.collect(wait);
+        let polled = self.dispatch();
+        self.end_turn(turn, polled)?;
+        Ok(polled > 0)
+    }
+
+    /// Notes a turn that was dispatched.
+    fn end_turn(&self, turn: Collected, polled: u32) -> Result<()> {
+        let now = self.now();
+        let (began, ended) = (turn.began, self.0.turn_ended.replace(now));
+        let (idle, took) = (began - ended, now - began);
+        self.0.trace.end(Turn { number: 0, began, idle, took, woken: turn.woken, polled }, turn.outer);
+        if self.0.driven_from_outside.get() { turn.result.and(self.leave_to_outside()) } else { turn.result }
     }
 
     /// Runs `future` to its end, and the other tasks meanwhile.
@@ -310,17 +255,21 @@ impl Executor {
     /// When the kernel can no longer be waited for, and in a simulation when nothing is left that could ever end it.
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
-        let wake = Arc::new(TaskWake { index: MAIN, queued: AtomicBool::new(true), shared: self.0.shared.clone() });
+        let wake = TaskWake::woken(MAIN, &self.0.shared);
         let waker = Waker::from(wake.clone());
+        // One more task, except that it may borrow and need not be freed. None: nobody has woken it.
+        let mut poll = || wake.take().then(|| future.as_mut().poll(&mut Context::from_waker(&waker)));
+        let mut polled = poll();
         loop {
-            if wake.queued.swap(false, Ordering::AcqRel)
-                && let Poll::Ready(result) = future.as_mut().poll(&mut Context::from_waker(&waker))
-            {
+            if let Some(Poll::Ready(result)) = polled {
                 return result;
             }
-            let wait = if wake.queued.load(Ordering::Acquire) { Wait::No } else { Wait::Forever };
-            let ran = self.turn(wait).expect("the kernel can be waited for");
-            let stuck = self.0.shuffled && !ran && !wake.queued.load(Ordering::Acquire);
+            let wait = if wake.is_woken() { Wait::No } else { Wait::Forever };
+            let turn = self.collect(wait);
+            let ran = self.dispatch();
+            polled = poll();
+            self.end_turn(turn, ran + u32::from(polled.is_some())).expect("the kernel can be waited for");
+            let stuck = self.0.shuffled && ran == 0 && polled.is_none();
             assert!(!stuck || self.advance_clock(), "the simulation waits for something that nobody will do");
         }
     }
@@ -328,18 +277,14 @@ impl Executor {
     /// Runs one ready task, drawn at random; for simulations that step several executors on one thread. False: none is
     /// ready.
     pub fn step(&self) -> bool {
+        let turn = self.collect(Wait::No);
+        let chosen = self.0.shared.draw_ready(|count| self.random_below(count));
+        if let Some(index) = chosen {
+            self.run(index);
+        }
         // A simulation has no kernel whose refusal could matter.
-        let _ = self.collect(Wait::No);
-        let index = {
-            let mut state = self.0.shared.state();
-            if state.ready.is_empty() {
-                return false;
-            }
-            let chosen = usize::try_from(self.random()).unwrap_or(0) % state.ready.len();
-            state.ready.swap_remove_back(chosen).expect("chosen among those that are there")
-        };
-        self.run(index);
-        true
+        let _ = self.end_turn(turn, chosen.is_some().into());
+        chosen.is_some()
     }
 
     /// In a simulation, moves the clock to the earliest timer. False: there is none.
@@ -359,31 +304,40 @@ impl Executor {
         self.0.timers.borrow().next()
     }
 
-    fn collect(&self, wait: Wait) -> Result<()> {
+    /// The first half of a turn: finds out what is ready, and runs none of it.
+    fn collect(&self, wait: Wait) -> Collected {
         let shared = &self.0.shared;
-        shared.sleeping.store(wait != Wait::No, Ordering::SeqCst);
-        let wait = if shared.state().is_empty() { wait } else { Wait::No };
+        let has_work = if wait == Wait::No { shared.has_work() } else { shared.fall_asleep() };
+        let wait = if has_work { Wait::No } else { wait };
         let timer = self.next_timer().map(|deadline| deadline - self.now());
-        let collected = self.0.reactor.borrow_mut().collect(wait, timer);
+        let result = self.0.reactor.borrow_mut().collect(wait, timer);
         // Before anyone is woken: who is awake needs no eventfd.
-        shared.sleeping.store(false, Ordering::SeqCst);
-        self.0.reactor.borrow_mut().complete_collected();
-        let completed = std::mem::take(&mut shared.state().completed);
+        shared.stay_awake();
+        let (completed, ready) = shared.take_completed();
+        let mut reactor = self.0.reactor.borrow_mut();
+        reactor.complete_collected();
         for (key, result) in completed {
-            self.0.reactor.borrow_mut().complete(key, result);
+            reactor.complete(key, result);
         }
-        let orphans = self.0.reactor.borrow_mut().take_orphans();
+        let mut woken = Woken { wakes: u32::try_from(ready).unwrap_or(u32::MAX), ..reactor.take_woken() };
+        let orphans = reactor.take_orphans();
+        drop(reactor);
+        let began = self.now();
+        self.0.turn_began.set(began);
+        let outer = self.0.trace.begin(began);
         drop(orphans);
-        self.fire_timers();
-        collected
+        woken.timers = self.fire_timers(began);
+        Collected { began, outer, woken, result }
     }
 
-    fn fire_timers(&self) {
-        let now = self.now();
-        self.0.turn_began.set(now);
+    /// Wakes whose time has come; how many.
+    fn fire_timers(&self, now: Moment) -> u16 {
+        let mut count: u16 = 0;
         while let Some(waker) = self.take_due(now) {
             waker.wake();
+            count = count.saturating_add(1);
         }
+        count
     }
 
     fn take_due(&self, now: Moment) -> Option<Waker> {
@@ -391,34 +345,26 @@ impl Executor {
     }
 
     /// Polls each task that is ready now once. What becomes ready meanwhile waits for the next turn; what a nested turn
-    /// has run already is not there any more.
-    fn dispatch(&self) -> bool {
-        let count = self.0.shared.state().ready.len();
+    /// has run already is not there any more. How many were polled.
+    fn dispatch(&self) -> u32 {
+        let count = self.0.shared.ready_count();
         if self.0.shuffled {
-            self.shuffle_ready();
+            self.0.shared.shuffle_ready(|count| self.random_below(count));
         }
-        let mut ran = false;
+        let mut ran = 0;
         for _ in 0..count {
-            let Some(index) = self.0.shared.state().ready.pop_front() else {
+            let Some(index) = self.0.shared.pop_ready() else {
                 break;
             };
-            self.run(index);
-            ran = true;
+            ran += u32::from(self.run(index));
         }
         ran
     }
 
-    fn shuffle_ready(&self) {
-        let mut state = self.0.shared.state();
-        for last in (1..state.ready.len()).rev() {
-            let other = usize::try_from(self.random()).unwrap_or(0) % (last + 1);
-            state.ready.swap(last, other);
-        }
-    }
-
-    fn run(&self, index: usize) {
+    /// Polls a task. False: there is none, or it is being polled.
+    fn run(&self, index: usize) -> bool {
         let Some((mut future, waker)) = self.take_future(index) else {
-            return;
+            return false;
         };
         let poll = future.as_mut().poll(&mut Context::from_waker(&waker));
         let mut tasks = self.0.tasks.borrow_mut();
@@ -428,11 +374,12 @@ impl Executor {
             if std::mem::take(&mut entry.ready_again) {
                 entry.waker.wake_by_ref();
             }
-            return;
+            return true;
         }
         let entry = tasks.remove(index);
         drop(tasks);
         drop((entry, future));
+        true
     }
 
     /// The task's future, for a poll. None when it has ended, or is being polled further up the stack: then it is ready
@@ -440,7 +387,7 @@ impl Executor {
     fn take_future(&self, index: usize) -> Option<(BoxedFuture, Waker)> {
         let mut tasks = self.0.tasks.borrow_mut();
         let entry = tasks.get_mut(index)?;
-        entry.wake.queued.store(false, Ordering::Release);
+        entry.wake.take();
         let future = entry.future.take();
         entry.ready_again = future.is_none();
         Some((future?, entry.waker.clone()))
@@ -461,8 +408,7 @@ impl Executor {
     /// From now on, whatever becomes ready makes the descriptor readable.
     fn leave_to_outside(&self) -> Result<()> {
         let shared = &self.0.shared;
-        shared.sleeping.store(true, Ordering::SeqCst);
-        if !shared.state().is_empty() {
+        if shared.fall_asleep() {
             shared.wake_if_asleep();
         }
         let timer = self.next_timer().map(|deadline| deadline - self.now());
@@ -472,6 +418,11 @@ impl Executor {
     /// The time on its clock.
     pub fn now(&self) -> Moment {
         self.0.clock.now()
+    }
+
+    /// What its loop has done lately, for other threads to read, also when a task hangs.
+    pub fn trace(&self) -> Arc<LoopTrace> {
+        self.0.trace.clone()
     }
 
     /// The time when the last turn began: what is cheap to know, for what need not be exact.
@@ -500,6 +451,10 @@ impl Executor {
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
+    }
+
+    fn random_below(&self, count: usize) -> usize {
+        usize::try_from(self.random()).unwrap_or(0) % count
     }
 
     /// Lets the other ready tasks run first.
@@ -597,12 +552,6 @@ impl Executor {
 
     pub(crate) fn abandon(&self, key: Key) {
         self.0.reactor.borrow_mut().abandon(key);
-    }
-}
-
-impl SharedState {
-    fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.completed.is_empty()
     }
 }
 

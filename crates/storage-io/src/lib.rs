@@ -25,11 +25,13 @@ mod opener;
 mod pending;
 mod process;
 mod reactor;
+mod shared;
 mod signal;
 mod storage;
 mod stores;
 mod task;
 mod time;
+mod trace;
 mod worker;
 
 pub use buffer::{Buffer, BufferPool, PAGE};
@@ -53,3 +55,4 @@ pub use stores::{
 };
 pub use task::Task;
 pub use time::{Moment, SimulatedClock, Sleep};
+pub use trace::{LoopTrace, Turn, Woken};

@@ -14,9 +14,11 @@ use slab::Slab;
 use crate::{
     Buffer, Completion, Hold,
     engine::{Command, CommandKind, Engine, EngineKind, Interest, Key, Memory, Started},
-    executor::{Shared, Wait},
+    executor::Wait,
     open_file::OpenFile,
+    shared::Shared,
     time::Moment,
+    trace::Woken,
     worker::{Job, Workers},
 };
 
@@ -38,6 +40,8 @@ pub(crate) struct Reactor {
     collected: Vec<(Key, i32)>,
     /// Completed, and nobody waits for them any more.
     orphans: Vec<Orphan>,
+    /// What has completed since somebody asked.
+    woken: Woken,
 }
 
 struct Entry {
@@ -72,7 +76,14 @@ enum Waiter {
 impl Reactor {
     pub(crate) fn new(engine: Box<dyn Engine>, shared: Arc<Shared>) -> Self {
         let workers = Workers::new(shared);
-        Reactor { entries: Slab::new(), engine, workers, collected: Vec::new(), orphans: Vec::new() }
+        Reactor {
+            entries: Slab::new(),
+            engine,
+            workers,
+            collected: Vec::new(),
+            orphans: Vec::new(),
+            woken: Woken::default(),
+        }
     }
 
     pub(crate) fn engine_kind(&self) -> EngineKind {
@@ -136,9 +147,9 @@ impl Reactor {
     fn run_job(&mut self, key: Key, job: Job) {
         if self.engine.runs_jobs_inline() {
             let result = job();
-            self.complete(key, result);
+            self.finish(key, result);
         } else if let Err(error) = self.workers.run(key, job) {
-            self.complete(key, -error.raw_os_error().unwrap_or(libc::EAGAIN));
+            self.finish(key, -error.raw_os_error().unwrap_or(libc::EAGAIN));
         }
     }
 
@@ -146,7 +157,7 @@ impl Reactor {
     pub(crate) fn watch(&mut self, descriptor: RawFd, interest: Interest, since: Moment) -> Key {
         let key = self.entries.insert(Entry { work: Work::Watch, waiter: Waiter::None, hold: None, since });
         if let Err(error) = self.engine.watch(key, descriptor, interest) {
-            self.complete(key, -error.raw_os_error().unwrap_or(libc::EIO));
+            self.finish(key, -error.raw_os_error().unwrap_or(libc::EIO));
         }
         key
     }
@@ -203,6 +214,11 @@ impl Reactor {
         self.collected = collected;
     }
 
+    /// What has completed since the last call.
+    pub(crate) fn take_woken(&mut self) -> Woken {
+        std::mem::take(&mut self.woken)
+    }
+
     /// Leaves waiting to whoever polls the descriptor.
     pub(crate) fn leave(&mut self, timer: Option<Duration>) -> Result<(), Error> {
         self.engine.leave(timer).map_err(|error| Error::from_os("handing over operations", error))
@@ -215,8 +231,14 @@ impl Reactor {
         std::mem::take(&mut self.orphans)
     }
 
-    /// Takes the completion of one entry: goes on with what is left of a short transfer, wakes the waiter.
+    /// Takes the completion of one entry, which was waited for.
     pub(crate) fn complete(&mut self, key: Key, result: i32) {
+        self.entries[key].work.count(&mut self.woken);
+        self.finish(key, result);
+    }
+
+    /// Goes on with what is left of a short transfer, or wakes the waiter.
+    fn finish(&mut self, key: Key, result: i32) {
         let entry = &mut self.entries[key];
         let result = match entry.advance(result) {
             Advance::Again => {
@@ -251,6 +273,15 @@ impl Work {
             Work::Watch => "waiting for a descriptor".into(),
             Work::Job { what } => what.to_string(),
         }
+    }
+
+    fn count(&self, woken: &mut Woken) {
+        let count = match self {
+            Work::Operation { .. } => &mut woken.completions,
+            Work::Watch => &mut woken.readiness,
+            Work::Job { .. } => &mut woken.jobs,
+        };
+        *count = count.saturating_add(1);
     }
 }
 

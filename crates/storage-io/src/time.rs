@@ -27,6 +27,14 @@ impl Moment {
     pub fn since_start(self) -> Duration {
         self.0
     }
+
+    pub(crate) fn nanoseconds(self) -> u64 {
+        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn from_nanoseconds(nanoseconds: u64) -> Self {
+        Moment(Duration::from_nanos(nanoseconds))
+    }
 }
 
 impl Add<Duration> for Moment {
@@ -61,12 +69,12 @@ impl SimulatedClock {
 
     /// Moves it to `moment`, never back.
     pub fn advance_to(&self, moment: Moment) {
-        let nanoseconds = u64::try_from(moment.0.as_nanos()).unwrap_or(u64::MAX);
-        self.0.fetch_max(nanoseconds, Ordering::Relaxed);
+        self.0.fetch_max(moment.nanoseconds(), Ordering::Relaxed);
     }
 }
 
 /// Where an executor's time comes from.
+#[derive(Clone)]
 pub(crate) enum Clock {
     Monotonic,
     Simulated(SimulatedClock),

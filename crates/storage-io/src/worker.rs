@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use crate::{engine::Key, executor::Shared};
+use crate::{engine::Key, shared::Shared};
 
 /// As many jobs as may wait for a device at once; also the depth of the plain threads engine.
 const WORKERS_MAX: usize = 16;

@@ -27,7 +27,7 @@ use rustix::{
 use super::{
     Command, CommandKind, Engine, EngineKind, Interest, Key, Memory, Started, command::signed, poller::Poller,
 };
-use crate::executor::{Shared, Wait};
+use crate::{executor::Wait, shared::Shared};
 
 /// Operations that a context has room for; more of them wait in the queue.
 const OPERATIONS: usize = 256;

@@ -24,7 +24,7 @@ use std::{
 
 use block_core::{Error, Result};
 
-use crate::executor::{Shared, Wait};
+use crate::{executor::Wait, shared::Shared};
 
 pub(crate) use command::{Command, CommandKind, Memory};
 pub(crate) use simulated::Simulated;

@@ -14,7 +14,7 @@ use rustix::{
 };
 
 use super::{Interest, Key, wait_limit};
-use crate::executor::{Shared, Wait};
+use crate::{executor::Wait, shared::Shared};
 
 /// Events that are not a watched descriptor's carry numbers that no descriptor has.
 const WAKE: u64 = u64::MAX;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{Command, Engine, EngineKind, Interest, Key, Started};
-use crate::executor::{Shared, Wait};
+use crate::{executor::Wait, shared::Shared};
 
 pub(crate) struct Simulated {
     pub(crate) shared: Arc<Shared>,

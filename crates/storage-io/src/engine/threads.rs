@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{Command, Engine, EngineKind, Interest, Key, Started, poller::Poller};
-use crate::executor::{Shared, Wait};
+use crate::{executor::Wait, shared::Shared};
 
 pub(super) struct Threads {
     poller: Poller,

@@ -25,7 +25,7 @@ use super::{
     poller::{new_timer, set_timer},
     wait_limit,
 };
-use crate::executor::{Shared, Wait};
+use crate::{executor::Wait, shared::Shared};
 
 /// Submissions that go with one system call; more of them take another.
 const SUBMISSIONS: u32 = 256;
