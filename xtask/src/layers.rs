@@ -35,7 +35,8 @@ const LAYERS: &[Layer] = &[
     layer("image-format", &["block-core", "storage-io"], &[]),
     layer("image-chain", &["block-core", "storage-io", "image-format"], &[]),
     layer("virtual-disk", &["block-core", "storage-io", "image-chain"], &["image-format"]),
-    layer("xenbus", &["wire"], &[]),
+    // storage-io besides the design's table: the server's sockets are served by its executor.
+    layer("xenbus", &["block-core", "wire", "storage-io"], &[]),
     // storage-io besides the design's table: sockets are served by its executor, and requests carry its buffers.
     layer("export", &["block-core", "wire", "storage-io", "virtual-disk"], &["image-format", "image-chain"]),
     layer("control-api", &["block-core", "wire"], &[]),

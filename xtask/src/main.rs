@@ -13,6 +13,7 @@ mod setup;
 mod steps;
 mod test;
 mod tidy;
+mod unpack;
 mod workspace;
 
 use std::env;

@@ -8,9 +8,10 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use test_support::{TOOLS, Tool, find_tool};
+use test_support::{PACKAGE_SETS, TOOLS, Tool, find_tool};
 
 use crate::process::{run as run_command, succeeds};
+use crate::unpack;
 use crate::workspace::Workspace;
 
 /// Whose tools are needed.
@@ -45,6 +46,9 @@ pub(crate) fn ensure_ready(workspace: &Workspace, scope: Scope) -> Result<()> {
         install(&missing)?;
         let missing = missing_tools(scope);
         ensure!(missing.is_empty(), "installed, and still not there:\n{}", describe(&missing));
+    }
+    if scope == Scope::Tests {
+        PACKAGE_SETS.iter().try_for_each(|set| unpack::ensure(workspace, set))?;
     }
     if !Path::new("/dev/fuse").exists() {
         println!("note: there is no /dev/fuse here; tests that read VHD chains through vhdimount will be skipped");

@@ -25,6 +25,7 @@ mod program;
 mod run_directory;
 mod skip;
 mod tool;
+mod unpacked;
 mod vhdi_mount;
 
 pub use effort::{cycles, long, seed};
@@ -35,4 +36,5 @@ pub use program::{program_directory, target_program};
 pub use run_directory::RunDirectory;
 pub use skip::{SKIPS_VARIABLE, Skip, recorded_skips, require_root, skip};
 pub use tool::{TOOLS, Tool, find_tool, require_tool};
+pub use unpacked::{PACKAGE_SETS, PackageSet, XEN_TOOLS, unpacked_program};
 pub use vhdi_mount::VhdiMount;
