@@ -42,9 +42,10 @@ const LAYERS: &[Layer] = &[
     layer("control-api", &["block-core", "wire"], &[]),
     layer("tapdisk", &["block-core", "wire", "storage-io", "image-format", "image-chain", "virtual-disk", "export",
                        "control-api"], &[]),
-    // virtual-disk and export besides the design's table: `oxtap serve` is a disk and an NBD server in one process.
-    layer("tools", &["block-core", "storage-io", "image-format", "image-chain", "virtual-disk", "export",
-                     "control-api"], &["wire"]),
+    // virtual-disk and export besides the design's table: `oxtap serve` is a disk and an NBD server in one process. wire,
+    // because `td-rated` is a server of a protocol that is not the control protocol.
+    layer("tools", &["block-core", "wire", "storage-io", "image-format", "image-chain", "virtual-disk", "export",
+                     "control-api"], &[]),
     layer("simulator", &["block-core", "wire", "storage-io", "image-format", "image-chain", "virtual-disk", "export",
                          "control-api"], &[]),
     layer(TEST_SUPPORT, &[], &[]),

@@ -5,4 +5,5 @@
 mod getopt;
 pub mod oxtap;
 pub mod tap_ctl;
+pub mod td_rated;
 pub mod vhd_util;

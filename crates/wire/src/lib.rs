@@ -18,4 +18,5 @@ mod scan;
 pub mod blkif;
 pub mod control;
 pub mod nbd;
+pub mod rate_limit;
 pub mod xenstore;
