@@ -10,6 +10,11 @@ pub fn errno(error: &Error) -> i32 {
     error.os_error().unwrap_or_else(|| of_kind(error.kind()).raw_os_error())
 }
 
+/// The number of what we found ourselves.
+pub fn errno_of(kind: ErrorKind) -> i32 {
+    of_kind(kind).raw_os_error()
+}
+
 fn of_kind(kind: ErrorKind) -> Errno {
     match kind {
         ErrorKind::NotFound => Errno::NOENT,
@@ -44,6 +49,52 @@ pub fn describe(number: i32) -> String {
     text.strip_suffix(&suffix).unwrap_or(&text).to_owned()
 }
 
+/// The symbol of an error number, as in `EIO`; its digits for one that storage does not give.
+pub fn symbol(number: i32) -> String {
+    const SYMBOLS: [(Errno, &str); 38] = [
+        (Errno::PERM, "EPERM"),
+        (Errno::NOENT, "ENOENT"),
+        (Errno::INTR, "EINTR"),
+        (Errno::IO, "EIO"),
+        (Errno::NXIO, "ENXIO"),
+        (Errno::TOOBIG, "E2BIG"),
+        (Errno::BADF, "EBADF"),
+        (Errno::AGAIN, "EAGAIN"),
+        (Errno::NOMEM, "ENOMEM"),
+        (Errno::ACCESS, "EACCES"),
+        (Errno::FAULT, "EFAULT"),
+        (Errno::BUSY, "EBUSY"),
+        (Errno::NODEV, "ENODEV"),
+        (Errno::INVAL, "EINVAL"),
+        (Errno::FBIG, "EFBIG"),
+        (Errno::NOSPC, "ENOSPC"),
+        (Errno::ROFS, "EROFS"),
+        (Errno::PIPE, "EPIPE"),
+        (Errno::NOSYS, "ENOSYS"),
+        (Errno::NODATA, "ENODATA"),
+        (Errno::NOLINK, "ENOLINK"),
+        (Errno::PROTO, "EPROTO"),
+        (Errno::BADMSG, "EBADMSG"),
+        (Errno::OVERFLOW, "EOVERFLOW"),
+        (Errno::OPNOTSUPP, "EOPNOTSUPP"),
+        (Errno::NETDOWN, "ENETDOWN"),
+        (Errno::NETUNREACH, "ENETUNREACH"),
+        (Errno::CONNRESET, "ECONNRESET"),
+        (Errno::NOBUFS, "ENOBUFS"),
+        (Errno::NOTCONN, "ENOTCONN"),
+        (Errno::SHUTDOWN, "ESHUTDOWN"),
+        (Errno::TIMEDOUT, "ETIMEDOUT"),
+        (Errno::CONNREFUSED, "ECONNREFUSED"),
+        (Errno::HOSTDOWN, "EHOSTDOWN"),
+        (Errno::HOSTUNREACH, "EHOSTUNREACH"),
+        (Errno::STALE, "ESTALE"),
+        (Errno::REMOTEIO, "EREMOTEIO"),
+        (Errno::DQUOT, "EDQUOT"),
+    ];
+    let known = SYMBOLS.iter().find(|(errno, _)| errno.raw_os_error() == number);
+    known.map_or_else(|| number.to_string(), |(_, symbol)| (*symbol).to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,6 +111,11 @@ mod tests {
         assert_eq!((errno(&error), reason(&error)), (22, "/a.vhd: footer: bad checksum".into()));
         assert_eq!(errno(&Error::new(ErrorKind::Unsupported, "qcow")), 38);
         assert_eq!(errno(&Error::new(ErrorKind::SizeChanged, "another disk")), 124);
+    }
+
+    #[test]
+    fn numbers_have_symbols() {
+        assert_eq!([5, 28, 116, 9999].map(symbol), ["EIO", "ENOSPC", "ESTALE", "9999"]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod paths;
 mod spawn;
 
 pub use client::{Client, OpenRequest};
-pub use errno::{describe, errno, reason};
+pub use errno::{describe, errno, errno_of, reason, symbol};
 pub use host_log::{
     Facility, Field, HostLog, HostLogCounters, JOURNAL_VARIABLE, Receivers, Record, SYSLOG_VARIABLE, Severity,
     timestamp,

@@ -1,6 +1,6 @@
 //! How an image is named: `type:path`, as storage managers write it.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{ffi::OsStr, fmt, os::unix::ffi::OsStrExt, path::PathBuf, str::FromStr};
 
 use block_core::{Error, ErrorKind, Result};
 use image_format::ImageKind;
@@ -30,25 +30,25 @@ impl ImageName {
     }
 }
 
-impl FromStr for ImageName {
-    type Err = Error;
-
-    /// Reads `type:path`; the first colon divides.
+impl ImageName {
+    /// Reads `type:path`; the first colon divides. A path is bytes, and need not be text.
     ///
     /// # Errors
-    /// `Invalid` without a colon or a path, `LimitReached` when a part is too long, `Unsupported` for a type that is
-    /// known but not offered, `NotFound` for one that nobody knows.
-    fn from_str(name: &str) -> Result<ImageName> {
-        let error = |kind, words: &str| Error::new(kind, format!("image name '{name}': {words}"));
-        let (kind, path) =
-            name.split_once(':').ok_or_else(|| error(ErrorKind::Invalid, "no type, as in vhd:/path or aio:/path"))?;
+    /// `Invalid` without a colon or a path or with a zero byte, `LimitReached` when a part is too long, `Unsupported` for
+    /// a type that is known but not offered, `NotFound` for one that nobody knows.
+    pub fn from_bytes(name: &[u8]) -> Result<ImageName> {
+        let error =
+            |kind, words: &str| Error::new(kind, format!("image name '{}': {words}", String::from_utf8_lossy(name)));
+        let colon = name.iter().position(|byte| *byte == b':');
+        let colon = colon.ok_or_else(|| error(ErrorKind::Invalid, "no type, as in vhd:/path or aio:/path"))?;
+        let (kind, path) = (&name[..colon], &name[colon + 1..]);
         if kind.len() >= TYPE_BYTES_END {
             return Err(error(ErrorKind::LimitReached, "the type is too long"));
         }
         let kind = match kind {
-            "aio" => ImageKind::Raw,
-            "vhd" => ImageKind::Vhd,
-            known if NOT_OFFERED.contains(&known) => {
+            b"aio" => ImageKind::Raw,
+            b"vhd" => ImageKind::Vhd,
+            known if NOT_OFFERED.iter().any(|kind| kind.as_bytes() == known) => {
                 return Err(error(ErrorKind::Unsupported, "images of this type are not supported"));
             }
             _ => return Err(error(ErrorKind::NotFound, "no such image type")),
@@ -56,8 +56,18 @@ impl FromStr for ImageName {
         match path.len() {
             0 => Err(error(ErrorKind::Invalid, "no path")),
             PATH_BYTES_END.. => Err(error(ErrorKind::LimitReached, "the path is too long")),
-            _ => Ok(ImageName { kind, path: PathBuf::from(path) }),
+            _ if path.contains(&0) => Err(error(ErrorKind::Invalid, "no path has a zero byte in it")),
+            _ => Ok(ImageName { kind, path: PathBuf::from(OsStr::from_bytes(path)) }),
         }
+    }
+}
+
+impl FromStr for ImageName {
+    type Err = Error;
+
+    /// As [`from_bytes`](ImageName::from_bytes).
+    fn from_str(name: &str) -> Result<ImageName> {
+        ImageName::from_bytes(name.as_bytes())
     }
 }
 
@@ -102,6 +112,13 @@ mod tests {
         assert_eq!(kind_of_error(&format!("{}:/a", "x".repeat(32))), ErrorKind::LimitReached);
         assert_eq!(kind_of_error(&format!("vhd:{}", "x".repeat(1000))), ErrorKind::LimitReached);
         assert!(format!("vhd:{}", "x".repeat(999)).parse::<ImageName>().is_ok());
+    }
+
+    #[test]
+    fn a_path_need_not_be_text() {
+        let name = ImageName::from_bytes(b"aio:/a\xff").unwrap();
+        assert_eq!(name.path.as_os_str().as_bytes(), b"/a\xff");
+        assert_eq!(ImageName::from_bytes(b"aio:/a\0b").unwrap_err().kind(), ErrorKind::Invalid);
     }
 
     #[test]

@@ -7,7 +7,10 @@ use control_api::{
     reason,
 };
 
-use crate::{home::Open, slot::Slot};
+use crate::{
+    home::{Name, Open},
+    slot::Slot,
+};
 
 /// One message.
 pub(crate) fn message(cookie: u16, body: Body) -> Vec<u8> {
@@ -69,7 +72,7 @@ pub(crate) fn open(parameters: OpenParameters, has_log: bool, has_key: bool) -> 
         return Err(Error::new(ErrorKind::Invalid, "a cache in memory cannot be put on these images"));
     }
     Ok(Open {
-        name: parameters.path,
+        name: parameters.path.into(),
         is_read_only: flags.contains(OpenFlags::READ_ONLY),
         is_shared: flags.contains(OpenFlags::SHARED),
         is_buffered: flags.contains(OpenFlags::NO_O_DIRECT),
@@ -77,9 +80,9 @@ pub(crate) fn open(parameters: OpenParameters, has_log: bool, has_key: bool) -> 
 }
 
 /// What RESUME asks for: other images, or (nothing said) the same.
-pub(crate) fn resume(parameters: OpenParameters, has_log: bool) -> Result<Option<Text>> {
+pub(crate) fn resume(parameters: OpenParameters, has_log: bool) -> Result<Option<Name>> {
     refuse_layers(&parameters, has_log)?;
-    Ok(Some(parameters.path).filter(|path| !path.is_empty()))
+    Ok(Some(parameters.path.into()).filter(|name: &Name| !name.is_empty()))
 }
 
 fn refuse_layers(parameters: &OpenParameters, has_log: bool) -> Result<()> {

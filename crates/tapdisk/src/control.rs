@@ -2,30 +2,27 @@
 
 use std::{
     cell::{Cell, RefCell},
-    io,
     os::fd::OwnedFd,
+    pin::pin,
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
-use control_api::{
-    Minor, RunDir, errno,
-    protocol::{ALL_MINORS, Body, DecodeError, Message, Request},
-};
+use control_api::{Minor, RunDir, errno};
 use futures_util::future::{Either, join_all, select};
 use rustix::io::Errno;
-use storage_io::{EngineChoice, Executor, Signal, Task, mailbox, reply};
+use storage_io::{EngineChoice, EngineKind, Executor, Moment, Signal, Task, mailbox, reply};
 
 use crate::{
     answers,
-    home::{self, Job, Setup},
+    home::{self, Done, Job, JobKind, Setup},
     jail::Jail,
+    jobs::{self, JobRecord, Jobs},
     log::Log,
     shared_memory::StatisticsDirectory,
-    slot::{Done, Published, Slot, information},
-    statistics::json_of_all,
+    slot::{Published, Slot},
 };
 
 /// Named descriptors that images may ask for.
@@ -35,6 +32,9 @@ const DESCRIPTOR_NAME_BYTES_MAX: usize = 39;
 /// How long closing may take when the process is told to end; then it is done by force.
 const END_GRACE: Duration = Duration::from_secs(10);
 
+/// What became of a close that took too long.
+const TOO_LATE: &str = "close by force";
+
 /// The process: its slots, and what must be removed when it ends.
 pub(crate) struct Control {
     executor: Executor,
@@ -42,9 +42,13 @@ pub(crate) struct Control {
     pub(crate) pid: u32,
     engine: EngineChoice,
     jail: Jail,
+    /// What that choice came to.
+    found: EngineKind,
+    begun: Moment,
     pub(crate) log: Log,
     /// In the order of their attachment.
-    slots: RefCell<Vec<Rc<Slot>>>,
+    pub(crate) slots: RefCell<Vec<Rc<Slot>>>,
+    pub(crate) jobs: Jobs,
     descriptors: RefCell<Vec<(String, OwnedFd)>>,
     /// Tasks and directories that go when the process ends, before its last answer.
     belongings: RefCell<Option<Belongings>>,
@@ -64,7 +68,7 @@ impl Control {
         executor: &Executor,
         run: RunDir,
         pid: u32,
-        engine: EngineChoice,
+        (engine, found): (EngineChoice, EngineKind),
         jail: Jail,
         log: Log,
     ) -> Rc<Control> {
@@ -74,13 +78,30 @@ impl Control {
             pid,
             engine,
             jail,
+            found,
+            begun: executor.now(),
             log,
             slots: RefCell::default(),
+            jobs: Jobs::default(),
             descriptors: RefCell::default(),
             belongings: RefCell::default(),
             is_ending: Cell::new(false),
             changed: Signal::new(),
         })
+    }
+
+    pub(crate) fn now(&self) -> Moment {
+        self.executor.now()
+    }
+
+    /// Since it began.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.now() - self.begun
+    }
+
+    /// What does the I/O of new disks.
+    pub(crate) fn engine_found(&self) -> EngineKind {
+        self.found
     }
 
     pub(crate) fn own(&self, belongings: Belongings) {
@@ -104,78 +125,15 @@ impl Control {
         descriptors.push((name.to_owned(), descriptor));
     }
 
-    /// The answer to something that is no request.
-    pub(crate) fn refuse(&self, error: DecodeError) -> Vec<u8> {
-        answers::failure(error.cookie, &error.into())
-    }
-
-    /// The answer to a request.
-    pub(crate) async fn answer(self: &Rc<Self>, request: Request) -> Vec<u8> {
-        let Request { message: Message { cookie, body }, log_path, key } = request;
-        let (has_log, has_key) = (log_path.is_some(), key.is_some());
-        match body {
-            Body::Pid => answers::message(cookie, Body::PidResponse(self.pid.cast_signed())),
-            Body::List => answers::list(cookie, self.slots.borrow().iter().map(|slot| &**slot)),
-            Body::Stats => self.statistics(cookie),
-            Body::DiskInfo => {
-                let size = self.slot(cookie).map(|slot| slot.information());
-                answers::sized(cookie, size, Body::DiskInfoResponse)
-            }
-            Body::Attach => answers::done(cookie, self.attach(cookie).await, Body::AttachResponse),
-            Body::Detach => answers::done(cookie, self.detach(cookie).await, Body::DetachResponse),
-            Body::Open(parameters) => {
-                let size = match answers::open(parameters, has_log, has_key) {
-                    Ok(open) => self.open(cookie, Job::Open(open)).await,
-                    Err(error) => Err(error),
-                };
-                let size = size.map(|geometry| geometry.map(information).unwrap_or_default());
-                answers::sized(cookie, size, Body::OpenResponse)
-            }
-            Body::Resume(parameters) => {
-                let result = match answers::resume(parameters, has_log) {
-                    Ok(name) => self.order(cookie, Job::Resume(name)).await,
-                    Err(error) => self.slot(cookie).and(Err(error)),
-                };
-                answers::done(cookie, result, Body::ResumeResponse)
-            }
-            Body::Pause => answers::done(cookie, self.order(cookie, Job::Pause).await, Body::PauseResponse),
-            Body::Close => answers::done(cookie, self.order(cookie, Job::Close).await, Body::CloseResponse),
-            Body::ForceShutdown => answers::done(cookie, self.force_close(cookie).await, Body::CloseResponse),
-            Body::RingConnect(_) => {
-                let no_xen = Error::new(ErrorKind::NotFound, "this host has no Xen");
-                answers::failure(cookie, &self.slot(cookie).and(Err::<(), _>(no_xen)).expect_err("both are errors"))
-            }
-            Body::RingDisconnect(ring) => {
-                let words = format!("ring {}-{} is not connected", ring.domid, ring.devid);
-                answers::failure(cookie, &os(words, Errno::NODEV))
-            }
-            other => {
-                let words = format!("'{}' is not served", other.kind().name());
-                answers::failure(0, &Error::new(ErrorKind::Invalid, words))
-            }
-        }
-    }
-
-    fn find(&self, cookie: u16) -> Option<Rc<Slot>> {
+    pub(crate) fn find(&self, cookie: u16) -> Option<Rc<Slot>> {
         self.slots.borrow().iter().find(|slot| slot.minor().number() == cookie).cloned()
     }
 
-    fn slot(&self, cookie: u16) -> Result<Rc<Slot>> {
+    pub(crate) fn slot(&self, cookie: u16) -> Result<Rc<Slot>> {
         self.find(cookie).ok_or_else(|| os(format!("minor {cookie} is not attached here"), Errno::NODEV))
     }
 
-    fn statistics(&self, cookie: u16) -> Vec<u8> {
-        if cookie == ALL_MINORS {
-            let all: Vec<String> = self.slots.borrow().iter().map(|slot| slot.statistics()).collect();
-            return answers::statistics(cookie, json_of_all(&all));
-        }
-        match self.slot(cookie) {
-            Ok(slot) => answers::statistics(cookie, slot.statistics()),
-            Err(error) => answers::failure(cookie, &error),
-        }
-    }
-
-    async fn attach(self: &Rc<Self>, cookie: u16) -> Result<()> {
+    pub(crate) async fn attach(self: &Rc<Self>, cookie: u16) -> Result<()> {
         let words = |words| format!("minor {cookie} {words}");
         if self.is_ending.get() {
             return Err(Error::new(ErrorKind::Closed, "this tapdisk is about to end"));
@@ -216,49 +174,92 @@ impl Control {
         Ok(())
     }
 
-    async fn detach(&self, cookie: u16) -> Result<()> {
-        let slot = self.slot(cookie)?;
-        self.carry_out(&slot, Job::Detach).await?;
-        self.forget(&slot);
-        // Gone before the answer: whoever gets it finds nothing left. (Also the lock of the marker.)
-        drop(slot);
-        if self.slots.borrow().is_empty() {
-            self.end();
-        }
-        Ok(())
-    }
-
     fn forget(&self, slot: &Rc<Slot>) {
         self.slots.borrow_mut().retain(|other| !Rc::ptr_eq(other, slot));
         self.changed.notify();
     }
 
-    async fn open(&self, cookie: u16, job: Job) -> Done {
-        let missing = || Error::new(ErrorKind::Invalid, format!("minor {cookie} is not attached here"));
-        let slot = self.find(cookie).ok_or_else(missing)?;
-        self.carry_out(&slot, job).await
-    }
-
-    async fn order(&self, cookie: u16, job: Job) -> Result<()> {
-        self.carry_out(&*self.slot(cookie)?, job).await.map(drop)
-    }
-
-    async fn force_close(&self, cookie: u16) -> Result<()> {
-        self.carry_out(&*self.slot(cookie)?, Job::ForceClose).await.map(drop)
-    }
-
-    /// Has a disk do a job, and logs how it went.
-    async fn carry_out(&self, slot: &Slot, job: Job) -> Done {
-        let name = job.name();
-        let (minor, result) = match job {
-            Job::ForceClose => (slot.minor(), slot.force().await),
-            job => (slot.minor(), slot.order(job).await),
+    /// Begins a job: it is done when those before it at the same disk have been, whoever waits for it.
+    pub(crate) fn begin(self: &Rc<Self>, slot: &Rc<Slot>, job: Job) -> Result<Rc<JobRecord>> {
+        let record = self.jobs.begin(slot.minor(), job.kind(), self.executor.now())?;
+        let waits = job.kind() != JobKind::ForceClose;
+        if waits {
+            slot.line_up(&record);
+        }
+        let (control, slot, entry) = (self.clone(), slot.clone(), record.clone());
+        let task = async move {
+            let done = control.carry_out(&slot, &entry, job).await;
+            if waits {
+                slot.leave(&entry);
+            }
+            control.log_end(&slot, &entry, &done);
+            if entry.kind == JobKind::Detach && done.is_ok() {
+                control.forget(&slot);
+                // Gone before the answer: whoever gets it finds nothing left. (Also the lock of the marker.)
+                drop(slot);
+                if control.slots.borrow().is_empty() {
+                    control.end();
+                }
+            }
+            control.jobs.end(&entry, done);
         };
-        match &result {
+        self.executor.spawn(task).detach();
+        Ok(record)
+    }
+
+    /// Does a job and waits for its end.
+    pub(crate) async fn have_done(self: &Rc<Self>, slot: &Rc<Slot>, job: Job) -> Done {
+        self.begin(slot, job)?.ended().await
+    }
+
+    async fn carry_out(&self, slot: &Rc<Slot>, record: &JobRecord, job: Job) -> Done {
+        if let Job::ForceClose = job {
+            record.run();
+            return slot.force().await;
+        }
+        let end = job.deadline().map(|deadline| record.asked + deadline);
+        match self.in_time(end, slot.turn_of(record)).await {
+            Some(true) => record.run(),
+            Some(false) => return jobs::cancelled(),
+            None if record.kind == JobKind::Close => {
+                record.run();
+                return slot.force().await.context(TOO_LATE);
+            }
+            None => return Err(Error::new(ErrorKind::TimedOut, "others are still being done to the disk")),
+        }
+        let job = job.with_deadline(end.map(|end| end - self.executor.now()));
+        let is_close = record.kind == JobKind::Close;
+        match self.in_time(end.filter(|_| is_close), slot.order(record.number, job)).await {
+            Some(done) => done,
+            None => slot.force().await.context(TOO_LATE),
+        }
+    }
+
+    /// What a future gives, unless the time is up before.
+    async fn in_time<T>(&self, end: Option<Moment>, future: impl Future<Output = T>) -> Option<T> {
+        let Some(end) = end else { return Some(future.await) };
+        match select(pin!(future), pin!(self.executor.sleep_until(end))).await {
+            Either::Left((value, _)) => Some(value),
+            Either::Right(_) => None,
+        }
+    }
+
+    fn log_end(&self, slot: &Slot, record: &JobRecord, done: &Done) {
+        let (minor, name) = (record.minor, record.kind.name());
+        match done {
             Ok(_) => self.log.info(format!("minor={minor} image={}: {name} done", slot.name())),
             Err(error) => self.log.error(format!("minor={minor}: {name}: {error} ({})", errno(error))),
         }
-        result
+    }
+
+    /// Gives a job up, where that is possible. Says whether it was.
+    pub(crate) async fn cancel(&self, record: &JobRecord) -> bool {
+        let Some(slot) = self.find(record.minor.number()) else { return false };
+        if record.cancel() {
+            slot.look_again();
+            return true;
+        }
+        !record.has_ended() && slot.turn_back(record.number).await
     }
 
     /// The process ends; nobody can find it any more.
@@ -277,18 +278,10 @@ impl Control {
         closed.into_iter().all(|closed| closed)
     }
 
-    async fn close_for_good(&self, slot: &Rc<Slot>) -> bool {
-        let too_late = self.executor.sleep(END_GRACE);
-        let closed = self.carry_out(slot, Job::Close);
-        let closed = match select(Box::pin(closed), Box::pin(too_late)).await {
-            Either::Left((result, _)) => result,
-            Either::Right(_) => self.carry_out(slot, Job::ForceClose).await,
-        };
-        let is_well = closed.is_ok();
-        if is_well {
-            // It has nothing open any more, so nothing can keep it.
-            let _ = slot.order(Job::Detach).await;
-        }
+    async fn close_for_good(self: &Rc<Self>, slot: &Rc<Slot>) -> bool {
+        let closed = self.have_done(slot, Job::Close { deadline: Some(END_GRACE) }).await;
+        // What has nothing open any more is easily detached; what is stuck is left.
+        let is_well = closed.is_ok() && self.have_done(slot, Job::Detach).await.is_ok();
         self.forget(slot);
         is_well
     }
@@ -308,6 +301,7 @@ impl Control {
     }
 }
 
-fn os(words: String, error: Errno) -> Error {
-    Error::from_os(words, io::Error::from(error))
+/// A refusal that has a number of the operating system.
+pub(crate) fn os(words: String, error: Errno) -> Error {
+    Error::from_os(words, error.into())
 }

@@ -21,6 +21,7 @@ use std::{
 
 use block_core::{Result, ResultExt};
 use control_api::{RunDir, errno, make_directory};
+use futures_util::future::join;
 use rustix::{
     fs::Mode,
     process::{Signal, umask},
@@ -34,7 +35,7 @@ use crate::{
     jail::Jail,
     listener::Listener,
     log::Log,
-    process_limits,
+    native, process_limits,
     receiver::receive,
     server::Server,
     shared_memory::StatisticsDirectory,
@@ -95,18 +96,21 @@ fn serve(run: RunDir, engine: EngineChoice, jail: Jail, starter: Starter) -> Res
     }
     refused.iter().for_each(|refused| log.info(refused));
     missing.iter().for_each(|missing| log.warning(format!("jail: {missing}")));
-    let control = Control::new(&executor, run, pid, engine, jail, log.clone());
+    let control = Control::new(&executor, run, pid, (engine, found), jail, log.clone());
     let server = Server::new(&executor, control.clone());
     let descriptors = Listener::bind(control.run.nbd_client_socket(pid))?;
     let keeper = control.clone();
     let receiver = receive(&executor, descriptors, move |name, descriptor| keeper.keep_descriptor(&name, descriptor));
-    control.own(Belongings { _listeners: vec![server.listen(listener), receiver], _statistics: statistics });
+    let native = native::Server::new(&executor, control.clone());
+    let native_listener = Listener::bind(control.run.native_socket(pid))?;
+    let listeners = vec![server.listen(listener), native.listen(native_listener), receiver];
+    control.own(Belongings { _listeners: listeners, _statistics: statistics });
     log.info(format!("ready, engine {found:?}"));
     starter.tell(&control.run.control_socket(pid).display().to_string())?;
     let _signals = executor.spawn(react(signals, executor.clone(), control.clone()));
     executor.block_on(async {
         control.ended().await;
-        server.finish().await;
+        join(server.finish(), native.finish()).await;
     });
     log.finish();
     Ok(ExitCode::SUCCESS)

@@ -19,14 +19,17 @@
 mod answers;
 mod arguments;
 mod background;
+mod classic;
 mod control;
 mod daemon;
 mod exports;
 mod home;
 mod jail;
+mod jobs;
 mod layers;
 mod listener;
 mod log;
+mod native;
 mod pages;
 mod process_limits;
 mod receiver;

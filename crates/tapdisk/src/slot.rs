@@ -1,31 +1,27 @@
 //! A slot: a minor that this process holds, with its home thread, as the control thread sees it.
 
 use std::{
-    cell::OnceCell,
+    cell::{OnceCell, RefCell},
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use block_core::{Error, ErrorKind, Result};
 use control_api::{
-    HeldMinor, Minor,
+    HeldMinor, Minor, native,
     protocol::{ImageInformation, ListEntry, Text, VbdState},
 };
-use storage_io::{Reply, ReplyTo, Sender, reply};
+use storage_io::{ReplyTo, Sender, Signal, reply};
 use virtual_disk::{DiskState, Geometry, Status};
 
-use crate::{home::Job, statistics};
-
-/// What a job gives when it is done.
-pub(crate) type Done = Result<Option<Geometry>>;
-
-/// One thing to do, and where the result goes.
-pub(crate) struct Order {
-    pub(crate) job: Job,
-    pub(crate) done: ReplyTo<Done>,
-}
+use crate::{
+    home::{Done, Job, Name, Order, Urgent},
+    jobs::JobRecord,
+    native::report,
+    statistics,
+};
 
 /// A slot of this process.
-#[derive(Debug)]
 pub(crate) struct Slot {
     held: HeldMinor,
     published: Arc<Published>,
@@ -33,8 +29,11 @@ pub(crate) struct Slot {
     status: OnceCell<Arc<Status>>,
     /// Jobs, one after the other.
     orders: Sender<Order>,
-    /// Closing by force, which waits for nothing.
-    urgent: Sender<Order>,
+    /// What waits for nothing.
+    urgent: Sender<Urgent>,
+    /// The jobs that are done or wait for their turn, in this order.
+    line: RefCell<VecDeque<u64>>,
+    moved: Signal,
 }
 
 impl Slot {
@@ -42,9 +41,10 @@ impl Slot {
         held: HeldMinor,
         published: Arc<Published>,
         orders: Sender<Order>,
-        urgent: Sender<Order>,
+        urgent: Sender<Urgent>,
     ) -> Slot {
-        Slot { held, published, status: OnceCell::new(), orders, urgent }
+        let (line, moved) = (RefCell::default(), Signal::new());
+        Slot { held, published, status: OnceCell::new(), orders, urgent, line, moved }
     }
 
     pub(crate) fn minor(&self) -> Minor {
@@ -57,29 +57,85 @@ impl Slot {
         let _ = self.status.set(status);
     }
 
-    /// Does `job` when those before it have been done.
-    pub(crate) async fn order(&self, job: Job) -> Done {
-        self.wait(&self.orders, job).await
+    /// Puts a job at the end of the line.
+    pub(crate) fn line_up(&self, job: &JobRecord) {
+        self.line.borrow_mut().push_back(job.number);
+    }
+
+    /// Ends when those before it have left the line; false: it was cancelled before that.
+    pub(crate) async fn turn_of(&self, job: &JobRecord) -> bool {
+        let is_first = || self.line.borrow().front() == Some(&job.number);
+        self.moved.until(|| job.is_cancelled() || is_first()).await;
+        !job.is_cancelled()
+    }
+
+    /// Whoever waits for a turn looks again.
+    pub(crate) fn look_again(&self) {
+        self.moved.notify();
+    }
+
+    /// A job leaves the line.
+    pub(crate) fn leave(&self, job: &JobRecord) {
+        self.line.borrow_mut().retain(|number| *number != job.number);
+        self.moved.notify();
+    }
+
+    /// Has home do `job`, whose turn it is.
+    pub(crate) async fn order(&self, number: u64, job: Job) -> Done {
+        let (done, result) = reply();
+        let sent = self.orders.send(Order { number, job, done });
+        let result = if sent.is_ok() { result.await } else { None };
+        result.unwrap_or_else(|| Err(self.gone()))
     }
 
     /// Closes by force, whatever else is being done.
     pub(crate) async fn force(&self) -> Done {
-        self.wait(&self.urgent, Job::ForceClose).await
+        self.ask(Urgent::ForceClose).await?
     }
 
-    async fn wait(&self, orders: &Sender<Order>, job: Job) -> Done {
-        let gone = || Error::new(ErrorKind::Closed, format!("minor {}: its thread has ended", self.minor()));
-        let (done, result): (_, Reply<Done>) = reply();
-        if orders.send(Order { job, done }).is_err() {
-            return Err(gone());
-        }
-        result.await.unwrap_or_else(|| Err(gone()))
+    /// Has home turn back the job that it does, if it is this one. Says whether it could.
+    pub(crate) async fn turn_back(&self, number: u64) -> bool {
+        self.ask(|to| Urgent::TurnBack(number, to)).await.unwrap_or(false)
+    }
+
+    /// Asks home something that waits for nothing.
+    async fn ask<T>(&self, question: impl FnOnce(ReplyTo<T>) -> Urgent) -> Result<T> {
+        let (to, answer) = reply();
+        let sent = self.urgent.send(question(to));
+        let answer = if sent.is_ok() { answer.await } else { None };
+        answer.ok_or_else(|| self.gone())
+    }
+
+    fn gone(&self) -> Error {
+        Error::new(ErrorKind::Closed, format!("minor {}: its thread has ended", self.minor()))
     }
 
     /// The line in the list of slots; `count` slots are left with this one.
     pub(crate) fn list_entry(&self, count: u32) -> ListEntry {
         let minor = i32::from(self.minor().number());
-        ListEntry { count, minor, state: self.state(), path: self.name() }
+        ListEntry { count, minor, state: self.state(), path: Text::truncated(self.name().as_bytes()) }
+    }
+
+    /// What its disk publishes, once its thread is up.
+    pub(crate) fn status(&self) -> Option<&Status> {
+        self.status.get().map(|status| &**status)
+    }
+
+    /// Where its disk is in its life.
+    pub(crate) fn life(&self) -> native::State {
+        match self.published.words().empty_pause {
+            Some(EmptyPause::Paused) => native::State::Paused,
+            Some(EmptyPause::ResumeFailed) => native::State::ResumeFailed,
+            None => report::state(self.disk_state()),
+        }
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        self.published.words().is_shared
+    }
+
+    pub(crate) fn is_buffered(&self) -> bool {
+        self.published.words().is_buffered
     }
 
     fn disk_state(&self) -> DiskState {
@@ -95,16 +151,16 @@ impl Slot {
     }
 
     /// `type:path` as it was given; empty if nothing is open.
-    pub(crate) fn name(&self) -> Text {
+    pub(crate) fn name(&self) -> Name {
         match self.disk_state() {
-            DiskState::Attached | DiskState::Closed => Text::EMPTY,
+            DiskState::Attached | DiskState::Closed => Name::default(),
             _ => self.published.words().name.clone(),
         }
     }
 
     pub(crate) fn statistics(&self) -> String {
         let is_buffered = self.published.words().is_buffered;
-        statistics::json(&self.name(), self.status.get().map(|status| &**status), is_buffered)
+        statistics::json(self.name().as_bytes(), self.status.get().map(|status| &**status), is_buffered)
     }
 
     /// The size when it was last opened; zeroes before that.
@@ -168,11 +224,13 @@ pub(crate) struct Published(Mutex<Words>);
 #[derive(Debug, Default)]
 pub(crate) struct Words {
     /// `type:path` as it was given last.
-    pub(crate) name: Text,
+    pub(crate) name: Name,
     /// Whether a slot without images is paused.
     pub(crate) empty_pause: Option<EmptyPause>,
     /// Whether the page cache is used.
     pub(crate) is_buffered: bool,
+    /// Whether others write to the images, too.
+    pub(crate) is_shared: bool,
 }
 
 impl Published {

@@ -28,7 +28,7 @@ use crate::shared_memory;
 const TURN_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What comes before a process id in the name of a socket.
-const PREFIXES: [&str; 6] = ["ctl", "nbdclient", "nbdserver-new", "nbdserver", "nbd-old", "nbd"];
+const PREFIXES: [&str; 7] = ["ctl", "oxtap", "nbdclient", "nbdserver-new", "nbdserver", "nbd-old", "nbd"];
 
 /// The turn to change what lies in the run directory; dropping it ends the turn.
 #[derive(Debug)]
@@ -139,7 +139,8 @@ mod tests {
 
     #[test]
     fn names_tell_their_owner() {
-        let owners = ["ctl12", "nbdclient12", "nbd12.3", "nbd-old12.3", "nbdserver12.3", "nbdserver-new12.3"];
+        let owners =
+            ["ctl12", "oxtap12", "nbdclient12", "nbd12.3", "nbd-old12.3", "nbdserver12.3", "nbdserver-new12.3"];
         assert!(owners.iter().all(|name| owner(name) == Some(12)));
         assert!(["tapdisk", "nbd", "nbd12.x", "nbd/12", "ctl-12", "ctlx"].iter().all(|name| owner(name).is_none()));
     }
@@ -151,7 +152,7 @@ mod tests {
         fs::create_dir_all(run.markers()).unwrap();
         let bind = |name: String| UnixListener::bind(run.path().join(name)).unwrap();
         // Dead; alive by its process; alive by its socket, in another container.
-        let left: Vec<_> = ["ctl", "nbdclient"].map(|prefix| bind(format!("{prefix}{NOBODY}"))).into();
+        let left: Vec<_> = ["ctl", "oxtap", "nbdclient"].map(|prefix| bind(format!("{prefix}{NOBODY}"))).into();
         drop((left, bind(format!("nbd{NOBODY}.3")), bind("ctl1".into())));
         let _listening = bind(format!("ctl{}", NOBODY + 1));
         fs::create_dir_all(run.shared_memory(NOBODY)).unwrap();

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use control_api::{Client, Minor, RunDir};
+use control_api::{Client, Minor, RunDir, native};
 use test_support::RunDirectory;
 
 /// A hang limit, not a measure.
@@ -83,6 +83,11 @@ impl Host {
 
     pub(crate) fn client(&self, pid: u32) -> Client {
         Client::new(&self.run, pid).timeout(LONG)
+    }
+
+    /// A connection in the native protocol.
+    pub(crate) fn native(&self, pid: u32) -> native::Client {
+        native::Client::connect(&self.run, pid, Some(LONG)).unwrap()
     }
 
     /// A raw image of this many bytes.

@@ -14,6 +14,8 @@ mod hung_storage;
 mod jail;
 mod life_of_a_disk;
 mod list_of_many_disks;
+mod native_commands;
+mod native_hostile;
 mod pause;
 mod privileges;
 mod rings;

@@ -47,7 +47,7 @@ fn the_line_comes_when_it_serves() {
     let pid = socket.rsplit_once("/ctl").unwrap().1.parse().unwrap();
     assert_eq!(socket, host.run.control_socket(pid).display().to_string());
     assert_eq!(host.client(pid).pid().unwrap(), pid);
-    assert_eq!(names(host.run.path()), [format!("ctl{pid}"), format!("nbdclient{pid}")]);
+    assert_eq!(names(host.run.path()), [format!("ctl{pid}"), format!("nbdclient{pid}"), format!("oxtap{pid}")]);
     let command_line = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
     assert!(!command_line.is_empty());
 }

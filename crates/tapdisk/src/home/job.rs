@@ -1,0 +1,148 @@
+//! What can be done to a disk: both protocols are read into these words.
+
+use std::{fmt, time::Duration};
+
+use block_core::Result;
+use control_api::protocol::Text;
+use virtual_disk::{Geometry, Quiet};
+
+/// What can be done to a disk.
+#[derive(Clone, Debug)]
+pub(crate) enum Job {
+    /// Open images.
+    Open(Box<Open>),
+    /// Drain, and close the images; requests are held.
+    Pause {
+        /// How long that may take before the disk runs on.
+        deadline: Option<Duration>,
+    },
+    /// Open the images again, or others.
+    Resume(Option<Name>),
+    /// Drain, and close everything.
+    Close {
+        /// How long that may take before it is done by force.
+        deadline: Option<Duration>,
+    },
+    /// Close in bounded time, whatever hangs.
+    ForceClose,
+    /// Forget the disk: the thread ends.
+    Detach,
+}
+
+/// A job without what it was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum JobKind {
+    Open,
+    Pause,
+    Resume,
+    Close,
+    ForceClose,
+    Detach,
+}
+
+impl Job {
+    pub(crate) fn kind(&self) -> JobKind {
+        match self {
+            Job::Open(_) => JobKind::Open,
+            Job::Pause { .. } => JobKind::Pause,
+            Job::Resume(_) => JobKind::Resume,
+            Job::Close { .. } => JobKind::Close,
+            Job::ForceClose => JobKind::ForceClose,
+            Job::Detach => JobKind::Detach,
+        }
+    }
+
+    /// How long it may take, waiting for its turn included.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        match self {
+            Job::Pause { deadline } | Job::Close { deadline } => *deadline,
+            _ => None,
+        }
+    }
+
+    /// The same with another deadline, if it can have one.
+    pub(crate) fn with_deadline(mut self, new: Option<Duration>) -> Job {
+        if let Job::Pause { deadline } | Job::Close { deadline } = &mut self {
+            *deadline = new;
+        }
+        self
+    }
+}
+
+impl JobKind {
+    /// Its name in logs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            JobKind::ForceClose => "close by force",
+            other => other.command(),
+        }
+    }
+
+    /// The name of the command that asks for it.
+    pub(crate) fn command(self) -> &'static str {
+        match self {
+            JobKind::Open => "open",
+            JobKind::Pause => "pause",
+            JobKind::Resume => "resume",
+            JobKind::Close | JobKind::ForceClose => "close",
+            JobKind::Detach => "detach",
+        }
+    }
+}
+
+/// `type:path` as it was given: bytes, since a path need not be text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Name(Vec<u8>);
+
+impl Name {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<Text> for Name {
+    fn from(text: Text) -> Name {
+        Name(text.into_bytes())
+    }
+}
+
+impl From<String> for Name {
+    fn from(text: String) -> Name {
+        Name(text.into_bytes())
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
+    }
+}
+
+/// What to open, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Open {
+    pub(crate) name: Name,
+    pub(crate) is_read_only: bool,
+    /// Several disks write to the image: nobody locks it.
+    pub(crate) is_shared: bool,
+    /// Go through the page cache.
+    pub(crate) is_buffered: bool,
+}
+
+/// What a job gives when it was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gave {
+    /// Nothing but its end.
+    Nothing,
+    /// Images are open.
+    Opened(Geometry),
+    /// The disk is at rest.
+    Quiet(Quiet),
+}
+
+/// How a job ended.
+pub(crate) type Done = Result<Gave>;

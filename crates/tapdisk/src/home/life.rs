@@ -1,0 +1,195 @@
+//! What jobs do to the disk of a home.
+
+use std::{pin::pin, time::Duration};
+
+use block_core::{Error, ErrorKind, Result};
+use futures_util::future::select;
+use image_chain::{ChainSpec, ImageName};
+use rustix::io::Errno;
+use storage_io::{Access, LockPolicy};
+use virtual_disk::{DiskState, Geometry, Quiet, Settings};
+
+use super::{Home, Name, Open};
+use crate::{exports::Exports, slot::EmptyPause};
+
+/// How often, and how far apart, the images of a paused disk are tried: what storage has just moved may show up late.
+const RESUME_ATTEMPTS: u32 = 10;
+const RESUME_PAUSE: Duration = Duration::from_secs(1);
+
+impl Home {
+    fn state(&self) -> DiskState {
+        self.disk.status().state()
+    }
+
+    pub(super) async fn open(&self, open: Open) -> Result<Geometry> {
+        match self.state() {
+            DiskState::Attached | DiskState::Closed => {}
+            DiskState::Stuck => return Err(self.stuck()),
+            _ => return Err(os(format!("minor {} is open already", self.minor), Errno::ALREADY)),
+        }
+        let spec = spec(&open, &open.name)?;
+        {
+            let mut words = self.published.words();
+            words.name = open.name.clone();
+            words.is_buffered = open.is_buffered;
+            words.is_shared = open.is_shared;
+            words.empty_pause = None;
+        }
+        self.is_forced.set(false);
+        let geometry = self.disk.open(spec, Settings::default()).await?;
+        if let Err(error) = self.start_serving() {
+            // The first error is the one that matters; nobody has written anything yet.
+            let _ = self.disk.close().await;
+            return Err(error);
+        }
+        self.opened.replace(Some(open));
+        Ok(geometry)
+    }
+
+    fn start_serving(&self) -> Result<()> {
+        if self.is_forced.get() {
+            return Err(Error::new(ErrorKind::Closed, "the disk was closed by force"));
+        }
+        let exports = Exports::start(&self.disk, &self.run, self.pid, self.minor, &self.log)?;
+        self.exports.replace(Some(exports));
+        self.count(self.pages.open(&self.disk));
+        Ok(())
+    }
+
+    /// Statistics in shared memory are a service, not a duty.
+    fn count(&self, made: Result<()>) {
+        if let Err(error) = made {
+            self.log.warning(format!("minor={}: {error}", self.minor));
+        }
+    }
+
+    pub(super) async fn pause(&self, deadline: Option<Duration>) -> Result<Quiet> {
+        if matches!(self.state(), DiskState::Attached | DiskState::Closed) {
+            self.published.words().empty_pause.get_or_insert(EmptyPause::Paused);
+            return Ok(Quiet::default());
+        }
+        let quiet = self.disk.pause(deadline).await?;
+        self.pages.pause();
+        Ok(quiet)
+    }
+
+    pub(super) async fn resume(&self, name: Option<Name>) -> Result<Geometry> {
+        if let Some(empty) = &mut self.published.words().empty_pause {
+            *empty = EmptyPause::ResumeFailed;
+            return Err(Error::new(ErrorKind::SizeChanged, format!("minor {} was never opened", self.minor)));
+        }
+        if !matches!(self.state(), DiskState::Paused | DiskState::ResumeFailed) {
+            return Err(Error::new(ErrorKind::Invalid, format!("minor {} is not paused", self.minor)));
+        }
+        let mut open = self.opened.borrow().clone().expect("a disk that is paused was opened");
+        open.name = name.unwrap_or(open.name);
+        let spec = spec(&open, &open.name)?;
+        let result = self.try_to_resume(&spec).await;
+        let is_another_disk = result.as_ref().is_err_and(|error| error.kind() == ErrorKind::SizeChanged);
+        if result.is_ok() || is_another_disk {
+            self.published.words().name = open.name.clone();
+            self.opened.replace(Some(open));
+        }
+        let geometry = result?;
+        self.count(self.pages.resume());
+        Ok(geometry)
+    }
+
+    /// Opens the images, several times if the system says that they cannot be opened.
+    async fn try_to_resume(&self, spec: &ChainSpec) -> Result<Geometry> {
+        let mut attempt = 1;
+        loop {
+            let error = match self.disk.resume(Some(spec.clone())).await {
+                Ok(geometry) => return Ok(geometry),
+                Err(error) => error,
+            };
+            let is_refused = error.os_error() == Some(Errno::ACCESS.raw_os_error());
+            let may_pass = error.os_error().is_some() && error.kind() != ErrorKind::Busy && !is_refused;
+            if !may_pass || attempt == RESUME_ATTEMPTS || self.is_forced.get() {
+                return Err(error);
+            }
+            self.log.warning(format!("minor={}: resume, attempt {attempt}: {error}", self.minor));
+            if self.is_turned_back_within(RESUME_PAUSE).await {
+                return Err(error);
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Lets time pass in which the job may be given up; says whether it was.
+    async fn is_turned_back_within(&self, time: Duration) -> bool {
+        let turning = &self.turning_back;
+        turning.is_wanted.set(false);
+        turning.is_possible.set(true);
+        let wanted = pin!(turning.changed.until(|| turning.is_wanted.get()));
+        select(wanted, pin!(self.executor.sleep(time))).await;
+        turning.is_possible.set(false);
+        turning.is_wanted.get()
+    }
+
+    /// Gives up the job that is being done, if it can be. Says whether it could.
+    pub(super) fn turn_back(&self) -> bool {
+        let turning = &self.turning_back;
+        if turning.is_possible.get() {
+            turning.is_wanted.set(true);
+            turning.changed.notify();
+        }
+        turning.is_possible.get()
+    }
+
+    pub(super) async fn close(&self) -> Result<()> {
+        self.published.words().empty_pause = None;
+        if let Some(exports) = &*self.exports.borrow() {
+            exports.stop_listening();
+        }
+        let result = self.disk.close().await;
+        self.stop_serving().await;
+        result
+    }
+
+    pub(super) async fn force_close(&self) -> Result<()> {
+        self.is_forced.set(true);
+        self.published.words().empty_pause = None;
+        let result = self.disk.force_close().await;
+        self.stop_serving().await;
+        result
+    }
+
+    /// Ends all connections and removes their sockets.
+    async fn stop_serving(&self) {
+        self.pages.close();
+        let exports = self.exports.take();
+        if let Some(exports) = exports {
+            exports.close().await;
+        }
+    }
+
+    pub(super) fn detach(&self) -> Result<()> {
+        match self.state() {
+            DiskState::Attached | DiskState::Closed => Ok(()),
+            DiskState::Stuck => Err(self.stuck()),
+            _ => Err(os(format!("minor {} is open", self.minor), Errno::BUSY)),
+        }
+    }
+
+    fn stuck(&self) -> Error {
+        let trouble = self.disk.status().trouble().map(|error| format!(": {error}")).unwrap_or_default();
+        os(format!("minor {} is stuck{trouble}", self.minor), Errno::BUSY)
+    }
+}
+
+/// What to open, as the chain wants it told.
+fn spec(open: &Open, name: &Name) -> Result<ChainSpec> {
+    let leaf = ImageName::from_bytes(name.as_bytes())?;
+    let access = if open.is_read_only { Access::Read } else { Access::Write };
+    let mut spec = ChainSpec::new(leaf, access);
+    spec.direct = !open.is_buffered;
+    if open.is_shared {
+        spec.lock = LockPolicy::None;
+    }
+    Ok(spec)
+}
+
+fn os(words: String, error: Errno) -> Error {
+    Error::from_os(words, error.into())
+}

@@ -1,0 +1,101 @@
+//! What commands of the native protocol do.
+
+use std::{future::Future, pin::Pin, rc::Rc, time::Duration};
+
+use block_core::{Error, ErrorKind, Result};
+use control_api::native::{Cancelled, Command, Disks, Done, JobList, OpenImages, ResultOf, Statistics};
+
+use super::report;
+use crate::{
+    control::Control,
+    home::{Job, Name, Open},
+    jobs::JobRecord,
+};
+
+/// How a command has begun.
+pub(super) enum Begun {
+    /// It has ended, too.
+    Answered(Result<ResultOf>),
+    /// It goes on, whoever waits for it.
+    Job(Rc<JobRecord>),
+    /// Its answer comes in a moment.
+    Asked(Pin<Box<dyn Future<Output = Result<ResultOf>>>>),
+}
+
+impl Control {
+    pub(super) fn begin_command(self: &Rc<Self>, command: Command) -> Begun {
+        let milliseconds = |deadline: Option<u64>| deadline.map(Duration::from_millis);
+        match command {
+            Command::List {} => Begun::Answered(Ok(ResultOf::List(self.disks()))),
+            Command::Stats { minor } => Begun::Answered(self.all_statistics(minor).map(ResultOf::Stats)),
+            Command::Jobs {} => Begun::Answered(Ok(ResultOf::Jobs(self.job_list()))),
+            Command::Attach { minor } => {
+                let control = self.clone();
+                Begun::Asked(Box::pin(async move { control.attach(minor).await.map(|()| ResultOf::Attach(Done {})) }))
+            }
+            Command::Watch { job } => begun(self.jobs.find(job)),
+            Command::Cancel { job } => self.cancel_by_number(job),
+            Command::Detach { minor } => self.begin_job(minor, Job::Detach),
+            Command::Open(asked) => self.begin_job(asked.minor, open(asked)),
+            Command::Pause { minor, deadline_ms } => {
+                self.begin_job(minor, Job::Pause { deadline: milliseconds(deadline_ms) })
+            }
+            Command::Resume { minor, image } => self.begin_job(minor, Job::Resume(image.map(Name::from))),
+            Command::Close { minor, force: true, .. } => self.begin_job(minor, Job::ForceClose),
+            Command::Close { minor, force: false, deadline_ms } => {
+                self.begin_job(minor, Job::Close { deadline: milliseconds(deadline_ms) })
+            }
+            other => {
+                let words = format!("'{}' is not served", other.name());
+                Begun::Answered(Err(Error::new(ErrorKind::Unsupported, words)))
+            }
+        }
+    }
+
+    fn begin_job(self: &Rc<Self>, minor: u16, job: Job) -> Begun {
+        begun(self.slot(minor).and_then(|slot| self.begin(&slot, job)))
+    }
+
+    fn cancel_by_number(self: &Rc<Self>, number: u64) -> Begun {
+        let job = match self.jobs.find(number) {
+            Ok(job) => job,
+            Err(error) => return Begun::Answered(Err(error)),
+        };
+        let control = self.clone();
+        Begun::Asked(Box::pin(async move { Ok(ResultOf::Cancel(Cancelled { cancelled: control.cancel(&job).await })) }))
+    }
+
+    fn disks(&self) -> Disks {
+        Disks { disks: self.slots.borrow().iter().map(|slot| report::summary(self, slot)).collect() }
+    }
+
+    fn all_statistics(&self, minor: Option<u16>) -> Result<Statistics> {
+        let slots = match minor {
+            Some(minor) => vec![self.slot(minor)?],
+            None => self.slots.borrow().clone(),
+        };
+        let disks = slots.iter().map(|slot| report::statistics(self, slot)).collect();
+        Ok(Statistics { process: report::process(self), disks })
+    }
+
+    fn job_list(&self) -> JobList {
+        let now = self.now();
+        JobList { jobs: self.jobs.all().iter().map(|job| report::job(self, job, now)).collect() }
+    }
+}
+
+fn begun(job: Result<Rc<JobRecord>>) -> Begun {
+    match job {
+        Ok(job) => Begun::Job(job),
+        Err(error) => Begun::Answered(Err(error)),
+    }
+}
+
+fn open(asked: OpenImages) -> Job {
+    Job::Open(Box::new(Open {
+        name: asked.image.into(),
+        is_read_only: asked.read_only,
+        is_shared: asked.shared,
+        is_buffered: asked.buffered,
+    }))
+}

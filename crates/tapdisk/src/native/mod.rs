@@ -1,0 +1,14 @@
+//! The native protocol: many requests on one connection, jobs with progress.
+//!
+//! ```text
+//!   oxtap<pid> --> Server --> Session: lines --> commands --> at once: list, stats, jobs
+//!                                ^                       '--> a job: reports until it has ended
+//!                                '------ lines out -----------'
+//! ```
+
+mod commands;
+pub(crate) mod report;
+mod server;
+mod session;
+
+pub(crate) use self::server::Server;

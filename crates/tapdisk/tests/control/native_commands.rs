@@ -1,0 +1,122 @@
+//! The native protocol: what each command does to a disk.
+
+use control_api::{
+    errno,
+    native::{Client, Command, DiskSummary, OpenImages, ResultOf, State},
+};
+
+use crate::host::{Host, aio, eventually, minor};
+
+fn open(image: String) -> Command {
+    Command::Open(OpenImages { minor: 0, image, ..OpenImages::default() })
+}
+
+fn pause() -> Command {
+    Command::Pause { minor: 0, deadline_ms: None }
+}
+
+fn close() -> Command {
+    Command::Close { minor: 0, force: false, deadline_ms: None }
+}
+
+fn only_disk(client: &mut Client) -> DiskSummary {
+    let mut disks = client.list().unwrap();
+    assert_eq!(disks.len(), 1);
+    disks.remove(0)
+}
+
+#[test]
+fn a_disk_lives_from_attach_to_detach() {
+    let host = Host::new();
+    let pid = host.spawn();
+    let mut client = host.native(pid);
+    assert_eq!(client.greeting().pid, pid);
+    assert!(client.greeting().program.starts_with("tapdisk "));
+    assert_eq!(client.list().unwrap(), []);
+
+    let number = host.run.allocate_minor().unwrap().number();
+    assert!(matches!(client.ask(Command::Attach { minor: number }).unwrap(), ResultOf::Attach(_)));
+    assert_eq!(only_disk(&mut client).state, State::Attached);
+
+    let image = aio(&host.raw_image("a.img", 1 << 20));
+    let ResultOf::Open(opened) = client.ask(open(image.clone())).unwrap() else { panic!("an answer to open") };
+    assert_eq!(opened.geometry.bytes, 1 << 20);
+    let disk = only_disk(&mut client);
+    assert_eq!((disk.state, disk.image, disk.job), (State::Running, Some(image.clone()), None));
+    assert_eq!(disk.nbd.unwrap(), host.run.nbd_socket(pid, minor("0")).display().to_string());
+
+    assert!(matches!(client.ask(pause()).unwrap(), ResultOf::Pause(_)));
+    assert_eq!(only_disk(&mut client).state, State::Paused);
+    let resume = Command::Resume { minor: 0, image: None };
+    assert!(matches!(client.ask(resume).unwrap(), ResultOf::Resume(resumed) if resumed == opened));
+    assert!(matches!(client.ask(close()).unwrap(), ResultOf::Close(_)));
+    let disk = only_disk(&mut client);
+    assert_eq!((disk.state, disk.image, disk.nbd), (State::Closed, None, None));
+    assert!(matches!(client.ask(Command::Detach { minor: 0 }).unwrap(), ResultOf::Detach(_)));
+    // The process ends with its last disk, and says so to whoever is connected.
+    assert!(client.list().is_err());
+    host.ok(&["free", "-m", "0"]);
+    host.place.assert_nothing_left();
+}
+
+#[test]
+fn both_protocols_speak_of_the_same_disk() {
+    let host = Host::new();
+    let (pid, _) = host.attached(1);
+    let image = aio(&host.raw_image("a.img", 1 << 20));
+    host.ok(&["open", "-p", &pid.to_string(), "-m", "0", "-a", &image]);
+    let mut client = host.native(pid);
+    assert_eq!(only_disk(&mut client).image, Some(image.clone()));
+    client.ask(pause()).unwrap();
+    assert!(host.ok(&["list"]).contains("state=0x2a"));
+    host.ok(&["unpause", "-p", &pid.to_string(), "-m", "0"]);
+    assert_eq!(only_disk(&mut client).state, State::Running);
+}
+
+#[test]
+fn refusals_have_the_same_numbers_as_ever() {
+    let host = Host::new();
+    let (pid, _) = host.attached(1);
+    let mut client = host.native(pid);
+    let mut refusal = |command| errno(&client.ask(command).unwrap_err());
+    assert_eq!(refusal(Command::Detach { minor: 7 }), 19);
+    assert_eq!(refusal(open("aio:/nonexistent".into())), 2);
+    assert_eq!(refusal(open("nonsense".into())), 22);
+    assert_eq!(refusal(open(format!("aio:/{}", "x".repeat(300)))), 36, "longer than tap-ctl can say");
+    assert_eq!(
+        refusal(open(format!("aio:/{}", "x".repeat(300)))),
+        36,
+        "a name that the protocol of tap-ctl cannot say"
+    );
+    assert_eq!(refusal(Command::Resume { minor: 0, image: None }), 22);
+    assert_eq!(refusal(Command::Stats { minor: Some(7) }), 19);
+    assert_eq!(refusal(Command::Watch { job: 1000 }), 3);
+    assert_eq!(refusal(Command::Cancel { job: 1000 }), 3);
+    assert_eq!(refusal(Command::Attach { minor: 0 }), 17);
+}
+
+#[test]
+fn statistics_count_what_clients_did() {
+    let host = Host::new();
+    let (pid, _) = host.attached(1);
+    let mut client = host.native(pid);
+    client.ask(open(aio(&host.raw_image("a.img", 1 << 20)))).unwrap();
+    let mut nbd = export::nbd::client::Client::connect_unix(&host.run.nbd_socket(pid, minor("0")), "").unwrap();
+    nbd.write(0, &[1; 8192]).unwrap();
+    nbd.read(0, &mut [0; 4096]).unwrap();
+    // The last answer is out before it is counted.
+    eventually("both are counted", || {
+        let stats = client.stats(Some(0)).unwrap();
+        stats.disks[0].requests["read"].completed == 1
+    });
+    let stats = client.stats(None).unwrap();
+    assert_eq!(stats.process.pid, pid);
+    let disk = &stats.disks[0];
+    let write = disk.requests["write"];
+    assert_eq!((write.requests, write.completed, write.errors, write.sectors), (1, 1, 0, 16));
+    assert_eq!(disk.latency["write"].served.count, 1);
+    assert_eq!(disk.queues.iter().map(|queue| queue.requests).sum::<u64>(), 2);
+    assert_eq!((disk.chain[0].read_sectors, disk.chain[0].write_sectors), (8, 16));
+    assert_eq!((disk.errors.len(), disk.retries), (0, 0));
+    nbd.disconnect().unwrap();
+}

@@ -1,0 +1,175 @@
+//! Whatever a client of the native protocol says, it is told what is wrong, and harms nobody else.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::UnixStream,
+};
+
+use control_api::native::{Answer, AnswerBody, REQUEST_BYTES_MAX};
+
+use crate::host::{Host, LONG};
+
+/// A connection that has been greeted.
+fn connect(host: &Host, pid: u32) -> BufReader<UnixStream> {
+    let stream = UnixStream::connect(host.run.native_socket(pid)).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    let mut stream = BufReader::new(stream);
+    let mut hello = String::new();
+    stream.read_line(&mut hello).unwrap();
+    assert_eq!(hello, format!("{{\"oxtap\":{{\"version\":1,\"program\":\"tapdisk 0.1.0\",\"pid\":{pid}}}}}\n"));
+    stream
+}
+
+fn say(stream: &mut BufReader<UnixStream>, bytes: &[u8]) {
+    stream.get_mut().write_all(bytes).unwrap();
+}
+
+fn answer(stream: &mut BufReader<UnixStream>) -> Answer {
+    let mut line = String::new();
+    stream.read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
+/// Which request was refused, with which number.
+fn refusal(stream: &mut BufReader<UnixStream>) -> (Option<u64>, i32) {
+    match answer(stream) {
+        Answer { id, body: AnswerBody::Error(failure) } => (id, failure.errno),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn is_served(stream: &mut BufReader<UnixStream>) {
+    say(stream, b"{\"id\":77,\"command\":{\"list\":{}}}\n");
+    let Answer { id, body } = answer(stream);
+    assert!(id == Some(77) && matches!(body, AnswerBody::Result(_)));
+}
+
+#[test]
+fn nonsense_is_refused_and_the_connection_goes_on() {
+    let host = Host::new();
+    let pid = host.spawn();
+    let mut stream = connect(&host, pid);
+    let deep = [&b"{\"id\":1,\"command\":"[..], &[b'['; 30_000], b"\n"].concat();
+    for (line, id) in [
+        (&b"hello\n"[..], None),
+        (b"\xff\xfe\x00\n", None),
+        (b"{\"id\":1}\n", Some(1)),
+        (b"{\"id\":2,\"command\":{\"explode\":{}}}\n", Some(2)),
+        (b"{\"id\":3,\"command\":{\"list\":{\"colour\":1}}}\n", Some(3)),
+        (b"{\"id\":4,\"command\":{\"list\":{}},\"urgent\":true}\n", Some(4)),
+        (b"{\"id\":\"5\",\"command\":{\"list\":{}}}\n", None),
+        (b"{\"id\":6,\"command\":{\"stats\":{\"minor\":\"\xff\"}}}\n", Some(6)),
+        (b"{\"id\":7,\"command\":{\"pause\":{\"minor\":1e99}}}\n", Some(7)),
+        (b"{\"id\":8,\"command\":{\"open\":{\"minor\":0,\"image\":\"a\\u0000b\"}}}\n", Some(8)),
+        (b"[]\n", None),
+        (&deep, None),
+    ] {
+        say(&mut stream, line);
+        let (refused, errno) = refusal(&mut stream);
+        let words = String::from_utf8_lossy(line);
+        assert_eq!(refused, id, "{words}");
+        assert!([19, 22].contains(&errno), "{words}: {errno}");
+    }
+    is_served(&mut stream);
+}
+
+#[test]
+fn a_line_is_a_line_however_it_is_cut() {
+    let host = Host::new();
+    let pid = host.spawn();
+    let mut stream = connect(&host, pid);
+    for byte in b"\n  \r\n{\"id\":1,\"command\":{\"list\":{}}}\r\n" {
+        say(&mut stream, &[*byte]);
+    }
+    assert_eq!(answer(&mut stream).id, Some(1));
+    say(&mut stream, b"{\"id\":2,\"command\":{\"list\":{}}}\n{\"id\":3,\"command\":{\"jobs\":{}}}\n{\"id\"");
+    assert_eq!([answer(&mut stream).id, answer(&mut stream).id], [Some(2), Some(3)]);
+    say(&mut stream, b":4,\"command\":{\"list\":{}}}\n");
+    assert_eq!(answer(&mut stream).id, Some(4));
+}
+
+#[test]
+fn a_line_without_end_is_cut_off() {
+    let host = Host::new();
+    let pid = host.spawn();
+    let mut stream = connect(&host, pid);
+    // Longer than any buffer between us: it may be cut off while we still speak.
+    let _ = stream.get_mut().write_all(&vec![b'x'; REQUEST_BYTES_MAX + 1]);
+    assert_eq!(refusal(&mut stream), (None, 90));
+    assert!(stream.read(&mut [0]).is_ok_and(|length| length == 0) || stream.read(&mut [0]).is_err());
+    is_served(&mut connect(&host, pid));
+}
+
+#[test]
+fn who_has_said_all_still_gets_the_answers() {
+    let host = Host::new();
+    let (pid, _) = host.attached(1);
+    let mut stream = connect(&host, pid);
+    say(&mut stream, b"{\"id\":1,\"command\":{\"close\":{\"minor\":0}}}\n{\"id\":2,\"comm");
+    stream.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    assert!(rest.lines().any(|line| line == "{\"id\":1,\"result\":{\"close\":{}}}"), "{rest}");
+}
+
+#[test]
+fn silent_connections_make_room_for_others() {
+    let host = Host::new();
+    let pid = host.spawn();
+    let silent: Vec<_> = (0..100).map(|_| connect(&host, pid)).collect();
+    is_served(&mut connect(&host, pid));
+    let mut last = silent.into_iter().last().unwrap();
+    is_served(&mut last);
+}
+
+#[test]
+fn who_fetches_no_answers_is_not_listened_to() {
+    let host = Host::new();
+    let pid = host.spawn();
+    let stream = connect(&host, pid);
+    stream.get_ref().set_nonblocking(true).unwrap();
+    // Half a gigabyte of questions would be taken if answers were kept without bound.
+    let questions = b"{\"id\":1,\"command\":{\"stats\":{}}}\n".repeat(1000);
+    let mut sent = 0;
+    while sent < (64 << 20) {
+        match stream.get_ref().write(&questions) {
+            Ok(length) => sent += length,
+            Err(_) if sent > 0 && is_stuck(stream.get_ref()) => break,
+            Err(_) => {}
+        }
+    }
+    assert!(sent < (64 << 20), "it takes whatever comes");
+    is_served(&mut connect(&host, pid));
+}
+
+/// Whether nothing can be written for a while.
+fn is_stuck(stream: &UnixStream) -> bool {
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let mut poll = [rustix::event::PollFd::new(stream, rustix::event::PollFlags::OUT)];
+    let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut poll, Some(&none)).unwrap() == 0
+}
+
+#[test]
+fn requests_of_one_connection_are_bounded_and_told_apart() {
+    let host = Host::new();
+    let (pid, _) = host.attached(1);
+    let mut stream = connect(&host, pid);
+    // All in one piece: none of these has ended when the next is taken.
+    let request = |id: u64| format!("{{\"id\":{id},\"command\":{{\"pause\":{{\"minor\":0}}}}}}\n");
+    let lines: String = (1..=40).chain([1]).map(request).collect();
+    say(&mut stream, lines.as_bytes());
+    let mut ended = std::collections::BTreeMap::new();
+    while ended.len() < 41 {
+        let Answer { id, body } = answer(&mut stream);
+        match body {
+            AnswerBody::Progress(_) => {}
+            AnswerBody::Result(_) => assert_eq!(ended.insert(id, 0), None),
+            AnswerBody::Error(failure) => assert_eq!(ended.insert(id, failure.errno), None),
+        }
+    }
+    let count = |errno| ended.values().filter(|ended| **ended == errno).count();
+    assert_eq!((count(0), count(16), ended[&None]), (32, 8, 22));
+    assert!((33..=40).all(|id| ended[&Some(id)] == 16));
+    is_served(&mut stream);
+}
