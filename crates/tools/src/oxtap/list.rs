@@ -1,21 +1,22 @@
 //! `oxtap ls`: every disk of this host. Asks each tapdisk; one that does not answer in time is listed as such.
 
-use std::{collections::BTreeSet, io::Write, time::Duration};
+use std::{collections::BTreeSet, io::Write};
 
 use block_core::{Result, ResultExt};
 use control_api::{
-    Client, Minor, RunDir,
-    protocol::{ListEntry, VbdState},
+    Minor, RunDir,
+    native::{DiskStatistics, Limits},
 };
 use serde_json::{Value, json};
 
-use super::{arguments::Ls, size, text};
-
-/// A tapdisk answers from a snapshot, whatever its disks are doing; one that takes this long is stuck or stopped.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
+use super::{
+    arguments::Ls,
+    host::{self, Process},
+    size, text, words,
+};
 
 /// One line of the list.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 struct Row {
     pid: Option<u32>,
     minor: Option<u16>,
@@ -23,6 +24,11 @@ struct Row {
     bytes: Option<u64>,
     image: Option<String>,
     socket: Option<String>,
+    in_flight: Option<u64>,
+    waiting: Option<u64>,
+    limits: Option<Limits>,
+    step: Option<String>,
+    trouble: Option<String>,
 }
 
 pub(super) fn run(arguments: &Ls) -> Result<()> {
@@ -32,81 +38,73 @@ pub(super) fn run(arguments: &Ls) -> Result<()> {
 }
 
 fn rows(run: &RunDir) -> Result<Vec<Row>> {
+    // Markers first: what is attached in between is then found at its tapdisk, and not taken for unattached.
     let mut unattached: BTreeSet<u16> = run.minors()?.into_iter().map(Minor::number).collect();
-    let mut rows = Vec::new();
-    for pid in run.tapdisks().context(run.path().display())? {
-        let disks = rows_of(run, pid);
-        for row in &disks {
-            if let Some(minor) = row.minor {
-                unattached.remove(&minor);
-            }
-        }
-        rows.extend(disks);
+    let mut rows: Vec<Row> = host::processes(run)?.iter().flat_map(rows_of).collect();
+    for minor in rows.iter().filter_map(|row| row.minor) {
+        unattached.remove(&minor);
     }
     rows.extend(unattached.into_iter().map(|minor| Row { minor: Some(minor), state: "unattached", ..Row::default() }));
     Ok(rows)
 }
 
-/// The disks of one tapdisk. A socket that nobody listens on any more is none; silence is worth a line.
-fn rows_of(run: &RunDir, pid: u32) -> Vec<Row> {
-    let client = Client::new(run, pid).timeout(ANSWER_MAX);
-    let idle = |state| Row { pid: Some(pid), state, ..Row::default() };
-    match client.list() {
-        Ok(entries) if entries.is_empty() => vec![idle("idle")],
-        Ok(entries) => entries.iter().rev().map(|entry| row(run, &client, pid, entry)).collect(),
-        Err(error) if control_api::errno(&error) == TIMED_OUT => vec![idle("silent")],
-        Err(_) => Vec::new(),
+/// The disks of one tapdisk; silence, and having none, is worth a line.
+fn rows_of(process: &Process) -> Vec<Row> {
+    let alone = |state| vec![Row { pid: Some(process.pid), state, ..Row::default() }];
+    match process.disks() {
+        [] if process.is_silent() => alone("silent"),
+        [] => alone("idle"),
+        disks => disks.iter().map(|statistics| row(process, statistics)).collect(),
     }
 }
 
-/// `ETIMEDOUT`, as the control protocol's client tells it.
-const TIMED_OUT: i32 = 110;
-
-fn row(run: &RunDir, client: &Client, pid: u32, entry: &ListEntry) -> Row {
-    let minor = u16::try_from(entry.minor).ok().and_then(Minor::new);
-    let image = Some(entry.path.to_string()).filter(|image| !image.is_empty());
-    let geometry = minor.filter(|_| image.is_some()).and_then(|minor| client.disk_info(minor).ok());
-    let socket = minor.map(|minor| run.nbd_socket(pid, minor)).filter(|socket| socket.exists());
+fn row(process: &Process, statistics: &DiskStatistics) -> Row {
+    let disk = &statistics.disk;
     Row {
-        pid: Some(pid),
-        minor: minor.map(Minor::number),
-        state: describe(entry.state, image.is_some()),
-        bytes: geometry.map(|geometry| geometry.sectors.saturating_mul(block_core::SECTOR)),
-        image,
-        socket: socket.map(|socket| socket.display().to_string()),
+        pid: Some(process.pid),
+        minor: Some(disk.minor),
+        state: words::state(disk.state),
+        bytes: disk.geometry.map(|geometry| geometry.bytes),
+        image: disk.image.clone(),
+        socket: disk.nbd.clone(),
+        in_flight: Some(disk.in_flight),
+        waiting: process.is_native.then_some(disk.waiting),
+        limits: process.is_native.then_some(statistics.limits),
+        step: disk.step.clone(),
+        trouble: disk.trouble.clone(),
     }
-}
-
-/// The state in one word, the most urgent first.
-fn describe(state: VbdState, has_image: bool) -> &'static str {
-    let words = [
-        (VbdState::DEAD, "stuck"),
-        (VbdState::SHUTDOWN_REQUESTED, "closing"),
-        (VbdState::RESUME_FAILED, "resume failed"),
-        (VbdState::PAUSED, "paused"),
-        (VbdState::PAUSE_REQUESTED, "pausing"),
-        (VbdState::CLOSED, "closed"),
-    ];
-    let word = words.into_iter().find(|(bit, _)| state.contains(*bit)).map(|(_, word)| word);
-    word.unwrap_or(if has_image { "running" } else { "attached" })
 }
 
 fn to_table(rows: &[Row]) -> String {
     if rows.is_empty() {
         return "no disks\n".to_owned();
     }
-    let head = ["PID", "MINOR", "STATE", "SIZE", "IMAGE"].map(str::to_owned);
+    let head = ["PID", "MINOR", "STATE", "SIZE", "BUSY", "LIMITS", "IMAGE"].map(str::to_owned);
+    let table = text::columns(&std::iter::once(head).chain(rows.iter().map(cells)).collect::<Vec<_>>());
+    let mut lines = table.lines();
+    let mut told = lines.next().map(|head| format!("{head}\n")).unwrap_or_default();
+    for (line, row) in lines.zip(rows) {
+        told += &format!("{line}\n");
+        let remarks = [("doing", &row.step), ("trouble", &row.trouble)];
+        for (what, words) in remarks.into_iter().filter_map(|(what, words)| Some((what, words.as_ref()?))) {
+            told += &format!("     {what}: {words}\n");
+        }
+    }
+    told
+}
+
+fn cells(row: &Row) -> [String; 7] {
     let or_dash = |cell: Option<String>| cell.unwrap_or_else(|| "-".to_owned());
-    let lines = rows.iter().map(|row| {
-        [
-            or_dash(row.pid.map(|pid| pid.to_string())),
-            or_dash(row.minor.map(|minor| minor.to_string())),
-            row.state.to_owned(),
-            or_dash(row.bytes.map(size::describe)),
-            or_dash(row.image.clone()),
-        ]
-    });
-    text::columns(&std::iter::once(head).chain(lines).collect::<Vec<_>>())
+    let waiting = row.waiting.filter(|waiting| *waiting > 0).map(|waiting| format!("+{waiting}")).unwrap_or_default();
+    [
+        or_dash(row.pid.map(|pid| pid.to_string())),
+        or_dash(row.minor.map(|minor| minor.to_string())),
+        row.state.to_owned(),
+        or_dash(row.bytes.map(size::describe)),
+        or_dash(row.in_flight.map(|count| format!("{count}{waiting}"))),
+        or_dash(row.limits.as_ref().and_then(words::limits)),
+        or_dash(row.image.clone()),
+    ]
 }
 
 fn to_json(rows: &[Row]) -> String {
@@ -114,7 +112,8 @@ fn to_json(rows: &[Row]) -> String {
         .iter()
         .map(|row| {
             json!({ "pid": row.pid, "minor": row.minor, "state": row.state, "bytes": row.bytes, "image": row.image,
-                    "nbd_socket": row.socket })
+                    "nbd_socket": row.socket, "in_flight": row.in_flight, "waiting": row.waiting,
+                    "limits": row.limits, "step": row.step, "trouble": row.trouble })
         })
         .collect();
     format!("{:#}\n", Value::Array(list))
@@ -122,16 +121,8 @@ fn to_json(rows: &[Row]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_most_urgent_is_told() {
-        assert_eq!(describe(VbdState::EMPTY, true), "running");
-        assert_eq!(describe(VbdState::EMPTY, false), "attached");
-        assert_eq!(describe(VbdState::CLOSED, false), "closed");
-        assert_eq!(describe(VbdState::PAUSED | VbdState::CLOSED | VbdState::QUIESCED, true), "paused");
-        assert_eq!(describe(VbdState::PAUSED | VbdState::RESUME_FAILED, true), "resume failed");
-    }
+    use super::{super::host::tests::process, *};
+    use control_api::native::{Limit, Rate, State};
 
     #[test]
     fn a_host_without_disks_says_so() {
@@ -147,7 +138,34 @@ mod tests {
         run.allocate_minor().unwrap();
         assert_eq!(
             to_table(&rows(&run).unwrap()),
-            "PID  MINOR  STATE       SIZE  IMAGE\n-    0      unattached  -     -\n"
+            "PID  MINOR  STATE       SIZE  BUSY  LIMITS  IMAGE\n-    0      unattached  -     -     -       -\n"
         );
+    }
+
+    #[test]
+    fn limits_and_trouble_are_told() {
+        let mut process = process(70, &[(3, "vhd:/a.vhd")]);
+        let statistics = &mut process.statistics.as_mut().unwrap().disks[0];
+        statistics.disk.state = State::ResumeFailed;
+        statistics.disk.trouble = Some("/a.vhd: No such file or directory".into());
+        (statistics.disk.in_flight, statistics.disk.waiting) = (2, 1);
+        statistics.limits.total = Limit { requests: Some(Rate { per_second: 500, burst: None }), bytes: None };
+        let rows = rows_of(&process);
+        assert_eq!(
+            to_table(&rows),
+            "PID  MINOR  STATE          SIZE  BUSY  LIMITS    IMAGE\n\
+             70   3      resume failed  -     2+1   500 IOPS  vhd:/a.vhd\n     \
+             trouble: /a.vhd: No such file or directory\n"
+        );
+        let json: Value = serde_json::from_str(&to_json(&rows)).unwrap();
+        assert_eq!(json[0]["limits"]["total"]["requests"]["per_second"], 500);
+        assert_eq!(json[0]["trouble"], "/a.vhd: No such file or directory");
+    }
+
+    #[test]
+    fn one_who_does_not_answer_and_one_without_disks_have_their_lines() {
+        let silent = Process { pid: 72, is_native: true, statistics: None };
+        assert_eq!(rows_of(&silent)[0].state, "silent");
+        assert_eq!(rows_of(&process(73, &[]))[0].state, "idle");
     }
 }

@@ -2,35 +2,76 @@
 //!
 //! ```text
 //!   arguments   what may be asked, help and completions from one source
-//!   list        oxtap ls: every disk of this host, its process and state
+//!   host        every tapdisk of this host, asked at the same time; older: those without the native protocol
+//!   name        how people name a disk
+//!   list stats dump   what there is to know, for people and as JSON
+//!   limit control     what can be done to a disk; jobs: following, turning back, and leaving what takes time
+//!   metrics     the numbers of all disks for scrapers; top: for people, live
 //!   serve       oxtap serve: one image over NBD, in the foreground
 //!   demo        oxtap demo: the whole system at work on a chain with a real file system, checked by others' tools
 //! ```
 
 pub mod arguments;
+mod control;
 mod demo;
+mod dump;
+mod host;
+mod interrupt;
+mod jobs;
+mod limit;
 mod list;
+mod metrics;
+mod name;
+mod older;
 mod serve;
 mod size;
+mod stats;
 mod text;
+#[cfg_attr(not(feature = "top"), allow(dead_code, reason = "keys and colours are for a terminal"))]
+mod top;
+mod words;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use arguments::{Arguments, Command};
+use block_core::Result;
 
-/// Does what the command line says. An error is one line on stderr.
+/// Does what the command line says. An error is one line on stderr, and its number the exit status.
 pub fn run(arguments: Arguments) -> ExitCode {
-    let result = match arguments.command {
-        Command::Serve(serve) => serve::run(&serve),
-        Command::Ls(list) => list::run(&list),
-        Command::Demo(demo) => demo::run(&demo),
-        Command::Completions(completions) => completions.print(),
-    };
-    match result {
+    match perform(arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("oxtap: {error}");
-            ExitCode::FAILURE
+            u8::try_from(control_api::errno(&error)).map_or(ExitCode::FAILURE, ExitCode::from)
         }
     }
+}
+
+fn perform(command: Command) -> Result<()> {
+    match command {
+        Command::Serve(serve) => serve::run(&serve),
+        Command::Ls(list) => list::run(&list),
+        Command::Top(top) => top::run(top),
+        Command::Stats(stats) => stats::run(&stats),
+        Command::Limit(limit) => limit::run(&limit),
+        Command::Budget(budget) => control::budget(&budget),
+        Command::Pause(rest) => control::pause(&rest),
+        Command::Resume(resume) => control::resume(resume),
+        Command::Quiesce(rest) => control::quiesce(&rest),
+        Command::Resize(resize) => control::resize(&resize),
+        Command::Close(close) => control::close(&close),
+        Command::Jobs(jobs) => jobs::list(&jobs),
+        Command::Watch(job) => jobs::watch(&job.job),
+        Command::Cancel(job) => jobs::cancel(&job.job),
+        Command::Metrics(metrics) => metrics::run(metrics),
+        Command::Dump(dump) => dump::run(&dump),
+        Command::Faults(faults) => control::faults(faults),
+        Command::Demo(demo) => demo::run(&demo),
+        Command::Completions(completions) => completions.print(),
+    }
+}
+
+/// Whole milliseconds, as the protocol has them.
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,6 @@
-//! Sizes as people write them.
+//! Sizes, counts and durations as people write them.
+
+use std::time::Duration;
 
 use block_core::{Error, ErrorKind, Result};
 
@@ -36,9 +38,69 @@ pub(super) fn describe(bytes: u64) -> String {
     }
 }
 
+/// A number from `500`, `20k`, `1M`: powers of 1000, since it counts things and not bytes.
+pub(super) fn parse_count(text: &str) -> Result<u64> {
+    let wrong = || Error::new(ErrorKind::Invalid, format!("{text:?} is not a number; try 500 or 20k"));
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit: u64 = match &text[digits.len()..] {
+        "" => 1,
+        "k" | "K" => 1000,
+        "m" | "M" => 1_000_000,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    number.checked_mul(unit).ok_or_else(wrong)
+}
+
+/// Seconds, perhaps with a fraction: `5`, `0.25`.
+pub(super) fn parse_seconds(text: &str) -> Result<Duration> {
+    let seconds: Option<f64> = text.strip_suffix('s').unwrap_or(text).parse().ok();
+    let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    duration.ok_or_else(|| Error::new(ErrorKind::Invalid, format!("{text:?} is not a time in seconds; try 5 or 0.25")))
+}
+
+/// Microseconds, with three digits that matter: `870 us`, `1.87 ms`, `12.3 s`.
+pub(super) fn describe_microseconds(microseconds: u64) -> String {
+    if microseconds < 1000 {
+        return format!("{microseconds} us");
+    }
+    let value = microseconds as f64;
+    let (value, unit) = if microseconds < 1_000_000 { (value / 1e3, "ms") } else { (value / 1e6, "s") };
+    let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    format!("{value:.digits$} {unit}")
+}
+
+/// `1 request`, `2 requests`.
+pub(super) fn count(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_are_powers_of_1000() {
+        assert_eq!(["500", "20k", "3M"].map(|text| parse_count(text).unwrap()), [500, 20_000, 3_000_000]);
+        for wrong in ["", "k", "1.5k", "-1", "10G", "99999999999999M"] {
+            assert!(parse_count(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn times_are_seconds() {
+        assert_eq!(parse_seconds("0.25").unwrap(), Duration::from_millis(250));
+        assert_eq!(parse_seconds("5s").unwrap(), Duration::from_secs(5));
+        for wrong in ["", "-1", "NaN", "inf", "5m", "1e300"] {
+            assert!(parse_seconds(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn durations_have_three_digits() {
+        let told = [0, 870, 1870, 18_700, 187_000, 1_870_000, 120_000_000].map(describe_microseconds);
+        assert_eq!(told, ["0 us", "870 us", "1.87 ms", "18.7 ms", "187 ms", "1.87 s", "120 s"]);
+    }
 
     #[test]
     fn sizes_are_powers_of_1024() {

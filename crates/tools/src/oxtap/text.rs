@@ -1,5 +1,27 @@
 //! Small pieces of output.
 
+use std::io::{Write, stdout};
+
+use block_core::{Result, ResultExt};
+use serde::Serialize;
+
+/// Prints text.
+pub(super) fn print(text: &str) -> Result<()> {
+    stdout().write_all(text.as_bytes()).context("stdout")
+}
+
+/// Prints a value as JSON, for people to read, too.
+pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).expect("what we print has text for keys");
+    print(&format!("{text}\n"))
+}
+
+/// What went wrong, in the words of who failed and in those that go with the number.
+pub(super) fn failure(errno: i32, reason: &str) -> String {
+    let meaning = control_api::describe(errno);
+    if reason.is_empty() { meaning } else { format!("{reason}: {meaning}") }
+}
+
 /// Rows in columns: each as wide as its widest cell, two blanks between, nothing behind the last.
 pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let mut widths = [0; N];

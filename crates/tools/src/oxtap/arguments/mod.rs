@@ -8,6 +8,10 @@ use clap_complete::Shell;
 
 use super::size;
 
+pub use disks::{Budget, Close, Dump, Faults, Job, Jobs, Limit, Ls, Metrics, Resize, Rest, Resume, Stats, Top};
+
+mod disks;
+
 /// Virtual disks from user space: serve images, see what runs, try it out.
 #[derive(Debug, Parser)]
 #[command(name = "oxtap", version, about, arg_required_else_help = true, max_term_width = 100)]
@@ -22,8 +26,38 @@ pub struct Arguments {
 pub enum Command {
     /// Serve an image over NBD until Ctrl-C.
     Serve(Serve),
-    /// Show every disk of this host: process, minor, state, size, image.
+    /// Show every disk of this host: process, minor, state, size, limits, image.
     Ls(Ls),
+    /// Watch the disks of this host at work.
+    Top(Top),
+    /// Show everything that is counted of a disk: requests, latencies, errors, queues.
+    Stats(Stats),
+    /// Show or change how much a disk may do.
+    Limit(Limit),
+    /// Make a disk share the budget of a td-rated.
+    Budget(Budget),
+    /// Drain a disk, flush and close its images; its requests are held until `resume`.
+    Pause(Rest),
+    /// Let a disk that was paused or quiesced go on.
+    Resume(Resume),
+    /// Drain a disk, flush, and let others write to its images; its requests are held until `resume`.
+    Quiesce(Rest),
+    /// Give a disk the size that its image has by now, or make both larger.
+    Resize(Resize),
+    /// Drain a disk, flush and close its images for good; its clients are cut off.
+    Close(Close),
+    /// Show the jobs of all tapdisks: what runs, what waits, what has ended lately.
+    Jobs(Jobs),
+    /// Follow a job to its end.
+    Watch(Job),
+    /// Turn a job back: the disk is then as before.
+    Cancel(Job),
+    /// Print the numbers of all disks in the OpenMetrics format, or serve them to a scraper.
+    Metrics(Metrics),
+    /// Show what the event loops of a disk have done last, and what they wait for.
+    Dump(Dump),
+    /// Make storage fail by rules, to test what is above it.
+    Faults(Faults),
     /// Put the whole system to work on a VHD chain with an ext4 file system, and have others' tools check it.
     Demo(Demo),
     /// Print completions for a shell.
@@ -70,14 +104,6 @@ pub struct Serve {
     pub listen: Option<SocketAddr>,
     /// The image file, or a block device.
     pub image: PathBuf,
-}
-
-/// `oxtap ls`.
-#[derive(Debug, Args)]
-pub struct Ls {
-    /// Print JSON: a list of objects.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// `oxtap demo`.

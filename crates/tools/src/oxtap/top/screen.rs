@@ -1,0 +1,97 @@
+//! The terminal: taken, drawn on, given back - also when something goes wrong.
+
+use std::{
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel},
+    thread,
+    time::Duration,
+};
+
+use block_core::{Result, ResultExt};
+use control_api::RunDir;
+use ratatui::{
+    DefaultTerminal,
+    crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
+};
+use rustix::process::Signal;
+use storage_io::Signals;
+
+use super::{
+    super::interrupt,
+    look,
+    model::{Key, Model},
+    rates::Look,
+    view,
+};
+
+/// How long a key may wait for us to look.
+const KEYS_EVERY: Duration = Duration::from_millis(50);
+
+/// Shows the disks until somebody has seen enough.
+pub(super) fn run(run: RunDir, mut model: Model, interval: Duration) -> Result<()> {
+    // Ctrl-C is a key here; the others end the process, which must leave a usable terminal. Before any thread.
+    let signals = Signals::take(&[Signal::TERM, Signal::HUP])?;
+    // A panic gives it back, too.
+    let mut terminal = ratatui::try_init().context("terminal")?;
+    interrupt::end_on(signals, ratatui::restore)?;
+    let (stop, stopped) = channel();
+    let (sender, looks) = sync_channel(1);
+    thread::spawn(move || gather(&run, interval, &sender, &stopped));
+    let result = show(&mut terminal, &mut model, &looks);
+    drop(stop);
+    ratatui::restore();
+    result.context("terminal")
+}
+
+/// Looks again and again until nobody wants to see it.
+fn gather(run: &RunDir, interval: Duration, looks: &SyncSender<Result<Look>>, stopped: &Receiver<()>) {
+    while looks.send(look(run)).is_ok() {
+        if !matches!(stopped.recv_timeout(interval), Err(RecvTimeoutError::Timeout)) {
+            return;
+        }
+    }
+}
+
+fn show(terminal: &mut DefaultTerminal, model: &mut Model, looks: &Receiver<Result<Look>>) -> std::io::Result<()> {
+    let mut changed = true;
+    loop {
+        for look in looks.try_iter() {
+            match look {
+                Ok(look) => model.take(look),
+                Err(error) => model.trouble = Some(error.to_string()),
+            }
+            changed = true;
+        }
+        if changed {
+            terminal.draw(|frame| view::draw(frame, model))?;
+        }
+        changed = event::poll(KEYS_EVERY)?;
+        if !changed {
+            continue;
+        }
+        if let Event::Key(pressed) = event::read()?
+            && let Some(key) = key(pressed)
+            && !model.press(key)
+        {
+            return Ok(());
+        }
+    }
+}
+
+fn key(pressed: KeyEvent) -> Option<Key> {
+    if pressed.kind == KeyEventKind::Release {
+        return None;
+    }
+    Some(match pressed.code {
+        KeyCode::Char('c') if pressed.modifiers.contains(KeyModifiers::CONTROL) => Key::Interrupt,
+        KeyCode::Char(letter) => Key::Letter(letter),
+        KeyCode::Up => Key::Up,
+        KeyCode::Down => Key::Down,
+        KeyCode::PageUp => Key::PageUp,
+        KeyCode::PageDown => Key::PageDown,
+        KeyCode::Home => Key::Home,
+        KeyCode::Enter => Key::Enter,
+        KeyCode::Esc => Key::Escape,
+        KeyCode::Backspace => Key::Backspace,
+        _ => return None,
+    })
+}

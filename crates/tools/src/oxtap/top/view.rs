@@ -1,0 +1,175 @@
+//! The picture on a terminal of any size.
+
+use ratatui::{
+    Frame,
+    layout::{Constraint, Layout, Rect},
+    style::{Color, Modifier, Style},
+    text::Line,
+    widgets::{Paragraph, Row as Cells, Table},
+};
+
+use control_api::native::State;
+
+use super::{
+    model::Model,
+    rates::Row,
+    table::{COLUMNS, Column, IMAGE, summary},
+};
+
+/// What is left for the image before columns are left out for it.
+const IMAGE_WIDTH_MIN: u16 = 20;
+
+/// Draws everything.
+pub(super) fn draw(frame: &mut Frame<'_>, model: &Model) {
+    let [head, list, foot] =
+        Layout::vertical([Constraint::Length(1), Constraint::Min(0), Constraint::Length(1)]).areas(frame.area());
+    frame.render_widget(Paragraph::new(summary(model)).style(Modifier::BOLD), head);
+    draw_list(frame, model, list);
+    frame.render_widget(Paragraph::new(footer(model)).style(Modifier::DIM), foot);
+}
+
+fn draw_list(frame: &mut Frame<'_>, model: &Model, area: Rect) {
+    let shown = model.shown();
+    if shown.is_empty() {
+        let words = if model.disks() == 0 { "no disks" } else { "no disk matches the filter" };
+        frame.render_widget(Paragraph::new(words), area);
+        return;
+    }
+    let columns = columns_for(area.width);
+    let head = columns.iter().map(|column| column.head).chain([IMAGE]);
+    let rows = shown.iter().skip(model.first).take(usize::from(area.height)).map(|row| cells(row, &columns));
+    let widths = columns.iter().map(|column| Constraint::Length(column.width)).chain([Constraint::Fill(1)]);
+    let table = Table::new(rows, widths).column_spacing(1);
+    frame.render_widget(table.header(Cells::new(head).style(Modifier::REVERSED)), area);
+}
+
+/// The columns that fit beside the image, the most important ones first, in their usual order.
+fn columns_for(width: u16) -> Vec<Column> {
+    let mut columns = COLUMNS.to_vec();
+    let needed = |columns: &[Column]| columns.iter().map(|column| column.width + 1).sum::<u16>() + IMAGE_WIDTH_MIN;
+    while columns.len() > 1 && needed(&columns) > width {
+        let least = columns.iter().map(|column| column.rank).max();
+        let place = columns.iter().rposition(|column| Some(column.rank) == least).expect("there are columns");
+        columns.remove(place);
+    }
+    columns
+}
+
+fn cells<'a>(row: &Row, columns: &[Column]) -> Cells<'a> {
+    let cells = columns.iter().map(|column| (column.cell)(row)).chain([row.image.clone()]);
+    Cells::new(cells.map(Line::from)).style(style(row))
+}
+
+/// What needs somebody is red, what only waits is yellow, what does nothing is dim.
+fn style(row: &Row) -> Style {
+    let is_new_error = row.rates.is_some_and(|rates| rates.errors > 0.0);
+    match row.state {
+        State::Stuck | State::ResumeFailed => Color::Red.into(),
+        _ if row.trouble || is_new_error => Color::Red.into(),
+        State::Running if row.waiting > 0 => Color::Yellow.into(),
+        State::Running if row.in_flight > 0 || row.rates.is_some_and(|rates| rates.requests > 0.0) => Style::new(),
+        State::Running | State::Attached | State::Closed => Modifier::DIM.into(),
+        _ => Color::Yellow.into(),
+    }
+}
+
+fn footer(model: &Model) -> String {
+    if model.is_typing {
+        return format!("filter: {}_   (Enter keeps it, Esc drops it)", model.filter);
+    }
+    if let Some(trouble) = &model.trouble {
+        return trouble.clone();
+    }
+    let filter = if model.filter.is_empty() { String::new() } else { format!(", only {:?}", model.filter) };
+    let reversed = if model.reversed { ", reversed" } else { "" };
+    let paused = if model.is_paused { "STOPPED, space goes on | " } else { "" };
+    format!(
+        "{paused}by {}{reversed}{filter} | q quit, s sort (l i b p e n), r reverse, / filter, space stop, arrows",
+        model.order.name()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            model::{Key, Order},
+            rates::tests::look,
+        },
+        *,
+    };
+    use ratatui::{Terminal, backend::TestBackend};
+    use std::time::{Duration, Instant};
+
+    fn model() -> Model {
+        let mut model = Model::new(Order::Load, String::new());
+        let start = Instant::now();
+        model.take(look(start, 1000));
+        model.take(look(start + Duration::from_secs(1), 13_000));
+        model
+    }
+
+    /// The lines of a terminal of this size, without blanks at their ends.
+    fn lines(model: &Model, width: u16, height: u16) -> Vec<String> {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| draw(frame, model)).unwrap();
+        let buffer = terminal.backend().buffer();
+        let line = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned();
+        (0..height).map(line).collect()
+    }
+
+    #[test]
+    fn a_wide_terminal_shows_everything() {
+        assert_eq!(
+            lines(&model(), 130, 5),
+            [
+                "2 disks, 12000 IOPS, reading 46.8 MiB/s, writing 0 B/s, load 1.2",
+                "DISK         STATE         IOPS     READ/s      WRITE/s     LOAD   P50      P99      BUSY    ERRORS  \
+                 IMAGE",
+                "70:3         running       12000    46.8 MiB    0 B         1.2    127 us   1.02 ms  2       1300    \
+                 vhd:/images/a.vhd",
+                "70:4         running       0        0 B         0 B         0.0    -        -        0       0       \
+                 vhd:/images/b.vhd",
+                "by load | q quit, s sort (l i b p e n), r reverse, / filter, space stop, arrows",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_narrow_terminal_shows_what_matters_most() {
+        assert_eq!(
+            lines(&model(), 48, 4),
+            [
+                "2 disks, 12000 IOPS, reading 46.8 MiB/s, writing",
+                "DISK         IOPS     IMAGE",
+                "70:3         12000    vhd:/images/a.vhd",
+                "by load | q quit, s sort (l i b p e n), r revers",
+            ]
+        );
+    }
+
+    #[test]
+    fn no_terminal_is_too_small() {
+        for (width, height) in [(1, 1), (2, 2), (5, 1), (1, 9), (20, 3)] {
+            lines(&model(), width, height);
+        }
+    }
+
+    #[test]
+    fn an_empty_list_says_why() {
+        let mut model = model();
+        for key in ['/', 'x', 'x'].map(Key::Letter) {
+            model.press(key);
+        }
+        let shown = lines(&model, 60, 3);
+        assert_eq!(shown[1..], ["no disk matches the filter", "filter: xx_   (Enter keeps it, Esc drops it)"]);
+        assert_eq!(lines(&Model::new(Order::Load, String::new()), 60, 3)[1], "no disks");
+    }
+
+    #[test]
+    fn the_list_begins_where_it_was_scrolled_to() {
+        let mut model = model();
+        model.press(Key::Down);
+        assert!(lines(&model, 130, 5)[2].starts_with("70:4"));
+    }
+}
