@@ -294,9 +294,14 @@ pub fn choose_footer(at_start: Result<Footer>, at_end: Result<Footer>) -> Result
         DiskType::Dynamic | DiskType::Differencing => Ok(footer),
     });
     match (at_start, at_end) {
-        (Ok(_), Ok(end)) if end.disk_type() == DiskType::Fixed => Err(corrupt(
-            "the footer at the end says fixed, its copy at offset 0 does not: one of them is forged; `repair` decides",
-        )),
+        (Ok(start), Ok(end)) if end.disk_type() == DiskType::Fixed => {
+            let (start, end) = (start.uuid(), end.uuid());
+            let words = format!(
+                "the footer at the end says fixed ({end}), its copy at offset 0 does not ({start}): \
+                 one of them is forged; `repair` decides"
+            );
+            Err(Error::new(ErrorKind::Corrupt, words))
+        }
         (Ok(start), _) => Ok(start),
         (Err(_), Ok(end)) => Ok(end),
         (Err(_), Err(end)) => Err(end),
