@@ -82,9 +82,11 @@ impl Home {
             return Err(Error::new(ErrorKind::Invalid, format!("minor {} is not paused", self.minor)));
         }
         let mut open = self.opened.borrow().clone().expect("a disk that is paused was opened");
+        // One that nobody names must be the image that it was.
+        let is_named = name.is_some();
         open.name = name.unwrap_or(open.name);
-        let spec = spec(&open, &open.name)?;
-        let result = self.try_to_resume(&spec).await;
+        let spec = is_named.then(|| spec(&open, &open.name)).transpose()?;
+        let result = self.try_to_resume(spec.as_ref()).await;
         let is_another_disk = result.as_ref().is_err_and(|error| error.kind() == ErrorKind::SizeChanged);
         if result.is_ok() || is_another_disk {
             self.published.words().name = open.name.clone();
@@ -96,10 +98,10 @@ impl Home {
     }
 
     /// Opens the images, several times if the system says that they cannot be opened.
-    async fn try_to_resume(&self, spec: &ChainSpec) -> Result<Geometry> {
+    async fn try_to_resume(&self, spec: Option<&ChainSpec>) -> Result<Geometry> {
         let mut attempt = 1;
         loop {
-            let error = match self.disk.resume(Some(spec.clone())).await {
+            let error = match self.disk.resume(spec.cloned()).await {
                 Ok(geometry) => return Ok(geometry),
                 Err(error) => error,
             };

@@ -38,17 +38,17 @@ impl Disk {
 #[test]
 fn a_paused_disk_may_come_back_with_another_image_of_its_size() {
     let disk = Disk::new();
-    let [first, second, larger] =
-        [("a", 1 << 20), ("b", 1 << 20), ("c", 2 << 20)].map(|(name, size)| aio(&disk.host.raw_image(name, size)));
+    let [first, second, smaller] =
+        [("a", 1 << 20), ("b", 1 << 20), ("c", 1 << 19)].map(|(name, size)| aio(&disk.host.raw_image(name, size)));
     disk.ok(&["open", "-a", &first]);
     disk.ok(&["pause"]);
     disk.ok(&["unpause", "-a", &second]);
     assert_eq!(disk.shown(), format!("state=0 args={second}"));
 
     disk.ok(&["pause"]);
-    let (status, line) = disk.fails(&["unpause", "-a", &larger]);
+    let (status, line) = disk.fails(&["unpause", "-a", &smaller]);
     assert_eq!(status, 124, "{line}");
-    assert_eq!(disk.shown(), format!("state=0x22a args={larger}"));
+    assert_eq!(disk.shown(), format!("state=0x22a args={smaller}"));
     disk.ok(&["unpause", "-a", &first]);
     assert_eq!(disk.shown(), format!("state=0 args={first}"));
 }
