@@ -39,6 +39,16 @@ impl LoopDevice {
         Some(LoopDevice { device })
     }
 
+    /// Lets the device become as large as its file is now.
+    ///
+    /// # Panics
+    ///
+    /// If `losetup` refuses.
+    pub fn take_size_of_file(&self) {
+        let status = Command::new(require_tool("losetup")).arg("--set-capacity").arg(&self.device).status();
+        assert!(status.expect("losetup is executable").success(), "losetup --set-capacity {}", self.device.display());
+    }
+
     /// The device's path.
     pub fn path(&self) -> &Path {
         &self.device
