@@ -70,6 +70,8 @@ struct Inner {
     reactor: RefCell<Reactor>,
     refused: Vec<(EngineKind, Error)>,
     timers: RefCell<Timers>,
+    /// What is under way although no kernel knows of it.
+    notes: RefCell<Slab<RunningOperation>>,
     clock: Clock,
     /// What the clock showed when the last turn began to dispatch, and when it had.
     turn_began: Cell<Moment>,
@@ -131,6 +133,7 @@ impl Executor {
             reactor: RefCell::new(Reactor::new(chosen.engine, shared.clone())),
             refused: chosen.refused,
             timers: RefCell::default(),
+            notes: RefCell::default(),
             turn_began: Cell::new(clock.now()),
             turn_ended: Cell::new(clock.now()),
             trace: Arc::new(LoopTrace::new(clock.clone())),
@@ -166,8 +169,15 @@ impl Executor {
     /// those of the turns in which the work was asked for.
     pub fn operations(&self) -> Vec<RunningOperation> {
         let mut operations: Vec<_> = self.0.reactor.borrow().under_way().collect();
+        operations.extend(self.0.notes.borrow().iter().map(|(_, operation)| operation.clone()));
         operations.sort_by_key(|operation| operation.since);
         operations
+    }
+
+    /// Lists something as under way that neither the kernel nor a worker does, until the note is dropped.
+    pub(crate) fn note(&self, what: String) -> Note {
+        let operation = RunningOperation { what, since: self.now() };
+        Note { executor: self.clone(), index: self.0.notes.borrow_mut().insert(operation) }
     }
 
     /// Runs `future` as a task of its own.
@@ -552,6 +562,18 @@ impl Executor {
 
     pub(crate) fn abandon(&self, key: Key) {
         self.0.reactor.borrow_mut().abandon(key);
+    }
+}
+
+/// Keeps something in the list of what is under way.
+pub(crate) struct Note {
+    executor: Executor,
+    index: usize,
+}
+
+impl Drop for Note {
+    fn drop(&mut self) {
+        self.executor.0.notes.borrow_mut().remove(self.index);
     }
 }
 

@@ -47,7 +47,7 @@ pub use storage::{Completion, Limits, Storage, StorageExt, StorageKind, StorageO
 pub use stores::{
     aligned::AlignedStorage,
     crash::{CrashPoint, CrashStorage},
-    faulty::{Effect, Fault, FaultRule, FaultScript, FaultyStorage, OperationKind},
+    faulty::{Effect, Fault, FaultRule, FaultScript, FaultyFiles, FaultyStorage, OperationKind},
     files::Files,
     memory::MemoryStorage,
     memory_files::MemoryFiles,

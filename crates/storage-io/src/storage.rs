@@ -1,6 +1,6 @@
 //! The [`Storage`] trait: bytes at offsets, under an image.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 
 use block_core::{FileOffset, FileRange, Origin, Result};
 
@@ -87,6 +87,27 @@ impl StorageOperation {
         match self {
             StorageOperation::Read { buffer, .. } | StorageOperation::Write { buffer, .. } => Some(buffer),
             _ => None,
+        }
+    }
+}
+
+impl fmt::Display for StorageOperation {
+    /// What is being done: "writing 4096 bytes at 0x2000".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StorageOperation::Read { offset, buffer } => {
+                write!(f, "reading {} bytes at {:#x}", buffer.len(), offset.get())
+            }
+            StorageOperation::Write { offset, buffer, .. } => {
+                write!(f, "writing {} bytes at {:#x}", buffer.len(), offset.get())
+            }
+            StorageOperation::Sync => f.write_str("syncing"),
+            StorageOperation::Allocate(range) => write!(f, "allocating {range}"),
+            StorageOperation::Discard(range) => write!(f, "discarding {range}"),
+            StorageOperation::WriteZeroes { range, .. } => write!(f, "zeroing {range}"),
+            StorageOperation::SetLength(length) => write!(f, "setting its length to {length} bytes"),
+            StorageOperation::Unlock => f.write_str("unlocking"),
+            StorageOperation::Lock => f.write_str("locking"),
         }
     }
 }

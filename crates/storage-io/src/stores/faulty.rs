@@ -1,238 +1,23 @@
-//! A storage that fails on purpose.
+//! A storage that fails on purpose, by the rules of a script.
+//!
+//! It is part of the product: an image's name can put it under a disk, and rules can be changed while the disk is in use,
+//! so that whoever runs it can see what it does when storage fails.
 
-use std::{
-    fmt, io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Poll, Waker},
-    time::Duration,
-};
+mod files;
+mod script;
+mod text;
 
-use block_core::{Error, FileOffset, FileRange, Origin, Result, SECTOR};
+use std::{io, sync::Arc};
 
+use block_core::{Error, FileOffset, Origin, Result, SECTOR};
+
+use self::script::{Then, Verdict};
 use crate::{Buffer, Completion, Executor, Hold, Limits, Pending, Storage, StorageExt, StorageOperation};
 
-/// What an operation is, without its bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "the names are those of StorageOperation")]
-pub enum OperationKind {
-    Read,
-    Write,
-    Sync,
-    Allocate,
-    Discard,
-    WriteZeroes,
-    SetLength,
-    Unlock,
-    Lock,
-}
-
-impl OperationKind {
-    /// The kind of `operation`.
-    pub fn of(operation: &StorageOperation) -> Self {
-        match operation {
-            StorageOperation::Read { .. } => OperationKind::Read,
-            StorageOperation::Write { .. } => OperationKind::Write,
-            StorageOperation::Sync => OperationKind::Sync,
-            StorageOperation::Allocate(_) => OperationKind::Allocate,
-            StorageOperation::Discard(_) => OperationKind::Discard,
-            StorageOperation::WriteZeroes { .. } => OperationKind::WriteZeroes,
-            StorageOperation::SetLength(_) => OperationKind::SetLength,
-            StorageOperation::Unlock => OperationKind::Unlock,
-            StorageOperation::Lock => OperationKind::Lock,
-        }
-    }
-}
-
-/// What happens to an operation that a rule strikes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// It ends with this error number of the operating system.
-    Fail {
-        /// Such as `EIO`.
-        errno: i32,
-        /// What of it takes effect nevertheless.
-        effect: Effect,
-    },
-    /// It begins later.
-    Delay(Duration),
-    /// It begins when [`FaultScript::release`] is called.
-    Hang,
-}
-
-impl Fault {
-    /// Fails with `errno` and changes nothing.
-    pub fn error(errno: i32) -> Self {
-        let effect = Effect::None;
-        Fault::Fail { errno, effect }
-    }
-}
-
-/// What a failing operation leaves behind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Nothing: it fails before it begins.
-    None,
-    /// Some of the sectors of a write, drawn by the executor's random numbers; nothing of other operations.
-    Torn,
-    /// All: only the answer is wrong.
-    All,
-}
-
-/// Which operations a fault strikes: those of `kind` that touch `range`, without the first `skip` of them, `times` times.
-#[derive(Clone, Debug)]
-pub struct FaultRule {
-    /// Of this kind only.
-    pub kind: Option<OperationKind>,
-    /// Touching these bytes only. An operation without a range (sync, set-length) touches none.
-    pub range: Option<FileRange>,
-    /// How many of them are spared first.
-    pub skip: u64,
-    /// How many of those that follow are struck.
-    pub times: u64,
-    /// What happens to them.
-    pub fault: Fault,
-}
-
-impl FaultRule {
-    /// Strikes every operation.
-    pub fn every(fault: Fault) -> Self {
-        FaultRule { kind: None, range: None, skip: 0, times: u64::MAX, fault }
-    }
-
-    /// Strikes one operation, the first that comes when `skip` have passed.
-    pub fn once_after(skip: u64, fault: Fault) -> Self {
-        FaultRule { skip, times: 1, ..Self::every(fault) }
-    }
-
-    /// The same rule for operations of one kind.
-    #[must_use]
-    pub fn of(self, kind: OperationKind) -> Self {
-        let kind = Some(kind);
-        FaultRule { kind, ..self }
-    }
-
-    /// The same rule for operations that touch a range.
-    #[must_use]
-    pub fn touching(self, range: FileRange) -> Self {
-        let range = Some(range);
-        FaultRule { range, ..self }
-    }
-
-    /// Counts `operation`, if the rule is about it. Whether it is struck.
-    fn strikes(&mut self, operation: &StorageOperation) -> bool {
-        let is_kind = self.kind.is_none_or(|kind| kind == OperationKind::of(operation));
-        let touches = |range: FileRange| operation.range().is_some_and(|other| other.overlaps(range));
-        if !is_kind || !self.range.is_none_or(touches) || self.times == 0 {
-            return false;
-        }
-        if self.skip > 0 {
-            self.skip -= 1;
-            return false;
-        }
-        self.times -= 1;
-        true
-    }
-}
-
-/// The rules of one or more [`FaultyStorage`]s, and how many operations they have seen. Clones are the same script; it
-/// can be changed from any thread while the storages are in use.
-#[derive(Clone, Default)]
-pub struct FaultScript(Arc<Mutex<Script>>);
-
-#[derive(Default)]
-struct Script {
-    rules: Vec<FaultRule>,
-    seen: u64,
-    struck: u64,
-    last_struck: Option<OperationKind>,
-    hanging: u64,
-    /// How often `release` was called: what hangs waits for the next time.
-    releases: u64,
-    waiting: Vec<Waker>,
-}
-
-impl FaultScript {
-    /// A script without rules.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds a rule; it counts from now. The first rule that strikes an operation decides.
-    pub fn add(&self, rule: FaultRule) {
-        self.script().rules.push(rule);
-    }
-
-    /// Takes all rules away. What hangs goes on hanging.
-    pub fn clear(&self) {
-        self.script().rules.clear();
-    }
-
-    /// Lets all that hangs now begin.
-    pub fn release(&self) {
-        let mut script = self.script();
-        script.releases += 1;
-        let waiting = std::mem::take(&mut script.waiting);
-        drop(script);
-        waiting.into_iter().for_each(Waker::wake);
-    }
-
-    /// Operations that were asked of the storages.
-    pub fn seen(&self) -> u64 {
-        self.script().seen
-    }
-
-    /// Operations that a rule struck.
-    pub fn struck(&self) -> u64 {
-        self.script().struck
-    }
-
-    /// What the last operation was that a rule struck.
-    pub fn last_struck(&self) -> Option<OperationKind> {
-        self.script().last_struck
-    }
-
-    /// Operations that hang now.
-    pub fn hanging(&self) -> u64 {
-        self.script().hanging
-    }
-
-    /// The lock guards a few words; nothing waits while it is held.
-    fn script(&self) -> MutexGuard<'_, Script> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn judge(&self, operation: &StorageOperation) -> Option<Fault> {
-        let mut script = self.script();
-        script.seen += 1;
-        let mut struck = script.rules.iter_mut().filter_map(|rule| rule.strikes(operation).then_some(rule.fault));
-        let fault = struck.next()?;
-        script.struck += 1;
-        script.last_struck = Some(OperationKind::of(operation));
-        script.hanging += u64::from(fault == Fault::Hang);
-        Some(fault)
-    }
-
-    async fn released(&self) {
-        let before = self.script().releases;
-        std::future::poll_fn(|cx| {
-            let mut script = self.script();
-            if script.releases > before {
-                script.hanging -= 1;
-                return Poll::Ready(());
-            }
-            script.waiting.push(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
-    }
-}
-
-impl fmt::Debug for FaultScript {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let script = self.script();
-        write!(f, "FaultScript({} rules, {} seen)", script.rules.len(), script.seen)
-    }
-}
+pub use self::{
+    files::FaultyFiles,
+    script::{Effect, Fault, FaultRule, FaultScript, OperationKind},
+};
 
 /// Any storage, with faults as a [`FaultScript`] tells. For tests, and for products that want to be tested from outside:
 /// without rules it costs one lock for each operation.
@@ -248,46 +33,58 @@ impl FaultyStorage {
         FaultyStorage { inner, script }
     }
 
-    /// Waits as `wait` does, then carries the operation out.
-    fn after(
+    /// Carries an operation out as `verdict` says, in a task of its own.
+    fn as_told(
         &self,
         executor: &Executor,
         operation: StorageOperation,
         hold: Option<Hold>,
-        wait: impl Future<Output = ()> + 'static,
+        verdict: Verdict,
     ) -> Pending {
         let (inner, on) = (self.inner.clone(), executor.clone());
+        let hanging = (verdict.then == Then::Hang).then(|| self.script.hang());
+        let note = executor.note(format!("{}: {operation}, held back by a fault rule", self.origin().place));
+        let delay = (!verdict.delay.is_zero()).then(|| executor.sleep(verdict.delay));
         Pending::spawn(executor, hold, async move {
-            wait.await;
-            inner.submit(&on, operation, None).await
+            if let Some(delay) = delay {
+                delay.await;
+            }
+            if let Some(hanging) = hanging {
+                hanging.released().await;
+            }
+            drop(note);
+            match verdict.then {
+                Then::Begin | Then::Hang => inner.submit(&on, operation, None).await,
+                Then::Fail { errno, effect } => fail(&*inner, &on, operation, errno, effect).await,
+            }
         })
     }
+}
 
-    fn fail(
-        &self,
-        executor: &Executor,
-        operation: StorageOperation,
-        hold: Option<Hold>,
-        errno: i32,
-        effect: Effect,
-    ) -> Pending {
-        let error = Error::from_os("injected fault", io::Error::from_raw_os_error(errno)).with_origin(self.origin());
-        let (inner, on) = (self.inner.clone(), executor.clone());
-        match (effect, operation) {
-            (Effect::All, operation) => Pending::spawn(executor, hold, async move {
-                let done = inner.submit(&on, operation, None).await;
-                let result = Err(error);
-                Completion { result, ..done }
-            }),
-            (Effect::Torn, StorageOperation::Write { offset, buffer, .. }) => {
-                Pending::spawn(executor, hold, async move {
-                    let (buffer, result) = write_some(&*inner, &on, offset, buffer).await;
-                    Completion { buffer: Some(buffer), result: result.and(Err(error)) }
-                })
-            }
-            (Effect::None | Effect::Torn, operation) => Pending::ready(operation, Err(error)),
+/// Fails, with what takes effect nevertheless.
+async fn fail(
+    inner: &dyn Storage,
+    executor: &Executor,
+    operation: StorageOperation,
+    errno: i32,
+    effect: Effect,
+) -> Completion {
+    let error = injected(errno, inner.origin());
+    match (effect, operation) {
+        (Effect::All, operation) => {
+            let done = inner.submit(executor, operation, None).await;
+            Completion { result: Err(error), ..done }
         }
+        (Effect::Torn, StorageOperation::Write { offset, buffer, .. }) => {
+            let (buffer, result) = write_some(inner, executor, offset, buffer).await;
+            Completion { buffer: Some(buffer), result: result.and(Err(error)) }
+        }
+        (Effect::None | Effect::Torn, operation) => Completion { buffer: operation.into_buffer(), result: Err(error) },
     }
+}
+
+fn injected(errno: i32, origin: Origin) -> Error {
+    Error::from_os("injected fault", io::Error::from_raw_os_error(errno)).with_origin(origin)
 }
 
 /// Writes about half of the sectors.
@@ -317,16 +114,11 @@ async fn write_some(
 impl Storage for FaultyStorage {
     fn submit(&self, executor: &Executor, operation: StorageOperation, hold: Option<Hold>) -> Pending {
         match self.script.judge(&operation) {
-            None => self.inner.submit(executor, operation, hold),
-            Some(Fault::Fail { errno, effect }) => self.fail(executor, operation, hold, errno, effect),
-            Some(Fault::Delay(duration)) => {
-                let sleep = executor.sleep(duration);
-                self.after(executor, operation, hold, sleep)
+            Verdict { delay, then: Then::Begin } if delay.is_zero() => self.inner.submit(executor, operation, hold),
+            Verdict { delay, then: Then::Fail { errno, effect: Effect::None } } if delay.is_zero() => {
+                Pending::ready(operation, Err(injected(errno, self.origin())))
             }
-            Some(Fault::Hang) => {
-                let script = self.script.clone();
-                self.after(executor, operation, hold, async move { script.released().await })
-            }
+            verdict => self.as_told(executor, operation, hold, verdict),
         }
     }
 
@@ -345,9 +137,9 @@ impl Storage for FaultyStorage {
 
 #[cfg(test)]
 mod tests {
-    use std::rc::Rc;
+    use std::{rc::Rc, time::Duration};
 
-    use block_core::ErrorKind;
+    use block_core::{ErrorKind, FileRange};
 
     use super::*;
     use crate::{MemoryStorage, SimulatedClock, Wait};

@@ -75,7 +75,7 @@ async fn open_steps(executor: &Executor, path: &Path, options: OpenOptions) -> R
 
 /// Says where opening failed. Whether that is remote is found by its name alone: whoever has just failed to answer is not
 /// asked again.
-async fn failed(executor: &Executor, path: PathBuf, error: Error) -> Error {
+pub(super) async fn failed(executor: &Executor, path: PathBuf, error: Error) -> Error {
     let error = error.context(path.display());
     let place = path.display().to_string().into();
     let is_remote = executor
