@@ -175,9 +175,14 @@ fn half(word: u64, index: u32) -> u32 {
 impl fmt::Display for Turn {
     /// One line, the number first; times in microseconds.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Woken { completions, readiness, jobs, timers, wakes } = self.woken;
         let (idle, took, polled) = (self.idle.as_micros(), self.took.as_micros(), self.polled);
-        write!(f, "turn {}: idle {idle} us, took {took} us, {polled} polled; ", self.number)?;
+        write!(f, "turn {}: idle {idle} us, took {took} us, {polled} polled; {}", self.number, self.woken)
+    }
+}
+
+impl fmt::Display for Woken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Woken { completions, readiness, jobs, timers, wakes } = self;
         write!(f, "completions {completions}, readiness {readiness}, jobs {jobs}, timers {timers}, wakes {wakes}")
     }
 }

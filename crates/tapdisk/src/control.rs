@@ -20,7 +20,8 @@ use crate::{
     home::{self, Done, Job, JobKind, Setup},
     jail::Jail,
     jobs::{self, JobRecord, Jobs},
-    log::Log,
+    log::{Log, seconds},
+    loops::{LoopState, Loops},
     shared_memory::StatisticsDirectory,
     slot::{Published, Slot},
 };
@@ -46,6 +47,7 @@ pub(crate) struct Control {
     found: EngineKind,
     begun: Moment,
     pub(crate) log: Log,
+    pub(crate) loops: Loops,
     /// In the order of their attachment.
     pub(crate) slots: RefCell<Vec<Rc<Slot>>>,
     pub(crate) jobs: Jobs,
@@ -81,6 +83,7 @@ impl Control {
             found,
             begun: executor.now(),
             log,
+            loops: Loops::default(),
             slots: RefCell::default(),
             jobs: Jobs::default(),
             descriptors: RefCell::default(),
@@ -153,6 +156,7 @@ impl Control {
             engine: self.engine,
             jail: self.jail.clone(),
             log: self.log.clone(),
+            loops: self.loops.clone(),
             published: published.clone(),
             orders: their_orders,
             urgent: their_urgent,
@@ -291,13 +295,35 @@ impl Control {
         self.belongings.take();
     }
 
-    /// Everything that is known, into the log.
-    pub(crate) fn dump(&self) {
-        let slots = self.slots.borrow();
-        let lines: Vec<String> = slots.iter().map(|slot| slot.describe()).collect();
-        let kept: Vec<String> = self.descriptors.borrow().iter().map(|(name, _)| name.clone()).collect();
-        let head = format!("dump: {} disks, engine {:?}, descriptors {kept:?}", slots.len(), self.engine);
-        self.log.dump([vec![head], lines].concat().join("\n"));
+    /// What every event loop does.
+    pub(crate) async fn look_at_loops(&self) -> Vec<LoopState> {
+        self.loops.look(&self.executor).await
+    }
+
+    /// Everything that is known, into the log. In bounded time, also while disks hang.
+    pub(crate) async fn dump(self: Rc<Self>) {
+        let loops = self.look_at_loops().await;
+        let now = self.now();
+        let mut lines = {
+            let slots = self.slots.borrow();
+            let kept: Vec<String> = self.descriptors.borrow().iter().map(|(name, _)| name.clone()).collect();
+            let head = format!("dump: {} disks, engine {:?}, descriptors {kept:?}", slots.len(), self.engine);
+            let disks = slots.iter().flat_map(|slot| slot.describe(now));
+            [head].into_iter().chain(disks).collect::<Vec<String>>()
+        };
+        let jobs = self.jobs.all();
+        let jobs = jobs.iter().filter(|job| !job.has_ended());
+        lines.extend(jobs.map(|job| {
+            let JobRecord { number, minor, kind, asked, .. } = &**job;
+            format!(
+                "job {number}: minor={minor} {}: {:?}, asked {} ago",
+                kind.name(),
+                job.state(),
+                seconds(now - *asked)
+            )
+        }));
+        lines.extend(loops.iter().flat_map(LoopState::lines));
+        self.log.dump(lines.join("\n"));
     }
 }
 

@@ -35,6 +35,7 @@ use crate::{
     jail::Jail,
     listener::Listener,
     log::Log,
+    loops::Purpose,
     native, process_limits,
     receiver::receive,
     server::Server,
@@ -107,6 +108,7 @@ fn serve(run: RunDir, engine: EngineChoice, jail: Jail, starter: Starter) -> Res
     control.own(Belongings { _listeners: listeners, _statistics: statistics });
     log.info(format!("ready, engine {found:?}"));
     starter.tell(&control.run.control_socket(pid).display().to_string())?;
+    let _known = control.loops.register(&executor, Purpose::Control);
     let _signals = executor.spawn(react(signals, executor.clone(), control.clone()));
     executor.block_on(async {
         control.ended().await;
@@ -142,7 +144,7 @@ async fn react(signals: Signals, executor: Executor, control: Rc<Control>) {
     while let Ok(signal) = signals.next(&executor).await {
         match signal {
             Signal::HUP => control.log.reopen(),
-            Signal::USR1 => control.dump(),
+            Signal::USR1 => executor.spawn(control.clone().dump()).detach(),
             Signal::INT | Signal::TERM if is_ending => abandon(&control),
             Signal::INT | Signal::TERM => {
                 is_ending = true;

@@ -29,6 +29,7 @@ mod jobs;
 mod layers;
 mod listener;
 mod log;
+mod loops;
 mod native;
 mod pages;
 mod process_limits;

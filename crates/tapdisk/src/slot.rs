@@ -11,12 +11,13 @@ use control_api::{
     HeldMinor, Minor, native,
     protocol::{ImageInformation, ListEntry, Text, VbdState},
 };
-use storage_io::{ReplyTo, Sender, Signal, reply};
-use virtual_disk::{DiskState, Geometry, Status};
+use storage_io::{Moment, ReplyTo, Sender, Signal, reply};
+use virtual_disk::{DiskState, Geometry, QueueStatus, Status};
 
 use crate::{
     home::{Done, Job, Name, Order, Urgent},
     jobs::JobRecord,
+    log::seconds,
     native::report,
     statistics,
 };
@@ -169,22 +170,48 @@ impl Slot {
     }
 
     /// All that is known, for people.
-    pub(crate) fn describe(&self) -> String {
+    pub(crate) fn describe(&self, now: Moment) -> Vec<String> {
         let status = self.status.get();
-        let in_flight = status.map_or(0, |status| status.in_flight());
+        let minor = self.minor();
         let step = status.and_then(|status| status.step()).map(|step| format!(" doing: {step}"));
         let trouble = status.and_then(|status| status.trouble()).map(|error| format!(" trouble: {error}"));
-        format!(
-            "minor={} image={} state={} ({:?}) in flight: {in_flight}{}{}\n{}",
-            self.minor(),
-            self.name(),
-            self.state(),
-            self.disk_state(),
-            step.unwrap_or_default(),
-            trouble.unwrap_or_default(),
-            self.statistics(),
-        )
+        let mut lines = vec![
+            format!(
+                "minor={minor} image={} state={} ({:?}) in flight: {}{}{}",
+                self.name(),
+                self.state(),
+                self.disk_state(),
+                status.map_or(0, |status| status.in_flight()),
+                step.unwrap_or_default(),
+                trouble.unwrap_or_default(),
+            ),
+            format!("minor={minor} {}", self.statistics()),
+        ];
+        for queue in status.map(|status| status.queues()).unwrap_or_default() {
+            lines.extend(describe_queue(&queue, now).into_iter().map(|line| format!("minor={minor} {line}")));
+        }
+        lines
     }
+}
+
+/// A queue, and the requests that have not ended.
+fn describe_queue(queue: &QueueStatus, now: Moment) -> Vec<String> {
+    let number = queue.number();
+    let head = format!(
+        "queue={number} in flight: {} waiting for retry: {} held by limits: {} requests: {} kicks: {} in {} out",
+        queue.in_flight(),
+        queue.waiting(),
+        queue.held(),
+        queue.requests(),
+        queue.kicks_in(),
+        queue.kicks_out(),
+    );
+    let running = queue.in_flight_requests();
+    let requests = running.iter().map(|request| {
+        let range = request.range.map(|range| format!(" {range}")).unwrap_or_default();
+        format!("queue={number} {}{range} for {}", request.kind.name(), seconds(now - request.since))
+    });
+    [head].into_iter().chain(requests).collect()
 }
 
 /// Sizes as the protocol tells them: always in sectors of 512 bytes.

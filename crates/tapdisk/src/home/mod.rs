@@ -23,7 +23,14 @@ use storage_io::{BufferPool, EngineChoice, Executor, Files, Receiver, ReplyTo, S
 use virtual_disk::{Disk, Status};
 
 pub(crate) use self::job::{Done, Gave, Job, JobKind, Name, Open};
-use crate::{exports::Exports, jail::Jail, log::Log, pages::Pages, slot::Published};
+use crate::{
+    exports::Exports,
+    jail::Jail,
+    log::Log,
+    loops::{Loops, Purpose},
+    pages::Pages,
+    slot::Published,
+};
 
 /// Free buffers that are kept, for each of a few sizes: a client's usual queue of usual requests.
 const POOL_BYTES: usize = 4 << 20;
@@ -52,6 +59,7 @@ pub(crate) struct Setup {
     pub(crate) engine: EngineChoice,
     pub(crate) jail: Jail,
     pub(crate) log: Log,
+    pub(crate) loops: Loops,
     pub(crate) published: Arc<Published>,
     pub(crate) orders: Receiver<Order>,
     pub(crate) urgent: Receiver<Urgent>,
@@ -71,7 +79,8 @@ fn run(setup: Setup, up: ReplyTo<Result<Arc<Status>>>) {
             return;
         }
     };
-    let Setup { minor, pid, run, jail, log, published, orders, urgent, .. } = setup;
+    let Setup { minor, pid, run, jail, log, loops, published, orders, urgent, .. } = setup;
+    let known = loops.register(&executor, Purpose::Queue(minor, 0));
     let reporter = log.reporter(minor, published.clone());
     let disk = Disk::new(&executor, jail.opener(Rc::new(Files)), BufferPool::new(POOL_BYTES), reporter);
     let _ = up.answer(Ok(disk.status()));
@@ -93,7 +102,7 @@ fn run(setup: Setup, up: ReplyTo<Result<Arc<Status>>>) {
     });
     let detached = executor.block_on(home.serve(orders, urgent));
     // The answer to the last job comes when nothing of the disk is left.
-    drop((home, executor));
+    drop((home, known, executor));
     if let Some(done) = detached {
         let _ = done.answer(Ok(Gave::Nothing));
     }

@@ -108,7 +108,7 @@ fn fields_of_error(error: &Error) -> Vec<Field> {
 }
 
 /// In whole numbers, so that no rounding ever shows a time that goes backwards.
-fn seconds(duration: Duration) -> String {
+pub(crate) fn seconds(duration: Duration) -> String {
     format!("{}.{:03} s", duration.as_secs(), duration.subsec_millis())
 }
 

@@ -38,6 +38,7 @@ use crate::slot::Published;
 use causes::Causes;
 pub(crate) use causes::{Cause, Counted};
 use file::LogFile;
+pub(crate) use lines::seconds;
 use writer::Writer;
 
 /// Entries that wait for the thread.

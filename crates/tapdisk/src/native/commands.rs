@@ -33,6 +33,10 @@ impl Control {
                 let control = self.clone();
                 Begun::Asked(Box::pin(async move { control.attach(minor).await.map(|()| ResultOf::Attach(Done {})) }))
             }
+            Command::Dump {} => {
+                let control = self.clone();
+                Begun::Asked(Box::pin(async move { Ok(ResultOf::Dump(report::dump(control.look_at_loops().await))) }))
+            }
             Command::Watch { job } => begun(self.jobs.find(job)),
             Command::Cancel { job } => self.cancel_by_number(job),
             Command::Detach { minor } => self.begin_job(minor, Job::Detach),

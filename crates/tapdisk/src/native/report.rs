@@ -6,15 +6,16 @@ use block_core::{Error, Result};
 use control_api::{
     Minor, errno_of,
     native::{
-        self, Bucket, DiskStatistics, DiskSummary, Done, ErrorCount, FailureCause, Histogram, InFlightRequest,
-        JobState, JobStatus, Latency, Layer, Limits, LogStatistics, Opened, OutcomeOfJob, ProcessStatistics, Progress,
-        QueueStatistics, RequestCount, RequestPhase, ResultOf, State, Throttled,
+        self, Bucket, DiskStatistics, DiskSummary, Done, Dump, ErrorCount, FailureCause, Histogram, InFlightRequest,
+        JobState, JobStatus, Latency, Layer, Limits, LogStatistics, LoopDump, LoopTurn, Opened, OutcomeOfJob,
+        ProcessStatistics, Progress, QueueStatistics, RequestCount, RequestPhase, ResultOf, RunningOperation, State,
+        Throttled,
     },
     symbol,
 };
 use image_chain::LayerStatus;
 use image_format::ImageKind;
-use storage_io::Moment;
+use storage_io::{Moment, Turn};
 use virtual_disk::{
     Count, DiskState, FailureCount, Geometry, Latencies, LatencyClass, QueueStatus, Quiet, RequestKind, RunningRequest,
     Status, Totals,
@@ -26,6 +27,7 @@ use crate::{
     home::{self, Gave, JobKind},
     jobs::JobRecord,
     log::{Cause, Counted, Counters},
+    loops::{LoopState, Purpose},
     slot::Slot,
 };
 
@@ -196,6 +198,38 @@ fn log(counters: &Counters) -> LogStatistics {
         lost: counters.lost(),
         sent: counters.delivered(),
         dropped: counters.dropped(),
+    }
+}
+
+/// What every event loop does.
+pub(super) fn dump(loops: Vec<LoopState>) -> Dump {
+    Dump { loops: loops.into_iter().map(event_loop).collect() }
+}
+
+fn event_loop(state: LoopState) -> LoopDump {
+    let (minor, queue) = match state.purpose {
+        Purpose::Control => (None, None),
+        Purpose::Queue(minor, queue) => (Some(minor.number()), Some(queue)),
+    };
+    let operations = state.operations.unwrap_or_default().into_iter();
+    LoopDump {
+        thread: state.purpose.to_string(),
+        minor,
+        queue,
+        idle_us: microseconds(state.running.unwrap_or(state.idle)),
+        turns: state.turns.iter().map(turn).collect(),
+        operations: operations
+            .map(|running| RunningOperation { what: running.what, age_us: microseconds(running.age) })
+            .collect(),
+    }
+}
+
+fn turn(turn: &Turn) -> LoopTurn {
+    LoopTurn {
+        slept_us: microseconds(turn.idle),
+        lasted_us: microseconds(turn.took),
+        woken_by: turn.woken.to_string(),
+        tasks: turn.polled.into(),
     }
 }
 

@@ -3,11 +3,12 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{self, Child, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
+use control_api::native::{Command, ResultOf};
 use export::nbd::client;
 use rustix::process::Signal;
 use test_support::{ProcessGuard, require_tool, skip};
@@ -30,7 +31,7 @@ impl Tap {
         let directory = host.place.scratch().join("mount");
         fs::create_dir(&directory).unwrap();
         let file = directory.join("disk");
-        let mut command = Command::new(require_tool("nbdfuse"));
+        let mut command = process::Command::new(require_tool("nbdfuse"));
         command.arg(&file).arg("--command").arg(require_tool("nbdkit")).args(["-s", "memory", "16M"]);
         let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let server = command.spawn().unwrap();
@@ -64,7 +65,7 @@ impl Drop for Tap {
         self.open();
         let directory: &Path = self.file.parent().unwrap();
         // Lazily: when a test fails, its tapdisk may still have the file open.
-        let _ = Command::new(require_tool("fusermount3")).args(["-u", "-z"]).arg(directory).status();
+        let _ = process::Command::new(require_tool("fusermount3")).args(["-u", "-z"]).arg(directory).status();
         let _ = self.process.kill();
         let _ = self.server.wait();
     }
@@ -123,6 +124,34 @@ fn whoever_waits_is_told_for_what_and_force_ends_it() {
     eventually("the disk is closed", || host.ok(&["list", "-m", "0"]) == format!("pid={pid} minor=0 state=0x2\n"));
     host.ok(&on_slot(&["destroy"]));
     drop(tap);
+}
+
+#[test]
+fn a_dump_says_what_storage_has_under_way_and_what_the_loops_did() {
+    let host = Host::new();
+    let test = "hung_storage::a_dump_says_what_storage_has_under_way_and_what_the_loops_did";
+    let Some(tap) = Tap::new(test, &host) else { return };
+    let (pid, writing) = hung(&host, &tap);
+    let tapdisk = ProcessGuard::new(pid.parse().unwrap()).unwrap();
+    tapdisk.signal(Signal::USR1).unwrap();
+    let log = host.run.log_file(tapdisk.pid());
+    let text = || fs::read_to_string(&log).unwrap_or_default();
+    eventually("the dump", || text().contains("tapdisk-syslog: "));
+    let text = text();
+    let has = |words: &str| text.lines().any(|line| line.contains(words));
+    assert!(has("minor=0 queue=0 in flight: 1 waiting for retry: 0 "), "{text}");
+    assert!(has("minor=0 queue=0 write 0x1000+0x1000 for "), "{text}");
+    let file = tap.file.display();
+    assert!(text.lines().any(|line| line.contains(" under way for ") && line.contains(&format!("{file}: "))), "{text}");
+    assert!(has("loop: minor=0 queue=0: turn 1: idle ") && has("loop: control: answers; its last "), "{text}");
+
+    let ResultOf::Dump(dump) = host.native(tapdisk.pid()).ask(Command::Dump {}).unwrap() else { panic!("a dump") };
+    let disk = dump.loops.iter().find(|state| state.minor == Some(0)).unwrap();
+    assert!(disk.operations.iter().any(|running| running.what.starts_with(&format!("{file}: "))), "{disk:?}");
+    assert!(!disk.turns.is_empty() && dump.loops.iter().any(|state| state.minor.is_none()));
+    tap.open();
+    assert!(writing.join().unwrap());
+    host.ok(&["destroy", "-p", &pid, "-m", "0"]);
 }
 
 #[test]
