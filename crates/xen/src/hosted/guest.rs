@@ -1,0 +1,244 @@
+//! A guest of a hosted platform: its memory, what it grants, and the ends of channels that it leaves open.
+
+use std::{
+    collections::BTreeSet,
+    os::fd::OwnedFd,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+};
+
+use block_core::{Error, ErrorKind, Result};
+use storage_io::Executor;
+
+use super::{
+    connection::{Account, Connection},
+    layout::{self, Ask, GRANTS, TABLE_BYTES},
+    ports::Doorbell,
+};
+use crate::{Access, DomainId, GrantRef, PAGE_BYTES, Port, SharedMemory};
+
+/// What became of a grant that its guest wants back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndAccess {
+    /// Nobody has the page any more.
+    Ended,
+    /// Somebody still has it: nobody else can get it, but it must not be used for anything else yet.
+    InUse,
+}
+
+/// A guest, as one of its kernels runs it. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Guest(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    connection: Connection,
+    pages: u32,
+    memory: SharedMemory,
+    table: SharedMemory,
+    /// Guards which pages and entries are free.
+    free: Mutex<Free>,
+}
+
+/// Pages and entries that are free: those that were given back, and all from some number on.
+#[derive(Debug, Default)]
+struct Free {
+    pages: BTreeSet<u32>,
+    next_page: u32,
+    grants: BTreeSet<u32>,
+    next_grant: u32,
+}
+
+impl Guest {
+    /// Starts a kernel in a domain. What the one before has granted and nobody uses is taken back; what is in use stays,
+    /// and is not used for anything else.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such domain, or what the operating system says.
+    pub fn boot(directory: &Path, domain: DomainId) -> Result<Guest> {
+        let connection = Connection::open(directory, domain)?;
+        let ([pages, _], [memory, table]) = connection.ask_for(Ask::OwnMemory, 0, 0)?;
+        let guest = Guest(Arc::new(Inner {
+            connection,
+            pages,
+            memory: SharedMemory::map(memory, 0, pages as usize * PAGE_BYTES)?,
+            table: SharedMemory::map(table, 0, TABLE_BYTES)?,
+            free: Mutex::default(),
+        }));
+        guest.take_over()?;
+        Ok(guest)
+    }
+
+    /// Takes back what an earlier kernel of this domain has granted.
+    fn take_over(&self) -> Result<()> {
+        let (mut pages, mut grants, mut kept) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+        for grant in (0..GRANTS).map(GrantRef) {
+            let entry = self.entry(grant);
+            if !layout::is_granted(entry.flags.load(Ordering::SeqCst)) {
+                continue;
+            }
+            let page = entry.page.load(Ordering::SeqCst);
+            match self.revoke(grant)? {
+                EndAccess::Ended => {}
+                EndAccess::InUse => kept.push((grant.0, page)),
+            }
+        }
+        let last_grant = kept.iter().map(|(grant, _)| grant + 1).max().unwrap_or(0);
+        let last_page = kept.iter().map(|(_, page)| page + 1).max().unwrap_or(0);
+        grants.extend((0..last_grant).filter(|grant| kept.iter().all(|(kept, _)| kept != grant)));
+        pages.extend((0..last_page).filter(|page| kept.iter().all(|(_, kept)| kept != page)));
+        *self.free() = Free { pages, next_page: last_page, grants, next_grant: last_grant };
+        Ok(())
+    }
+
+    fn free(&self) -> MutexGuard<'_, Free> {
+        self.0.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn entry(&self, grant: GrantRef) -> layout::Entry<'_> {
+        layout::entry(&self.0.table, grant).expect("we give out entries of the table only")
+    }
+
+    /// The domain.
+    pub fn domain(&self) -> DomainId {
+        self.0.connection.domain()
+    }
+
+    /// All its memory.
+    pub fn memory(&self) -> &SharedMemory {
+        &self.0.memory
+    }
+
+    /// A page that is used for nothing else; its number in [`memory`](Self::memory).
+    ///
+    /// # Errors
+    /// `LimitReached` when there is none left.
+    pub fn allocate_page(&self) -> Result<u32> {
+        let mut free = self.free();
+        if let Some(page) = free.pages.pop_first() {
+            return Ok(page);
+        }
+        if free.next_page >= self.0.pages {
+            return Err(Error::new(ErrorKind::LimitReached, format!("domain {} has no page left", self.domain())));
+        }
+        free.next_page += 1;
+        Ok(free.next_page - 1)
+    }
+
+    /// Gives a page back that is not granted.
+    pub fn free_page(&self, page: u32) {
+        self.free().pages.insert(page);
+    }
+
+    /// Grants a page.
+    ///
+    /// # Errors
+    /// `LimitReached` when the table is full.
+    pub fn grant(&self, page: u32, to: DomainId, access: Access) -> Result<GrantRef> {
+        let grant = {
+            let mut free = self.free();
+            match free.grants.pop_first() {
+                Some(grant) => grant,
+                None if free.next_grant < GRANTS => {
+                    free.next_grant += 1;
+                    free.next_grant - 1
+                }
+                None => {
+                    let words = format!("the grant table of domain {} is full", self.domain());
+                    return Err(Error::new(ErrorKind::LimitReached, words));
+                }
+            }
+        };
+        let grant = GrantRef(grant);
+        self.put_entry(grant, page, layout::flags(to, access));
+        Ok(grant)
+    }
+
+    /// Writes an entry of the table as it is given, whatever it means: hostile guests do that.
+    pub fn put_entry(&self, grant: GrantRef, page: u32, flags: u32) {
+        let entry = self.entry(grant);
+        entry.page.store(page, Ordering::SeqCst);
+        entry.flags.store(flags, Ordering::SeqCst);
+    }
+
+    /// Takes a grant back. If somebody still has the page, neither the entry nor the page is used again before
+    /// [`end_access`](Self::end_access) says so.
+    ///
+    /// # Errors
+    /// When the broker has gone.
+    pub fn end_access(&self, grant: GrantRef) -> Result<EndAccess> {
+        let ended = self.revoke(grant)?;
+        if ended == EndAccess::Ended {
+            self.free().grants.insert(grant.0);
+        }
+        Ok(ended)
+    }
+
+    fn revoke(&self, grant: GrantRef) -> Result<EndAccess> {
+        self.entry(grant).flags.store(0, Ordering::SeqCst);
+        let [users, _] = self.0.connection.ask(Ask::Users, grant.0, 0)?.numbers;
+        Ok(if users == 0 { EndAccess::Ended } else { EndAccess::InUse })
+    }
+
+    /// Leaves an end of a channel open for a domain.
+    ///
+    /// # Errors
+    /// When the broker has gone, or the system has no descriptor left.
+    pub fn allocate_unbound(&self, executor: &Executor, peer: DomainId) -> Result<GuestChannel> {
+        let ([port, _], [wait, notify]) = self.0.connection.ask_for(Ask::AllocateUnbound, u32::from(peer.0), 0)?;
+        let doorbell = Doorbell::new(executor, wait, notify);
+        Ok(GuestChannel { guest: self.clone(), port: Port(port), doorbell })
+    }
+
+    /// What the domain has granted, and what others use of it.
+    ///
+    /// # Errors
+    /// When the broker has gone.
+    pub fn account(&self) -> Result<Account> {
+        self.0.connection.account(self.domain())
+    }
+
+    fn unbind(&self, port: Port) {
+        // The broker does the same when we go.
+        let _ = self.0.connection.ask(Ask::Unbind, port.0, 0);
+    }
+}
+
+/// The guest's end of a channel; dropping it closes it.
+#[derive(Debug)]
+pub struct GuestChannel {
+    guest: Guest,
+    port: Port,
+    doorbell: Doorbell,
+}
+
+impl GuestChannel {
+    /// The number that a backend binds to.
+    pub fn port(&self) -> Port {
+        self.port
+    }
+
+    /// Ends when there was an event.
+    ///
+    /// # Errors
+    /// When the channel is broken.
+    pub async fn wait(&self) -> Result<()> {
+        self.doorbell.wait().await?;
+        self.doorbell.unmask();
+        Ok(())
+    }
+
+    /// Tells the backend.
+    pub fn notify(&self) {
+        self.doorbell.notify();
+    }
+}
+
+impl Drop for GuestChannel {
+    fn drop(&mut self) {
+        self.guest.unbind(self.port);
+    }
+}
+
+/// For those who keep descriptors beside the futures that wait for them.
+pub(super) type SharedDescriptor = Arc<OwnedFd>;

@@ -1,0 +1,27 @@
+//! The doors to Xen: pages that a guest has granted, and the events between it and us.
+//!
+//! ```text
+//!              Grants, EventChannels          what a backend needs
+//!               /                \
+//!            linux              hosted        two platforms behind the same words
+//!    /dev/xen/gntdev, evtchn    memory that processes share, eventfds, and a broker that knows what belongs to whom
+//! ```
+//!
+//! `hosted` needs neither Xen nor root: the whole system runs on any Linux machine, in several processes, and a process
+//! that is killed gives back what it had, as it would on Xen. What it gets wrong on purpose is what real hosts do at their
+//! worst: limits, pages that outlive their domain, an event too many at the start.
+//!
+//! Memory that a guest can write is never a `&[u8]`: it is read and written through [`SharedMemory`], word by word, and
+//! each byte once.
+
+mod channels;
+mod grants;
+mod ids;
+mod memory;
+
+pub mod hosted;
+
+pub use channels::{EventChannel, EventChannels};
+pub use grants::{Access, CopyStatus, GrantCopy, Grants, Local, Mapping};
+pub use ids::{DomainId, GrantRef, Port};
+pub use memory::{PAGE_BYTES, SharedMemory};
