@@ -49,9 +49,7 @@ impl Image {
         }
         match kind {
             ImageKind::Raw => RawImage::grow(executor, storage, bytes).await,
-            ImageKind::Vhd => {
-                Err(Error::new(ErrorKind::Unsupported, "a VHD image is not made longer while it is in use"))
-            }
+            ImageKind::Vhd => VhdImage::grow(executor, storage, bytes).await,
         }
     }
 

@@ -9,22 +9,8 @@ use std::{sync::Arc, time::Duration};
 use block_core::{ErrorKind, FileOffset};
 use futures_util::FutureExt;
 use storage_io::{Buffer, MemoryStorage, StorageExt};
-use support::{DISK_BYTES, Host, Script, range, spec};
+use support::{DISK_BYTES, Host, Script, bytes, failed, range, spec};
 use virtual_disk::{DiskState, FORCED_CLOSE_GRACE, Operation, Outcome, RequestKind, Settings};
-
-fn failed(outcome: Option<Outcome>) -> ErrorKind {
-    match outcome {
-        Some(Outcome::Failed(error)) => error.kind(),
-        other => panic!("not a failure: {other:?}"),
-    }
-}
-
-fn bytes(outcome: Option<Outcome>) -> Vec<u8> {
-    match outcome {
-        Some(Outcome::Read(buffer)) => buffer.to_vec(),
-        other => panic!("not what a read gives: {other:?}"),
-    }
-}
 
 #[test]
 fn what_was_written_is_read_back_and_answers_come_in_batches() {

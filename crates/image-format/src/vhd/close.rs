@@ -21,7 +21,9 @@ impl Sparse {
         self.finish_work(executor).await?;
         // Tables and data first: batmap and length say that they are there.
         self.syncer.sync(executor).await?;
-        if self.is_changed.get() || !self.room.borrow().has_footer() || !self.has_footer_copy {
+        let has_bad_batmap = self.batmap.borrow().as_ref().is_some_and(|batmap| !batmap.is_valid);
+        let is_as_expected = self.room.borrow().has_footer() && self.has_footer_copy && !has_bad_batmap;
+        if self.is_changed.get() || !is_as_expected {
             self.give_up_ready_room(executor).await.context("giving up room")?;
             self.write_footers(executor).await.context("writing footers")?;
             self.write_batmap(executor).await.context("writing the batmap")?;

@@ -259,6 +259,15 @@ impl Footer {
         self.checksummed()
     }
 
+    /// The same, of a disk that was made this long.
+    #[must_use]
+    pub fn with_disk_bytes(&self, disk_bytes: u64) -> Self {
+        let mut larger = self.clone();
+        larger.bytes.current_size = disk_bytes.into();
+        larger.bytes.geometry = DiskGeometry::of(disk_bytes).to_bits().into();
+        larger.checksummed()
+    }
+
     /// The bytes to store.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.as_bytes()

@@ -20,6 +20,7 @@ mod create;
 mod footer;
 mod free;
 mod geometry;
+mod grow;
 mod header;
 mod image;
 mod layout;

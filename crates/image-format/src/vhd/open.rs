@@ -65,14 +65,15 @@ impl VhdImage {
 }
 
 /// The footers of an image.
-struct Footers {
+pub(super) struct Footers {
     /// The one that counts.
-    footer: Rc<Footer>,
+    pub(super) footer: Rc<Footer>,
     has_copy: bool,
-    has_end: bool,
+    /// The one at the end is this image's: a device that has grown ends with anything.
+    pub(super) has_end: bool,
 }
 
-async fn find_footers(executor: &Executor, storage: &Arc<dyn Storage>) -> Result<Footers> {
+pub(super) async fn find_footers(executor: &Executor, storage: &Arc<dyn Storage>) -> Result<Footers> {
     let length = storage.length();
     if length < FOOTER_BYTES as u64 {
         return Err(Error::new(ErrorKind::Corrupt, format!("{length} bytes are too few for a footer")));
@@ -88,8 +89,9 @@ async fn find_footers(executor: &Executor, storage: &Arc<dyn Storage>) -> Result
         _ => Err(Error::new(ErrorKind::Corrupt, "the file does not end with a sector")),
     };
     let is_sparse = |footer: &Result<Footer>| footer.as_ref().is_ok_and(|footer| footer.disk_type() != DiskType::Fixed);
-    let (has_copy, has_end) = (is_sparse(&at_start), at_end.is_ok());
+    let (has_copy, end) = (is_sparse(&at_start), at_end.as_ref().ok().map(Footer::uuid));
     let footer = choose_footer(at_start, at_end).context("no valid footer")?;
+    let has_end = end == Some(footer.uuid());
     Ok(Footers { footer: Rc::new(footer), has_copy, has_end })
 }
 
@@ -113,7 +115,7 @@ fn check_fixed(footer: &Footer, storage: &Arc<dyn Storage>) -> Result<()> {
     Err(Error::new(ErrorKind::Corrupt, words))
 }
 
-async fn read_header(executor: &Executor, storage: &Arc<dyn Storage>, footer: &Footer) -> Result<Header> {
+pub(super) async fn read_header(executor: &Executor, storage: &Arc<dyn Storage>, footer: &Footer) -> Result<Header> {
     let range = header_range(footer)?.expect("an image that is not fixed has a header");
     if range.end().get() > storage.length() {
         return Err(Error::new(ErrorKind::Corrupt, "truncated: it lies behind the end of the file"));
@@ -248,7 +250,11 @@ fn lost_batmap(footer: &Footer, header: &Header, metadata: &Metadata, entries: &
     has_place.then(|| StoredBatmap { header: batmap, bits: Bitmap::new(metadata.blocks()), is_valid: false })
 }
 
-async fn read_table(executor: &Executor, storage: &Arc<dyn Storage>, metadata: &Metadata) -> Result<Vec<u32>> {
+pub(super) async fn read_table(
+    executor: &Executor,
+    storage: &Arc<dyn Storage>,
+    metadata: &Metadata,
+) -> Result<Vec<u32>> {
     let mut entries = Vec::with_capacity(metadata.blocks());
     for part in metadata.table().granules(TABLE_PART) {
         let length = usize::try_from(part.length().next_multiple_of(SECTOR)).expect("a part is small");
