@@ -2,6 +2,7 @@
 //!
 //! What needs judgement stays with the reader; what is here fails the tests, with file, line and reason.
 
+mod acceptance;
 mod mutant_rules;
 mod ratchet;
 mod rules;
@@ -42,7 +43,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     };
     let mut complaints = Vec::new();
     let mut sources = Vec::new();
-    let mut patches = Vec::new();
+    let (mut patches, mut page) = (Vec::new(), None);
     for path in workspace.files()? {
         let Some(text) = read_text(&workspace.root.join(&path))? else {
             continue;
@@ -55,8 +56,11 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         }
         if path.starts_with("tests/mutants/") && !path.ends_with(".md") {
             patches.push((path, text));
+        } else if path == acceptance::PAGE {
+            page = Some(text);
         }
     }
+    complaints.extend(page.iter().flat_map(|page| acceptance::check(page, &sources)));
     for (path, text) in &patches {
         complaints.extend(mutant_rules::check(path, text, workspace, &sources));
     }
