@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod effort;
+mod hanging_file;
 mod log_receiver;
 mod loop_device;
 mod process;
@@ -29,6 +30,7 @@ mod unpacked;
 mod vhdi_mount;
 
 pub use effort::{cycles, long, seed};
+pub use hanging_file::HangingFile;
 pub use log_receiver::{LogReceiver, ReadingLogReceiver};
 pub use loop_device::LoopDevice;
 pub use process::ProcessGuard;

@@ -1,84 +1,29 @@
 //! A disk whose storage hangs is told about, can be closed by force in bounded time, and harms no other.
 
 use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{self, Child, Stdio},
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
 use control_api::native::{Command, ResultOf};
 use export::nbd::client;
 use rustix::process::Signal;
-use test_support::{ProcessGuard, require_tool, skip};
+use test_support::{HangingFile, ProcessGuard};
 
-use crate::host::{Host, LONG, aio, eventually, minor, names};
+use crate::host::{Host, LONG, aio, eventually, minor};
 
-/// A file whose I/O stops for as long as we like.
-struct Tap {
-    file: PathBuf,
-    server: Child,
-    process: ProcessGuard,
-}
-
-impl Tap {
-    fn new(test: &str, host: &Host) -> Option<Tap> {
-        if let Err(error) = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse") {
-            skip(test, &format!("needs /dev/fuse: {error}"));
-            return None;
-        }
-        let directory = host.place.scratch().join("mount");
-        fs::create_dir(&directory).unwrap();
-        let file = directory.join("disk");
-        let mut command = process::Command::new(require_tool("nbdfuse"));
-        command.arg(&file).arg("--command").arg(require_tool("nbdkit")).args(["-s", "memory", "16M"]);
-        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let server = command.spawn().unwrap();
-        let process = ProcessGuard::new(server.id()).unwrap();
-        eventually("the mount", || file.exists());
-        Some(Tap { file, server, process })
-    }
-
-    fn close(&self) {
-        self.process.signal(Signal::STOP).unwrap();
-        // The signal is only on its way: a thread that still runs would answer once more.
-        let threads = PathBuf::from(format!("/proc/{}/task", self.process.pid()));
-        eventually("the server stands still", || {
-            names(&threads).iter().all(|thread| has_stopped(&threads.join(thread)))
-        });
-    }
-
-    fn open(&self) {
-        self.process.signal(Signal::CONT).unwrap();
-    }
-}
-
-/// Whether the thread behind this entry of `/proc` is stopped. (The name of a thread stands in brackets.)
-fn has_stopped(thread: &Path) -> bool {
-    let line = fs::read_to_string(thread.join("stat")).unwrap_or_default();
-    line.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
-}
-
-impl Drop for Tap {
-    fn drop(&mut self) {
-        self.open();
-        let directory: &Path = self.file.parent().unwrap();
-        // Lazily: when a test fails, its tapdisk may still have the file open.
-        let _ = process::Command::new(require_tool("fusermount3")).args(["-u", "-z"]).arg(directory).status();
-        let _ = self.process.kill();
-        let _ = self.server.wait();
-    }
+fn tap(test: &str, host: &Host) -> Option<HangingFile> {
+    HangingFile::new(test, host.place.scratch(), "16M")
 }
 
 /// A disk on storage that has just begun to hang, with one write that hangs in it.
-fn hung(host: &Host, tap: &Tap) -> (String, thread::JoinHandle<bool>) {
+fn hung(host: &Host, tap: &HangingFile) -> (String, thread::JoinHandle<bool>) {
     let (pid, minors) = host.attached(1);
     let text = pid.to_string();
-    host.ok(&["open", "-p", &text, "-m", &minors[0], "-a", &aio(&tap.file)]);
+    host.ok(&["open", "-p", &text, "-m", &minors[0], "-a", &aio(tap.path())]);
     let mut client = client::Client::connect_unix(&host.run.nbd_socket(pid, minor("0")), "").unwrap();
     client.write(0, &[1; 4096]).unwrap();
-    tap.close();
+    tap.stop();
     let writing = thread::spawn(move || client.write(4096, &[2; 4096]).is_ok());
     eventually("the write is taken", || {
         let text = String::from_utf8(host.client(pid).stats(None).unwrap()).unwrap();
@@ -90,11 +35,11 @@ fn hung(host: &Host, tap: &Tap) -> (String, thread::JoinHandle<bool>) {
 #[test]
 fn whoever_waits_is_told_for_what_and_force_ends_it() {
     let host = Host::new();
-    let Some(tap) = Tap::new("hung_storage::whoever_waits_is_told_for_what_and_force_ends_it", &host) else { return };
+    let Some(tap) = tap("hung_storage::whoever_waits_is_told_for_what_and_force_ends_it", &host) else { return };
     let (pid, writing) = hung(&host, &tap);
     let slot = ["-p", &pid, "-m", "0"];
     let on_slot = |words: &[&'static str]| [&words[..1], &slot[..], &words[1..]].concat();
-    let shown = |state: &str| format!("pid={pid} minor=0 state={state} args={}\n", aio(&tap.file));
+    let shown = |state: &str| format!("pid={pid} minor=0 state={state} args={}\n", aio(tap.path()));
 
     let said = "close has not ended after 1 s: waiting for requests to end (state 0x40, 1 requests outstanding)";
     let timed_out = |line: &str| (110, format!("{line}: Connection timed out"));
@@ -120,7 +65,7 @@ fn whoever_waits_is_told_for_what_and_force_ends_it() {
 
     // The client was cut off; when storage comes back, the disk becomes closed by itself.
     assert!(!writing.join().unwrap());
-    tap.open();
+    tap.go_on();
     eventually("the disk is closed", || host.ok(&["list", "-m", "0"]) == format!("pid={pid} minor=0 state=0x2\n"));
     host.ok(&on_slot(&["destroy"]));
     drop(tap);
@@ -130,7 +75,7 @@ fn whoever_waits_is_told_for_what_and_force_ends_it() {
 fn a_dump_says_what_storage_has_under_way_and_what_the_loops_did() {
     let host = Host::new();
     let test = "hung_storage::a_dump_says_what_storage_has_under_way_and_what_the_loops_did";
-    let Some(tap) = Tap::new(test, &host) else { return };
+    let Some(tap) = tap(test, &host) else { return };
     let (pid, writing) = hung(&host, &tap);
     let tapdisk = ProcessGuard::new(pid.parse().unwrap()).unwrap();
     tapdisk.signal(Signal::USR1).unwrap();
@@ -141,7 +86,7 @@ fn a_dump_says_what_storage_has_under_way_and_what_the_loops_did() {
     let has = |words: &str| text.lines().any(|line| line.contains(words));
     assert!(has("minor=0 queue=0 in flight: 1 waiting for retry: 0 "), "{text}");
     assert!(has("minor=0 queue=0 write 0x1000+0x1000 for "), "{text}");
-    let file = tap.file.display();
+    let file = tap.path().display();
     assert!(text.lines().any(|line| line.contains(" under way for ") && line.contains(&format!("{file}: "))), "{text}");
     assert!(has("loop: minor=0 queue=0: turn 1: idle ") && has("loop: control: answers; its last "), "{text}");
 
@@ -149,7 +94,7 @@ fn a_dump_says_what_storage_has_under_way_and_what_the_loops_did() {
     let disk = dump.loops.iter().find(|state| state.minor == Some(0)).unwrap();
     assert!(disk.operations.iter().any(|running| running.what.starts_with(&format!("{file}: "))), "{disk:?}");
     assert!(!disk.turns.is_empty() && dump.loops.iter().any(|state| state.minor.is_none()));
-    tap.open();
+    tap.go_on();
     assert!(writing.join().unwrap());
     host.ok(&["destroy", "-p", &pid, "-m", "0"]);
 }
@@ -158,11 +103,11 @@ fn a_dump_says_what_storage_has_under_way_and_what_the_loops_did() {
 fn a_close_that_nobody_waits_for_any_more_is_done_all_the_same() {
     let host = Host::new();
     let test = "hung_storage::a_close_that_nobody_waits_for_any_more_is_done_all_the_same";
-    let Some(tap) = Tap::new(test, &host) else { return };
+    let Some(tap) = tap(test, &host) else { return };
     let (pid, writing) = hung(&host, &tap);
     assert_eq!(host.tap_ctl(&["pause", "-p", &pid, "-m", "0", "-t", "1"]).status, 110);
     assert!(host.ok(&["list"]).contains(" state=0x14 "));
-    tap.open();
+    tap.go_on();
     eventually("the disk is paused", || host.ok(&["list"]).contains(" state=0x2a "));
     assert!(writing.join().unwrap(), "what was written before the pause is answered");
     host.ok(&["destroy", "-p", &pid, "-m", "0"]);
@@ -171,7 +116,7 @@ fn a_close_that_nobody_waits_for_any_more_is_done_all_the_same() {
 #[test]
 fn clients_that_gave_up_waiting_take_no_room() {
     let host = Host::new();
-    let Some(tap) = Tap::new("hung_storage::clients_that_gave_up_waiting_take_no_room", &host) else { return };
+    let Some(tap) = tap("hung_storage::clients_that_gave_up_waiting_take_no_room", &host) else { return };
     let (pid, writing) = hung(&host, &tap);
     let pid: u32 = pid.parse().unwrap();
     let impatient = host.client(pid).timeout(Duration::from_millis(1));
@@ -179,7 +124,7 @@ fn clients_that_gave_up_waiting_take_no_room() {
         assert!(impatient.close(minor("0")).is_err());
     }
     assert_eq!(host.client(pid).list().unwrap().len(), 1);
-    tap.open();
+    tap.go_on();
     // All of them are carried out: closing again what is closed is nothing.
     eventually("the disk is closed", || host.ok(&["list"]) == format!("pid={pid} minor=0 state=0x2\n"));
     assert!(writing.join().is_ok());
@@ -190,7 +135,7 @@ fn clients_that_gave_up_waiting_take_no_room() {
 fn told_once_to_end_it_waits_for_a_while_and_then_uses_force() {
     let host = Host::new();
     let test = "hung_storage::told_once_to_end_it_waits_for_a_while_and_then_uses_force";
-    let Some(tap) = Tap::new(test, &host) else { return };
+    let Some(tap) = tap(test, &host) else { return };
     let (pid, writing) = hung(&host, &tap);
     let tapdisk = ProcessGuard::new(pid.parse().unwrap()).unwrap();
     tapdisk.signal(Signal::TERM).unwrap();
@@ -199,7 +144,7 @@ fn told_once_to_end_it_waits_for_a_while_and_then_uses_force() {
     eventually("its sockets are gone", || !control.exists());
     let log = host.run.log_file(tapdisk.pid());
     eventually("the log says so", || fs::read_to_string(&log).unwrap().contains("close by force: storage hangs"));
-    tap.open();
+    tap.go_on();
     assert!(tapdisk.wait_for_end(LONG).unwrap());
     assert!(!writing.join().unwrap());
     host.ok(&["free", "-m", "0"]);
@@ -209,7 +154,7 @@ fn told_once_to_end_it_waits_for_a_while_and_then_uses_force() {
 fn a_process_that_is_told_to_end_ends_although_storage_hangs() {
     let host = Host::new();
     let test = "hung_storage::a_process_that_is_told_to_end_ends_although_storage_hangs";
-    let Some(tap) = Tap::new(test, &host) else { return };
+    let Some(tap) = tap(test, &host) else { return };
     let (pid, writing) = hung(&host, &tap);
     let tapdisk = ProcessGuard::new(pid.parse().unwrap()).unwrap();
     tapdisk.signal(Signal::TERM).unwrap();
@@ -217,7 +162,7 @@ fn a_process_that_is_told_to_end_ends_although_storage_hangs() {
     tapdisk.signal(Signal::TERM).unwrap();
     eventually("its sockets are gone", || !host.run.control_socket(tapdisk.pid()).exists());
     // What the kernel holds keeps the process, and only that.
-    tap.open();
+    tap.go_on();
     assert!(!writing.join().unwrap());
     assert!(tapdisk.wait_for_end(LONG).unwrap());
     host.ok(&["free", "-m", "0"]);

@@ -43,7 +43,7 @@ fn images(host: &Host) -> Vec<String> {
 /// Writes and reads what only this disk holds.
 fn load(host: &Host, pid: u32, minor: Minor, number: usize) {
     let mut client = Client::connect_unix(&host.run.nbd_socket(pid, minor), "").unwrap();
-    let bytes: Vec<u8> = (0..65536).map(|at: usize| (at / 512 + number) as u8).collect();
+    let bytes: Vec<u8> = (0..65536).map(|at: usize| ((at / 512 + number) % 251).try_into().unwrap()).collect();
     for place in [0, 1 << 20, (3 << 20) + 4096] {
         client.write(place, &bytes).unwrap();
     }
