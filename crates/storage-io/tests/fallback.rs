@@ -14,7 +14,7 @@ use common::{at, directory, new_file, open};
 use storage_io::{EngineChoice, EngineKind, Executor, StorageExt};
 
 /// Runs `story` on a thread of its own, for which the kernel refuses these system calls with these numbers.
-fn with_refused<T: Send>(refused: &[(c_long, i32)], story: impl FnOnce() -> T + Send) -> T {
+fn with_refused<T: Send>(refused: &[Refused], story: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
             refuse(refused);
@@ -24,16 +24,34 @@ fn with_refused<T: Send>(refused: &[(c_long, i32)], story: impl FnOnce() -> T + 
     })
 }
 
-/// A filter on the calling thread: compares the number of each system call with those refused.
-fn refuse(refused: &[(c_long, i32)]) {
+/// A system call that the kernel refuses.
+#[derive(Clone, Copy)]
+struct Refused {
+    call: c_long,
+    /// Only with this second argument.
+    argument: Option<u32>,
+    errno: i32,
+}
+
+/// A filter on the calling thread: compares each system call with those refused.
+fn refuse(refused: &[Refused]) {
+    const NUMBER: u32 = 0;
+    /// Its lower half, where the machine puts that first.
+    const SECOND_ARGUMENT: u32 = 24;
     const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     const JUMP_IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
     let instruction = |code, jt, jf, k| libc::sock_filter { code: u16::try_from(code).unwrap(), jt, jf, k };
-    let mut program = vec![instruction(LOAD, 0, 0, 0)];
-    for (call, errno) in refused {
+    let mut program = Vec::new();
+    for Refused { call, argument, errno } in refused {
         let answer = libc::SECCOMP_RET_ERRNO | u32::try_from(*errno).unwrap();
-        program.push(instruction(JUMP_IF_EQUAL, 0, 1, u32::try_from(*call).unwrap()));
+        program.push(instruction(LOAD, 0, 0, NUMBER));
+        let behind = if argument.is_some() { 3 } else { 1 };
+        program.push(instruction(JUMP_IF_EQUAL, 0, behind, u32::try_from(*call).unwrap()));
+        if let Some(argument) = argument {
+            program.push(instruction(LOAD, 0, 0, SECOND_ARGUMENT));
+            program.push(instruction(JUMP_IF_EQUAL, 0, 1, *argument));
+        }
         program.push(instruction(RETURN, 0, 0, answer));
     }
     program.push(instruction(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
@@ -59,9 +77,11 @@ fn probed() -> (EngineKind, Vec<String>) {
     (executor.engine(), refused.collect())
 }
 
-const NO_URING: (c_long, i32) = (libc::SYS_io_uring_setup, libc::EPERM);
-const NO_AIO: (c_long, i32) = (libc::SYS_io_setup, libc::EAGAIN);
-const NO_EPOLL: (c_long, i32) = (libc::SYS_epoll_create1, libc::EMFILE);
+const NO_URING: Refused = Refused { call: libc::SYS_io_uring_setup, argument: None, errno: libc::EPERM };
+const NO_AIO: Refused = Refused { call: libc::SYS_io_setup, argument: None, errno: libc::EAGAIN };
+const NO_EPOLL: Refused = Refused { call: libc::SYS_epoll_create1, argument: None, errno: libc::EMFILE };
+/// A ring cannot be told what it may be asked for (`IORING_REGISTER_RESTRICTIONS`).
+const NO_RESTRICTIONS: Refused = Refused { call: libc::SYS_io_uring_register, argument: Some(11), errno: libc::EINVAL };
 
 const URING_REASON: &str =
     "io_uring: forbidden by kernel.io_uring_disabled or a system call filter: Operation not permitted (os error 1)";
@@ -80,6 +100,15 @@ fn without_io_uring_probing_takes_libaio() {
     let _contexts = CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner);
     let found = with_refused(&[NO_URING], probed);
     assert_eq!(found, (EngineKind::Libaio, vec![URING_REASON.to_string()]));
+}
+
+#[test]
+fn a_kernel_that_cannot_restrict_rings_gets_one_without_restrictions() {
+    let _contexts = CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+    assert_eq!(with_refused(&[NO_RESTRICTIONS], probed), (EngineKind::IoUring, vec![]));
+    let forbidden = Refused { errno: libc::EPERM, ..NO_RESTRICTIONS };
+    let (engine, reasons) = with_refused(&[forbidden], probed);
+    assert_eq!((engine, reasons), (EngineKind::Libaio, vec![URING_REASON.to_string()]), "somebody does not want it");
 }
 
 #[test]

@@ -8,6 +8,9 @@
 //!
 //! What is started is handed over when the executor collects next, all of it with the call that waits. The kernel
 //! interrupts nobody for a completion (COOP_TASKRUN): our own wait, or the poll of the ring's descriptor, finds it.
+//!
+//! A filter of system calls does not see what a ring carries. So each ring is made disabled, told the few operations that
+//! it will be asked for, and enabled: from then on the kernel refuses all others, whoever gets hold of the process.
 
 use std::{
     collections::VecDeque,
@@ -18,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use io_uring::{EnterFlags, IoUring, Probe, opcode, squeue, types};
+use io_uring::{EnterFlags, IoUring, Probe, opcode, register::Restriction, squeue, types};
 
 use super::{
     Command, CommandKind, Engine, EngineKind, Interest, Key, Memory, Started,
@@ -58,12 +61,8 @@ pub(super) struct Uring {
 
 impl Uring {
     pub(super) fn new(shared: &Arc<Shared>) -> io::Result<Self> {
-        let ring = new_ring()?;
-        check(&ring)?;
-        // Kernels before 5.15 do not know this limit.
-        let _ = ring.submitter().register_iowq_max_workers(&mut [KERNEL_WORKERS_MAX, 0]);
         Ok(Uring {
-            ring: ManuallyDrop::new(ring),
+            ring: ManuallyDrop::new(new_ring()?),
             shared: shared.clone(),
             wake_armed: false,
             timer: None,
@@ -245,16 +244,64 @@ impl Drop for Uring {
     }
 }
 
-/// A ring for one thread; without the flags of newer kernels if need be.
+/// All operations that a ring is ever asked for.
+const OPERATIONS: [u8; 8] = [
+    opcode::Read::CODE,
+    opcode::Readv::CODE,
+    opcode::Write::CODE,
+    opcode::Writev::CODE,
+    opcode::Fsync::CODE,
+    opcode::Fallocate::CODE,
+    opcode::PollAdd::CODE,
+    opcode::PollRemove::CODE,
+];
+
+/// What a ring is made with.
+#[derive(Clone, Copy, Debug)]
+struct Setup {
+    /// The flags of newer kernels, for a ring that one thread uses.
+    for_one_thread: bool,
+    /// The kernel refuses all but [`OPERATIONS`].
+    is_restricted: bool,
+}
+
+/// What is tried, the best first.
+const SETUPS: [Setup; 4] = [
+    Setup { for_one_thread: true, is_restricted: true },
+    Setup { for_one_thread: false, is_restricted: true },
+    Setup { for_one_thread: true, is_restricted: false },
+    Setup { for_one_thread: false, is_restricted: false },
+];
+
+/// A ring that is ready for use by the calling thread, the best that the kernel knows.
 fn new_ring() -> io::Result<IoUring> {
+    let [first, others @ ..] = SETUPS;
+    others.iter().fold(ring_with(first), |ring, setup| match ring {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => ring_with(*setup),
+        decided => decided,
+    })
+}
+
+fn ring_with(setup: Setup) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     builder.setup_cqsize(COMPLETIONS);
-    let plain = builder.clone();
-    builder.setup_single_issuer().setup_coop_taskrun();
-    match builder.build(SUBMISSIONS) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => plain.build(SUBMISSIONS),
-        other => other,
+    if setup.for_one_thread {
+        // Of a ring that begins disabled, the thread is the one that enables it.
+        builder.setup_single_issuer().setup_coop_taskrun();
     }
+    if setup.is_restricted {
+        builder.setup_r_disabled();
+    }
+    let ring = builder.build(SUBMISSIONS)?;
+    check(&ring)?;
+    // Kernels before 5.15 do not know this limit.
+    let _ = ring.submitter().register_iowq_max_workers(&mut [KERNEL_WORKERS_MAX, 0]);
+    if setup.is_restricted {
+        let mut allowed = OPERATIONS.map(Restriction::sqe_op);
+        ring.submitter().register_restrictions(&mut allowed)?;
+        ring.submitter().register_enable_rings()?;
+    }
+    Ok(ring)
 }
 
 /// Whether the kernel's io_uring has all that this engine asks of it.
@@ -262,20 +309,10 @@ fn check(ring: &IoUring) -> io::Result<()> {
     let parameters = ring.params();
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe)?;
-    let needed = [
-        opcode::Read::CODE,
-        opcode::Readv::CODE,
-        opcode::Write::CODE,
-        opcode::Writev::CODE,
-        opcode::Fsync::CODE,
-        opcode::Fallocate::CODE,
-        opcode::PollAdd::CODE,
-        opcode::PollRemove::CODE,
-    ];
     let complete = parameters.is_feature_nodrop()
         && parameters.is_feature_ext_arg()
         && parameters.is_feature_submit_stable()
-        && needed.iter().all(|code| probe.is_supported(*code));
+        && OPERATIONS.iter().all(|code| probe.is_supported(*code));
     if complete { Ok(()) } else { Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel's io_uring is too old")) }
 }
 
@@ -317,4 +354,43 @@ fn submission(command: &Command) -> Option<squeue::Entry> {
 
 fn transfer_length(length: usize) -> u32 {
     u32::try_from(length.min(TRANSFER_MAX)).expect("the limit fits 32 bits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel answers to one operation.
+    fn answer(ring: &mut IoUring, entry: &squeue::Entry) -> i32 {
+        // SAFETY: the entries of these tests name no memory but constants.
+        unsafe { ring.submission().push(entry) }.unwrap();
+        ring.submit_and_wait(1).unwrap();
+        ring.completion().next().unwrap().result()
+    }
+
+    #[test]
+    fn a_ring_carries_what_the_engine_asks_for_and_nothing_else() {
+        let mut ring = new_ring().unwrap();
+        let closed = types::Fd(-1);
+        let open = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), c"/".as_ptr()).build();
+        let shutdown = opcode::Shutdown::new(closed, 0).build();
+        for refused in [open, shutdown, opcode::Nop::new().build(), opcode::Close::new(closed).build()] {
+            assert_eq!(answer(&mut ring, &refused), -libc::EACCES);
+        }
+        assert_eq!(answer(&mut ring, &opcode::Fsync::new(closed).build()), -libc::EBADF);
+        // Nor can anything be added to it.
+        let error = ring.submitter().register_files(&[-1]).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EACCES));
+    }
+
+    /// Each of them works on a kernel as new as the one that the tests need.
+    #[test]
+    fn rings_of_older_kernels_work_too() {
+        for setup in SETUPS {
+            let mut ring = ring_with(setup).unwrap();
+            assert_eq!(answer(&mut ring, &opcode::Fsync::new(types::Fd(-1)).build()), -libc::EBADF, "{setup:?}");
+            let refused = answer(&mut ring, &opcode::Nop::new().build()) == -libc::EACCES;
+            assert_eq!(refused, setup.is_restricted, "{setup:?}");
+        }
+    }
 }
