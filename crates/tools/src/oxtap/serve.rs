@@ -8,11 +8,12 @@ use std::{
     pin::pin,
     rc::Rc,
     sync::Arc,
+    thread,
     time::Duration,
 };
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
-use export::nbd::{Limits, Server};
+use export::nbd::{Limits, Server, Worker};
 use futures_util::future::{Either, select};
 use image_chain::{ChainSpec, ImageKind, ImageName};
 use rustix::process::Signal;
@@ -27,6 +28,8 @@ use crate::vhd_util::making;
 
 /// Free buffers kept for each size.
 const POOL_BYTES: usize = 16 << 20;
+/// The most queues, each with a thread, over which connections are spread.
+const QUEUES_MAX: usize = 4;
 /// How often the throughput is shown.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
 
@@ -102,7 +105,7 @@ async fn serve(executor: &Executor, spec: ChainSpec, address: &Address, signals:
     let name = spec.leaf.to_string();
     let disk = Disk::new(executor, Rc::new(Files), BufferPool::new(POOL_BYTES), Arc::new(()));
     let geometry = disk.open(spec, Settings::default()).await?;
-    let server = Server::new(&disk, Limits::default());
+    let server = Server::on_threads(&disk, limits(), start_queue);
     let served = match listen(&server, address) {
         Ok(address) => {
             print!("{}", how_to_connect(&name, &geometry, &address));
@@ -115,6 +118,17 @@ async fn serve(executor: &Executor, spec: ChainSpec, address: &Address, signals:
     served.and(closed)?;
     println!("closed, everything is on storage");
     Ok(())
+}
+
+/// As many queues as there are cores, but few; further connections share them.
+fn limits() -> Limits {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    Limits { queues: cores.min(QUEUES_MAX), ..Limits::default() }
+}
+
+fn start_queue(worker: Worker) -> Result<()> {
+    let run = move || worker.run(EngineChoice::Probe, BufferPool::new(POOL_BYTES));
+    thread::Builder::new().name("queue".into()).spawn(run).map(drop).context("queue")
 }
 
 /// Listens; the address with the port that was really taken.
