@@ -190,7 +190,10 @@ impl<S: RequestSource> Serve<S> {
         match self.core.gate() {
             Gate::Open(opened) => self.take_to_serve(cx, &opened),
             Gate::Refusing(error) => self.take_to_refuse(cx, &error),
-            Gate::Held => (0, Idle::Gate),
+            Gate::Held => {
+                self.has_ended = self.has_ended || self.source().poll_gone(cx).is_ready();
+                (0, Idle::Gate)
+            }
         }
     }
 

@@ -23,6 +23,12 @@ pub trait RequestSource {
     /// nobody asks.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Request>>;
 
+    /// Asked instead while the disk is paused: whether the other side has gone, so that there will never be another
+    /// request. Those that it has not handed out yet may be lost. For sources that cannot tell, it never has.
+    fn poll_gone(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
     /// The end of the request `tag`: exactly once for each request, in any order. It may only be collected until
     /// [`publish`](Self::publish). It never comes for requests that storage still held when the disk was closed by force.
     fn answer(&mut self, tag: Tag, outcome: Outcome);

@@ -72,6 +72,25 @@ impl Input {
         self.readiness = None;
     }
 
+    /// Ready when the client has ended and everything was received. When there is something to receive, that stays where
+    /// it is, and the end behind it is not looked for.
+    pub(super) fn poll_end(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(readiness) = &mut self.readiness {
+                let ready = ready!(Pin::new(readiness).poll(cx));
+                self.readiness = None;
+                if ready.is_err() {
+                    return Poll::Ready(());
+                }
+            }
+            match socket.peek() {
+                Progress::Bytes(_) => return Poll::Pending,
+                Progress::Ended => return Poll::Ready(()),
+                Progress::WouldWait => self.readiness = Some(socket.readable()),
+            }
+        }
+    }
+
     /// Receives more into the staging area. False: the client has ended.
     pub(super) fn poll_fill(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<bool> {
         self.make_room();

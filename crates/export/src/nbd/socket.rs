@@ -12,8 +12,8 @@ use block_core::Result;
 use rustix::{
     io::Errno,
     net::{
-        AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recvmsg, sendmsg,
-        sockopt,
+        AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, recvmsg,
+        sendmsg, sockopt,
     },
 };
 use storage_io::{Executor, Readiness};
@@ -69,6 +69,12 @@ impl Socket {
         let mut ancillary = RecvAncillaryBuffer::default();
         let received = || recvmsg(&*self.descriptor, parts, &mut ancillary, RecvFlags::DONTWAIT);
         progress(rustix::io::retry_on_intr(received).map(|message| message.bytes))
+    }
+
+    /// What receiving a byte would come to.
+    pub(super) fn peek(&self) -> Progress {
+        let peeked = || recv(&*self.descriptor, &mut [0_u8; 1][..], RecvFlags::DONTWAIT | RecvFlags::PEEK);
+        progress(rustix::io::retry_on_intr(peeked).map(|(count, _)| count))
     }
 
     /// Sends from `parts`, in order.

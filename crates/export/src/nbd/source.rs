@@ -321,6 +321,20 @@ impl RequestSource for NbdSource {
         polled
     }
 
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Behind a request that is held nobody looks: it shall be carried out.
+        let is_idle = matches!(self.receiving, Receiving::Header) && self.input.staged().is_empty();
+        if !self.line.is_broken.get() {
+            if !is_idle {
+                return Poll::Pending;
+            }
+            ready!(self.input.poll_end(&self.line.socket, cx));
+            self.receiving = Receiving::Ended { disconnected: false };
+        }
+        self.input.rest();
+        Poll::Ready(())
+    }
+
     fn answer(&mut self, tag: Tag, outcome: Outcome) {
         let header = self.waiting.remove(tag);
         self.line.asked.set(self.line.asked.get() - bytes_of(&header));
