@@ -31,6 +31,8 @@ pub enum Operation<B> {
     Discard {
         /// Which bytes.
         range: GuestRange,
+        /// Answer only when what was given up would survive a loss of power (FUA).
+        durable: bool,
     },
     /// The range must read as zeroes.
     WriteZeroes {
@@ -64,7 +66,7 @@ impl<B> Operation<B> {
             Operation::Flush => None,
             Operation::Read { range, .. }
             | Operation::Write { range, .. }
-            | Operation::Discard { range }
+            | Operation::Discard { range, .. }
             | Operation::WriteZeroes { range, .. }
             | Operation::Cache { range }
             | Operation::Extents { range, .. } => Some(*range),

@@ -4,8 +4,9 @@
 
 mod support;
 
-use std::{io::Write, time::Duration};
+use std::{io::Write, sync::Arc, time::Duration};
 
+use storage_io::{MemoryStorage, TracedOperation, TracedStorage};
 use support::{Options, Served};
 use wire::nbd::{Command, CommandFlags, StateFlags, TransmissionFlags};
 
@@ -250,4 +251,35 @@ fn one_connection_reads_what_another_wrote() {
     assert!(
         bytes.chunks(4096).enumerate().all(|(index, part)| part.iter().all(|&byte| usize::from(byte) == index + 1))
     );
+}
+
+#[test]
+fn a_client_that_goes_away_while_the_disk_is_paused_is_noticed() {
+    let served = Served::new();
+    let (idle, mut busy) = (served.raw(), served.raw());
+    served.pause();
+    busy.write(1, 0, &[7; 512]);
+    drop((idle, busy));
+    served.await_connections(1);
+    served.resume();
+    served.await_connections(0);
+    let mut bytes = [0; 512];
+    served.client().read(0, &mut bytes).unwrap();
+    assert_eq!(bytes, [7; 512], "what was sent before is carried out");
+}
+
+#[test]
+fn a_trim_is_durable_before_it_is_answered_if_the_client_says_so() {
+    let storage = Arc::new(TracedStorage::new(Arc::new(MemoryStorage::new(4 << 20))));
+    let served = Served::of_storage(storage.clone(), Options::default());
+    let mut client = served.client();
+    let mut trimmed = |flags| {
+        client.command(Command::Trim, flags, 1 << 20, 64 << 10).unwrap();
+        let operations = storage.take();
+        let is_discard = |operation: &TracedOperation| matches!(operation, TracedOperation::Discard(_));
+        let discarded = operations.iter().position(is_discard).expect("it is trimmed");
+        operations[discarded..].contains(&TracedOperation::Sync)
+    };
+    assert!(!trimmed(CommandFlags::EMPTY));
+    assert!(trimmed(CommandFlags::FUA));
 }

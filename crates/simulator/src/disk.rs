@@ -92,7 +92,7 @@ pub(crate) async fn carry_out(queue: &Queue, operation: Operation<Buffer>) -> Ou
         Operation::WriteZeroes { range, may_free, fast_only, durable } => {
             queue.write_zeroes(range, may_free, fast_only, durable).await
         }
-        Operation::Discard { range } => queue.discard(range).await,
+        Operation::Discard { range, .. } => queue.discard(range).await,
         Operation::Cache { range } => queue.cache(range).await,
         Operation::Flush => queue.flush().await,
     };

@@ -104,9 +104,9 @@ impl Work {
                 let operation = Operation::WriteZeroes { range, may_free, fast_only, durable };
                 (operation, Expected::Change(begun, durable))
             }
-            Operation::Discard { range } => {
+            Operation::Discard { range, .. } => {
                 let begun = oracle.begin(Change::Discard, range);
-                (Operation::Discard { range }, Expected::Change(begun, false))
+                (Operation::Discard { range, durable: false }, Expected::Change(begun, false))
             }
             Operation::Cache { range } => (Operation::Cache { range }, Expected::Nothing),
         }

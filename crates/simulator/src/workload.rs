@@ -93,7 +93,7 @@ impl Workload {
             return Operation::WriteZeroes { range: self.range_for_clearing(), may_free, fast_only, durable };
         }
         if is(discards) {
-            return Operation::Discard { range: self.range_for_clearing() };
+            return Operation::Discard { range: self.range_for_clearing(), durable: false };
         }
         if is(extents) {
             return Operation::Extents { range: self.range(), first_only: self.random.once_in(2) };

@@ -89,7 +89,7 @@ fn freed_blocks_come_back_under_a_batmap_that_knew_them() {
         simulation.work_on((0..8).map(|index| write(block(&simulation, index))));
         simulation.reopen();
         // Freed, and at the same time others take their room.
-        let discards = (0..8).map(|index| Operation::Discard { range: block(&simulation, index) });
+        let discards = (0..8).map(|index| Operation::Discard { range: block(&simulation, index), durable: false });
         let others = (20..28).map(|index| write(part(&simulation, index, 5, 2)));
         let burst = simulation.start_on(discards.chain(others));
         look_all_along(&mut simulation, &mut inspector, burst, 8);

@@ -77,10 +77,10 @@ mod tests {
     #[test]
     fn what_is_not_all_on_the_disk_is_invalid() {
         for (start, length) in [(4096, 1), (4095, 2), (0, 4097), (u64::MAX - 1, 1), (4097, 0)] {
-            let admission = admit(&DISK, Operation::Discard { range: range(start, length) });
+            let admission = admit(&DISK, Operation::Discard { range: range(start, length), durable: false });
             assert_eq!(kind_of(admission), Some(ErrorKind::Invalid), "{start}+{length}");
         }
-        let last_byte = Operation::Discard { range: range(4095, 1) };
+        let last_byte = Operation::Discard { range: range(4095, 1), durable: false };
         assert!(matches!(admit(&DISK, last_byte), Admission::Enter(_)));
     }
 
@@ -90,7 +90,7 @@ mod tests {
         let all = range(0, 512);
         let changes = [
             Operation::Write { range: all, buffer: Buffer::zeroed(512), durable: false },
-            Operation::Discard { range: all },
+            Operation::Discard { range: all, durable: false },
             Operation::WriteZeroes { range: all, may_free: true, fast_only: false, durable: false },
         ];
         for operation in changes {

@@ -90,7 +90,8 @@ mod tests {
 
     #[test]
     fn every_touched_sector_counts() {
-        let discard = |start, length| Operation::Discard { range: GuestRange::checked(start, length).unwrap() };
+        let discard =
+            |start, length| Operation::Discard { range: GuestRange::checked(start, length).unwrap(), durable: false };
         assert_eq!(sectors_of(&discard(511, 2)), 2);
         assert_eq!(sectors_of(&discard(512, 512)), 1);
         assert_eq!(sectors_of(&discard(u64::MAX - 1, 1)), 1);

@@ -286,7 +286,12 @@ async fn carry_out(chain: &image_chain::Queue, operation: Operation) -> Result<O
             chain.extents(range, first_only).await.map(Outcome::Extents).map_err(|error| (operation, error))
         }
         Operation::Flush => done(operation, chain.flush().await),
-        Operation::Discard { range } => done(operation, chain.discard(range).await),
+        Operation::Discard { range, durable: false } => done(operation, chain.discard(range).await),
+        Operation::Discard { range, durable: true } => {
+            let discarded = chain.discard(range).await;
+            let flushed = if discarded.is_ok() { chain.flush().await } else { discarded };
+            done(operation, flushed)
+        }
         Operation::WriteZeroes { range, may_free, fast_only, durable } => {
             done(operation, chain.write_zeroes(range, may_free, fast_only, durable).await)
         }

@@ -78,10 +78,10 @@ pub fn verdict(error: &Error, policy: &RetryPolicy) -> Verdict {
 pub fn is_repeatable(operation: &Operation) -> bool {
     match operation {
         Operation::Flush => false,
-        Operation::Write { durable, .. } | Operation::WriteZeroes { durable, .. } => !durable,
-        Operation::Read { .. } | Operation::Discard { .. } | Operation::Cache { .. } | Operation::Extents { .. } => {
-            true
-        }
+        Operation::Write { durable, .. }
+        | Operation::Discard { durable, .. }
+        | Operation::WriteZeroes { durable, .. } => !durable,
+        Operation::Read { .. } | Operation::Cache { .. } | Operation::Extents { .. } => true,
     }
 }
 
@@ -176,7 +176,7 @@ mod tests {
         assert!(!is_repeatable(&Operation::Flush));
         assert!(!is_repeatable(&zeroes(true)));
         assert!(is_repeatable(&zeroes(false)));
-        assert!(is_repeatable(&Operation::Discard { range }));
+        assert!(is_repeatable(&Operation::Discard { range, durable: false }));
     }
 
     #[test]

@@ -310,7 +310,7 @@ fn counters_tell_what_was_done() {
     host.tap.close();
     script.write(0, 1, 4096);
     script.read(u64::from(DISK_BYTES), 512);
-    script.ask(Operation::Discard { range: range(0, 0) });
+    script.ask(Operation::Discard { range: range(0, 0), durable: false });
     host.settle();
     host.executor.block_on(host.executor.sleep(Duration::from_millis(2)));
     host.tap.open();

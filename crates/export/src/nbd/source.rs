@@ -234,7 +234,7 @@ impl NbdSource {
             Command::Read => Operation::Read { range, buffer: self.pool.take(header.length as usize) },
             Command::Write => Operation::Write { range, buffer, durable },
             Command::Flush => Operation::Flush,
-            Command::Trim => Operation::Discard { range },
+            Command::Trim => Operation::Discard { range, durable },
             Command::Cache => Operation::Cache { range },
             Command::WriteZeroes => Operation::WriteZeroes {
                 range,
