@@ -230,7 +230,7 @@ fn mortal() -> (Starter, Arc<Mutex<Vec<Sender<()>>>>) {
         thread::spawn(move || {
             let executor = Executor::new(EngineChoice::Probe).unwrap();
             let pool = BufferPool::new(1 << 20);
-            executor.block_on(async { drop(select(pin!(worker.serve(&executor, pool)), pin!(killed.recv())).await) });
+            executor.block_on(async { _ = select(pin!(worker.serve(&executor, pool)), pin!(killed.recv())).await });
             executor.end_tasks();
         });
         Ok(())
