@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod demo;
 mod layers;
 mod licences;
@@ -36,6 +37,12 @@ const COMMANDS: &[Command] = &[
         arguments: "[ARGUMENT...]",
         summary: "build the programs and show them at work (no root needed); arguments go to `oxtap demo`",
         run: demo::run,
+    },
+    Command {
+        name: "bench",
+        arguments: "[NAME...] [--rounds N] [--seconds S] [--smoke] [--json] [--directory DIR]",
+        summary: "build the programs and measure them (docs/performance.md); what goes on behind bench goes to `oxtap-bench`",
+        run: bench::run,
     },
     Command {
         name: "test",

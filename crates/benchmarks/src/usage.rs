@@ -1,0 +1,46 @@
+//! What threads and processes use: CPU time and memory.
+
+use std::{fs, time::Duration};
+
+use block_core::{Error, ErrorKind, Result, ResultExt};
+use rustix::time::{ClockId, clock_gettime};
+
+/// CPU time of this process so far, of all its threads: also those that have ended, and those that the kernel runs for it.
+pub(crate) fn own_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    let seconds = u64::try_from(time.tv_sec).expect("CPU time is not negative");
+    Duration::new(seconds, u32::try_from(time.tv_nsec).expect("less than a second"))
+}
+
+/// CPU time of another process so far, of all its threads that are there: also those that the kernel runs for it.
+pub(crate) fn process_cpu(pid: u32) -> Result<Duration> {
+    let directory = format!("/proc/{pid}/task");
+    let mut nanoseconds = 0;
+    for thread in fs::read_dir(&directory).context(&directory)? {
+        let path = thread.context(&directory)?.path().join("schedstat");
+        // A thread may have ended meanwhile.
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        nanoseconds += text.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(0);
+    }
+    Ok(Duration::from_nanos(nanoseconds))
+}
+
+/// Memory of a process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory {
+    /// All that is in memory, in KiB.
+    pub(crate) resident: f64,
+    /// What nobody else shares, in KiB: what would be free without the process.
+    pub(crate) private: f64,
+}
+
+pub(crate) fn memory(pid: u32) -> Result<Memory> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).context(&path)?;
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+        number.ok_or_else(|| Error::new(ErrorKind::Invalid, format!("{path}: no {name}")))
+    };
+    Ok(Memory { resident: field("Rss:")?, private: field("Private_Clean:")? + field("Private_Dirty:")? })
+}
