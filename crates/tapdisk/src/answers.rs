@@ -1,5 +1,7 @@
 //! Answers of the control protocol, as bytes.
 
+use std::time::Duration;
+
 use block_core::{Error, ErrorKind, Result};
 use control_api::{
     errno,
@@ -76,6 +78,8 @@ pub(crate) fn open(parameters: OpenParameters, has_log: bool, has_key: bool) -> 
         is_read_only: flags.contains(OpenFlags::READ_ONLY),
         is_shared: flags.contains(OpenFlags::SHARED),
         is_buffered: flags.contains(OpenFlags::NO_O_DIRECT),
+        timeout: Some(parameters.request_timeout).filter(|seconds| *seconds > 0).map(|s| Duration::from_secs(s.into())),
+        ..Open::default()
     })
 }
 
@@ -127,6 +131,15 @@ mod tests {
         let parameters = OpenParameters { secondary: Text::new("null").unwrap(), ..asked(OpenFlags::SECONDARY) };
         assert!(resume(parameters.clone(), false).unwrap().is_some());
         assert!(!open(parameters, false, false).unwrap().is_read_only);
+    }
+
+    #[test]
+    fn no_seconds_mean_the_usual_time() {
+        let timeout = |request_timeout| {
+            let parameters = OpenParameters { request_timeout, ..asked(OpenFlags::EMPTY) };
+            open(parameters, false, false).unwrap().settings(false).retry.deadline.as_secs()
+        };
+        assert_eq!([0, 1, u16::MAX].map(timeout), [120, 1, 65535]);
     }
 
     #[test]

@@ -7,12 +7,17 @@ use storage_io::EngineChoice;
 /// Says which engine does the I/O, where the command line does not.
 pub(crate) const ENGINE_VARIABLE: &str = "OXTAP_ENGINE";
 
+/// With 1 in it, says what `--retry-eio` says.
+pub(crate) const RETRY_EIO_VARIABLE: &str = "OXTAP_RETRY_EIO";
+
 pub(crate) const USAGE: &str = "\
-usage: tapdisk [-D] [-h] [--engine NAME] [--no-jail]
+usage: tapdisk [-D] [-h] [--engine NAME] [--retry-eio] [--no-jail]
   -D             stay in the foreground
   -h             show this
   --engine NAME  how to do I/O: probe (the default: the first that works), io_uring, libaio or threads;
                  OXTAP_ENGINE in the environment says the same
+  --retry-eio    take EIO for something that may pass, also on files and devices: with several paths to a device,
+                 another may take over; OXTAP_RETRY_EIO=1 in the environment says the same
   --no-jail      keep all capabilities and system calls, and do without OXTAP_IMAGE_DIRS: for debuggers
 ";
 
@@ -20,36 +25,53 @@ usage: tapdisk [-D] [-h] [--engine NAME] [--no-jail]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Arguments {
     /// Run.
-    Run {
-        /// In the foreground.
-        in_foreground: bool,
-        /// With this engine.
-        engine: EngineChoice,
-        /// Locked in.
-        is_jailed: bool,
-    },
+    Run(Options),
     /// Show the usage.
     Help,
 }
 
-/// Reads the command line and the engine from the environment. None: it was not understood.
-pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>, variable: Option<OsString>) -> Option<Arguments> {
-    let (mut in_foreground, mut is_jailed) = (false, true);
-    let mut engine = match variable {
-        Some(name) if !name.is_empty() => engine_of(&name)?,
-        _ => EngineChoice::Probe,
+/// How to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) in_foreground: bool,
+    pub(crate) engine: EngineChoice,
+    pub(crate) is_jailed: bool,
+    /// Whether EIO may pass on local storage, of disks that are opened without a word about it.
+    pub(crate) retry_eio: bool,
+}
+
+/// Reads the command line, and from the environment what that does not say. None: it was not understood.
+pub(crate) fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Option<Arguments> {
+    let variable = |name| variable(name).filter(|value| !value.is_empty());
+    let mut options = Options {
+        in_foreground: false,
+        engine: variable(ENGINE_VARIABLE).map_or(Some(EngineChoice::Probe), |name| engine_of(&name))?,
+        is_jailed: true,
+        retry_eio: variable(RETRY_EIO_VARIABLE).map_or(Some(false), |value| switch_of(&value))?,
     };
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         match argument.to_str()? {
             "-h" => return Some(Arguments::Help),
-            "-D" => in_foreground = true,
-            "--no-jail" => is_jailed = false,
-            "--engine" => engine = engine_of(&arguments.next()?)?,
-            other => engine = engine_of(OsStr::new(other.strip_prefix("--engine=")?))?,
+            "-D" => options.in_foreground = true,
+            "--no-jail" => options.is_jailed = false,
+            "--retry-eio" => options.retry_eio = true,
+            "--engine" => options.engine = engine_of(&arguments.next()?)?,
+            other => options.engine = engine_of(OsStr::new(other.strip_prefix("--engine=")?))?,
         }
     }
-    Some(Arguments::Run { in_foreground, engine, is_jailed })
+    Some(Arguments::Run(options))
+}
+
+fn switch_of(value: &OsStr) -> Option<bool> {
+    match value.to_str()? {
+        "0" => Some(false),
+        "1" => Some(true),
+        _ => None,
+    }
 }
 
 fn engine_of(name: &OsStr) -> Option<EngineChoice> {
@@ -66,19 +88,41 @@ fn engine_of(name: &OsStr) -> Option<EngineChoice> {
 mod tests {
     use super::*;
 
-    fn read(line: &str, variable: &str) -> Option<Arguments> {
-        parse(line.split_whitespace().map(OsString::from), Some(variable.into()))
+    /// With this engine in the environment.
+    fn read(line: &str, engine: &str) -> Option<Arguments> {
+        read_with(line, ENGINE_VARIABLE, engine)
+    }
+
+    fn read_with(line: &str, variable: &str, value: &str) -> Option<Arguments> {
+        let lookup = |name: &str| (name == variable).then(|| value.into());
+        parse(line.split_whitespace().map(OsString::from), lookup)
     }
 
     fn run(in_foreground: bool, engine: EngineChoice) -> Option<Arguments> {
-        Some(Arguments::Run { in_foreground, engine, is_jailed: true })
+        Some(Arguments::Run(Options { in_foreground, engine, is_jailed: true, retry_eio: false }))
+    }
+
+    fn options(arguments: Option<Arguments>) -> Option<Options> {
+        match arguments? {
+            Arguments::Run(options) => Some(options),
+            Arguments::Help => None,
+        }
     }
 
     #[test]
     fn the_jail_is_left_out_only_if_told() {
-        let open = Arguments::Run { in_foreground: true, engine: EngineChoice::Probe, is_jailed: false };
-        assert_eq!(read("--no-jail -D", ""), Some(open));
+        let options = options(read("--no-jail -D", "")).unwrap();
+        assert!(!options.is_jailed && options.in_foreground);
         assert_eq!(read("--no-jail=yes", ""), None);
+    }
+
+    #[test]
+    fn errors_that_may_pass_are_told_by_either() {
+        let retries =
+            |line, value| options(read_with(line, RETRY_EIO_VARIABLE, value)).map(|options| options.retry_eio);
+        assert_eq!(["", "0", "1"].map(|value| retries("", value)), [Some(false), Some(false), Some(true)]);
+        assert_eq!(retries("--retry-eio", "0"), Some(true));
+        assert_eq!(retries("", "yes"), None);
     }
 
     #[test]

@@ -13,10 +13,11 @@ use block_core::{Error, ErrorKind, Result, ResultExt};
 use control_api::{Minor, RunDir, errno};
 use futures_util::future::{Either, join_all, select};
 use rustix::io::Errno;
-use storage_io::{EngineChoice, EngineKind, Executor, Moment, Signal, Task, mailbox, reply};
+use storage_io::{EngineKind, Executor, Moment, Signal, Task, mailbox, reply};
 
 use crate::{
     answers,
+    arguments::Options,
     home::{self, Done, Job, JobKind, Setup},
     jail::Jail,
     jobs::{self, JobRecord, Jobs},
@@ -41,9 +42,9 @@ pub(crate) struct Control {
     executor: Executor,
     pub(crate) run: RunDir,
     pub(crate) pid: u32,
-    engine: EngineChoice,
+    options: Options,
     jail: Jail,
-    /// What that choice came to.
+    /// What does the I/O of new disks.
     found: EngineKind,
     begun: Moment,
     pub(crate) log: Log,
@@ -70,7 +71,8 @@ impl Control {
         executor: &Executor,
         run: RunDir,
         pid: u32,
-        (engine, found): (EngineChoice, EngineKind),
+        options: Options,
+        found: EngineKind,
         jail: Jail,
         log: Log,
     ) -> Rc<Control> {
@@ -78,7 +80,7 @@ impl Control {
             executor: executor.clone(),
             run,
             pid,
-            engine,
+            options,
             jail,
             found,
             begun: executor.now(),
@@ -153,7 +155,8 @@ impl Control {
             minor,
             pid: self.pid,
             run: self.run.clone(),
-            engine: self.engine,
+            engine: self.options.engine,
+            retry_eio: self.options.retry_eio,
             jail: self.jail.clone(),
             log: self.log.clone(),
             loops: self.loops.clone(),
@@ -307,7 +310,7 @@ impl Control {
         let mut lines = {
             let slots = self.slots.borrow();
             let kept: Vec<String> = self.descriptors.borrow().iter().map(|(name, _)| name.clone()).collect();
-            let head = format!("dump: {} disks, engine {:?}, descriptors {kept:?}", slots.len(), self.engine);
+            let head = format!("dump: {} disks, engine {:?}, descriptors {kept:?}", slots.len(), self.options.engine);
             let disks = slots.iter().flat_map(|slot| slot.describe(now));
             [head].into_iter().chain(disks).collect::<Vec<String>>()
         };

@@ -29,7 +29,7 @@ use rustix::{
 use storage_io::{EngineChoice, EngineKind, Executor, Signals};
 
 use crate::{
-    arguments::{self, Arguments, ENGINE_VARIABLE, USAGE},
+    arguments::{self, Arguments, Options, USAGE},
     background::{self, Process, Starter},
     control::{Belongings, Control},
     jail::Jail,
@@ -49,9 +49,8 @@ const OTHERS_WRITE: Mode = Mode::WGRP.union(Mode::WOTH);
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let arguments = arguments::parse(env::args_os().skip(1), env::var_os(ENGINE_VARIABLE));
-    let ended = match arguments {
-        Some(Arguments::Run { in_foreground, engine, is_jailed }) => start(in_foreground, engine, is_jailed),
+    let ended = match arguments::parse(env::args_os().skip(1), |name| env::var_os(name)) {
+        Some(Arguments::Run(options)) => start(options),
         Some(Arguments::Help) => return usage(ExitCode::SUCCESS),
         None => return usage(ExitCode::from(EINVAL)),
     };
@@ -61,11 +60,11 @@ pub fn main() -> ExitCode {
     })
 }
 
-fn start(in_foreground: bool, engine: EngineChoice, is_jailed: bool) -> Result<ExitCode> {
+fn start(options: Options) -> Result<ExitCode> {
     // Before going to the background, which moves to another directory.
-    let (run, jail) = (RunDir::from_environment(), Jail::from_environment(is_jailed)?);
-    match if in_foreground { background::stay() } else { background::leave()? } {
-        Process::Daemon(starter) => serve(run, engine, jail, starter),
+    let (run, jail) = (RunDir::from_environment(), Jail::from_environment(options.is_jailed)?);
+    match if options.in_foreground { background::stay() } else { background::leave()? } {
+        Process::Daemon(starter) => serve(run, options, jail, starter),
         Process::Started(status) => Ok(status),
     }
 }
@@ -75,7 +74,7 @@ fn usage(status: ExitCode) -> ExitCode {
     status
 }
 
-fn serve(run: RunDir, engine: EngineChoice, jail: Jail, starter: Starter) -> Result<ExitCode> {
+fn serve(run: RunDir, options: Options, jail: Jail, starter: Starter) -> Result<ExitCode> {
     let pid = process::id();
     // Whatever the spawner's mask: to connect to a socket is to be allowed to write to it.
     umask(umask(OTHERS_WRITE) | OTHERS_WRITE);
@@ -87,7 +86,7 @@ fn serve(run: RunDir, engine: EngineChoice, jail: Jail, starter: Starter) -> Res
     // Above here is what the jail forbids, below what starts threads.
     let refused = process_limits::raise();
     let missing = jail.enter(&run, pid).context("jail")?;
-    let found = try_engine(engine)?;
+    let found = try_engine(options.engine)?;
     // Sockets only: disks have executors of their own.
     let executor = Executor::new(EngineChoice::Inline)?;
     let log = Log::start(run.log_file(pid), pid).context("log")?;
@@ -97,7 +96,7 @@ fn serve(run: RunDir, engine: EngineChoice, jail: Jail, starter: Starter) -> Res
     }
     refused.iter().for_each(|refused| log.info(refused));
     missing.iter().for_each(|missing| log.warning(format!("jail: {missing}")));
-    let control = Control::new(&executor, run, pid, (engine, found), jail, log.clone());
+    let control = Control::new(&executor, run, pid, options, found, jail, log.clone());
     let server = Server::new(&executor, control.clone());
     let descriptors = Listener::bind(control.run.nbd_client_socket(pid))?;
     let keeper = control.clone();

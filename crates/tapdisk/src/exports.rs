@@ -9,12 +9,12 @@
 use std::{cell::RefCell, path::PathBuf, rc::Rc};
 
 use block_core::Result;
-use control_api::{Minor, RunDir};
+use control_api::RunDir;
 use export::nbd::{Limits, Server, Style};
 use storage_io::Task;
 use virtual_disk::Disk;
 
-use crate::{listener::Listener, log::Log, receiver::receive};
+use crate::{listener::Listener, log::Log, queues::QueueThreads, receiver::receive};
 
 /// The ways to one disk. Dropping it ends all connections and removes all sockets.
 pub(crate) struct Exports {
@@ -25,8 +25,10 @@ pub(crate) struct Exports {
 
 impl Exports {
     /// Makes all sockets of an open disk, or none.
-    pub(crate) fn start(disk: &Disk, run: &RunDir, pid: u32, minor: Minor, log: &Log) -> Result<Exports> {
-        let server = Rc::new(Server::new(disk, Limits::default()));
+    pub(crate) fn start(disk: &Disk, run: &RunDir, pid: u32, threads: QueueThreads) -> Result<Exports> {
+        let (minor, log) = (threads.minor, &threads.log.clone());
+        let limits = Limits { queues: threads.count, ..Limits::default() };
+        let server = Rc::new(Server::on_threads(disk, limits, move |worker| threads.start(worker)));
         let exports = Exports { server, receivers: RefCell::default() };
         exports.server.listen_unix(&run.nbd_socket(pid, minor))?;
         exports.server.listen_unix(&run.nbd_old_socket(pid, minor))?;

@@ -33,6 +33,7 @@ mod loops;
 mod native;
 mod pages;
 mod process_limits;
+mod queues;
 mod receiver;
 mod server;
 mod shared_memory;

@@ -75,6 +75,11 @@ pub struct QueueSeed {
 }
 
 impl QueueSeed {
+    /// The number that the queue will have.
+    pub fn number(&self) -> u16 {
+        self.recorder.status().number()
+    }
+
     /// The queue, on the thread of `executor`; sources take the buffers of their requests from `pool`.
     ///
     /// The disk forgets it when all its handles have gone, its sources have ended and what they asked has ended. A thread

@@ -53,6 +53,11 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// The number of its queue.
+    pub fn queue(&self) -> u16 {
+        self.seed.number()
+    }
+
     /// The whole life of a queue's thread: an executor, and [`serve`](Self::serve) on it.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use block_core::Result;
 use control_api::protocol::Text;
-use virtual_disk::{Geometry, Quiet};
+use virtual_disk::{Geometry, Limits, Quiet, RetryPolicy, Settings};
 
 /// What can be done to a disk.
 #[derive(Clone, Debug)]
@@ -18,6 +18,13 @@ pub(crate) enum Job {
     },
     /// Open the images again, or others.
     Resume(Option<Name>),
+    /// Drain, and let others change the images; requests are held.
+    Quiesce {
+        /// How long that may take before the disk runs on.
+        deadline: Option<Duration>,
+    },
+    /// Take over a larger size, or make the image so large first.
+    Grow(Option<u64>),
     /// Drain, and close everything.
     Close {
         /// How long that may take before it is done by force.
@@ -35,6 +42,8 @@ pub(crate) enum JobKind {
     Open,
     Pause,
     Resume,
+    Quiesce,
+    Grow,
     Close,
     ForceClose,
     Detach,
@@ -46,6 +55,8 @@ impl Job {
             Job::Open(_) => JobKind::Open,
             Job::Pause { .. } => JobKind::Pause,
             Job::Resume(_) => JobKind::Resume,
+            Job::Quiesce { .. } => JobKind::Quiesce,
+            Job::Grow(_) => JobKind::Grow,
             Job::Close { .. } => JobKind::Close,
             Job::ForceClose => JobKind::ForceClose,
             Job::Detach => JobKind::Detach,
@@ -55,14 +66,14 @@ impl Job {
     /// How long it may take, waiting for its turn included.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         match self {
-            Job::Pause { deadline } | Job::Close { deadline } => *deadline,
+            Job::Pause { deadline } | Job::Quiesce { deadline } | Job::Close { deadline } => *deadline,
             _ => None,
         }
     }
 
     /// The same with another deadline, if it can have one.
     pub(crate) fn with_deadline(mut self, new: Option<Duration>) -> Job {
-        if let Job::Pause { deadline } | Job::Close { deadline } = &mut self {
+        if let Job::Pause { deadline } | Job::Quiesce { deadline } | Job::Close { deadline } = &mut self {
             *deadline = new;
         }
         self
@@ -84,6 +95,8 @@ impl JobKind {
             JobKind::Open => "open",
             JobKind::Pause => "pause",
             JobKind::Resume => "resume",
+            JobKind::Quiesce => "quiesce",
+            JobKind::Grow => "grow",
             JobKind::Close | JobKind::ForceClose => "close",
             JobKind::Detach => "detach",
         }
@@ -123,7 +136,7 @@ impl fmt::Display for Name {
 }
 
 /// What to open, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Open {
     pub(crate) name: Name,
     pub(crate) is_read_only: bool,
@@ -131,6 +144,28 @@ pub(crate) struct Open {
     pub(crate) is_shared: bool,
     /// Go through the page cache.
     pub(crate) is_buffered: bool,
+    /// How long a request is tried again; none: as usual.
+    pub(crate) timeout: Option<Duration>,
+    /// Whether EIO may pass on local storage, too; none: as the process was told.
+    pub(crate) retry_eio: Option<bool>,
+    /// After how long a request is reported that has not ended; none: as usual.
+    pub(crate) stuck_after: Option<Duration>,
+    /// How many threads may serve the disk; none: as many as is usual here.
+    pub(crate) queues: Option<u16>,
+    /// None: as they are.
+    pub(crate) limits: Option<Limits>,
+    /// Rules by which storage fails.
+    pub(crate) faults: Option<String>,
+}
+
+impl Open {
+    /// How requests are treated; `retry_eio` where nothing is said about it.
+    pub(crate) fn settings(&self, retry_eio: bool) -> Settings {
+        let usual = Settings::default();
+        let deadline = self.timeout.unwrap_or(usual.retry.deadline);
+        let retry = RetryPolicy { deadline, retry_eio: self.retry_eio.unwrap_or(retry_eio) };
+        Settings { retry, stuck_after: self.stuck_after.unwrap_or(usual.stuck_after) }
+    }
 }
 
 /// What a job gives when it was done.
@@ -142,6 +177,8 @@ pub(crate) enum Gave {
     Opened(Geometry),
     /// The disk is at rest.
     Quiet(Quiet),
+    /// The disk has another size, perhaps; the size before in bytes.
+    Resized(u64, Geometry),
 }
 
 /// How a job ended.

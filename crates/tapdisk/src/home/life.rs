@@ -7,10 +7,14 @@ use futures_util::future::select;
 use image_chain::{ChainSpec, ImageName};
 use rustix::io::Errno;
 use storage_io::{Access, LockPolicy};
-use virtual_disk::{DiskState, Geometry, Quiet, Settings};
+use virtual_disk::{DiskState, Geometry, Quiet};
 
-use super::{Home, Name, Open};
-use crate::{exports::Exports, slot::EmptyPause};
+use super::{Done, Gave, Home, Name, Open};
+use crate::{
+    exports::Exports,
+    queues::{self, QueueThreads},
+    slot::EmptyPause,
+};
 
 /// How often, and how far apart, the images of a paused disk are tried: what storage has just moved may show up late.
 const RESUME_ATTEMPTS: u32 = 10;
@@ -27,7 +31,7 @@ impl Home {
             DiskState::Stuck => return Err(self.stuck()),
             _ => return Err(os(format!("minor {} is open already", self.minor), Errno::ALREADY)),
         }
-        let spec = spec(&open, &open.name)?;
+        let spec = spec(&open)?;
         {
             let mut words = self.published.words();
             words.name = open.name.clone();
@@ -36,8 +40,8 @@ impl Home {
             words.empty_pause = None;
         }
         self.is_forced.set(false);
-        let geometry = self.disk.open(spec, Settings::default()).await?;
-        if let Err(error) = self.start_serving() {
+        let geometry = self.disk.open(spec, open.settings(self.retry_eio)).await?;
+        if let Err(error) = self.start_serving(&open) {
             // The first error is the one that matters; nobody has written anything yet.
             let _ = self.disk.close().await;
             return Err(error);
@@ -46,11 +50,19 @@ impl Home {
         Ok(geometry)
     }
 
-    fn start_serving(&self) -> Result<()> {
+    fn start_serving(&self, open: &Open) -> Result<()> {
         if self.is_forced.get() {
             return Err(Error::new(ErrorKind::Closed, "the disk was closed by force"));
         }
-        let exports = Exports::start(&self.disk, &self.run, self.pid, self.minor, &self.log)?;
+        let queues = open.queues.map_or_else(queues::usual, usize::from).max(1);
+        let threads = QueueThreads {
+            engine: self.engine,
+            minor: self.minor,
+            count: queues,
+            log: self.log.clone(),
+            loops: self.loops.clone(),
+        };
+        let exports = Exports::start(&self.disk, &self.run, self.pid, threads)?;
         self.exports.replace(Some(exports));
         self.count(self.pages.open(&self.disk));
         Ok(())
@@ -73,19 +85,28 @@ impl Home {
         Ok(quiet)
     }
 
+    pub(super) async fn quiesce(&self, deadline: Option<Duration>) -> Result<Quiet> {
+        self.disk.quiesce(deadline).await
+    }
+
+    pub(super) async fn grow(&self, bytes: Option<u64>) -> Done {
+        let before = self.disk.status().geometry().map_or(0, |geometry| geometry.bytes());
+        Ok(Gave::Resized(before, self.disk.grow(bytes).await?))
+    }
+
     pub(super) async fn resume(&self, name: Option<Name>) -> Result<Geometry> {
         if let Some(empty) = &mut self.published.words().empty_pause {
             *empty = EmptyPause::ResumeFailed;
             return Err(Error::new(ErrorKind::SizeChanged, format!("minor {} was never opened", self.minor)));
         }
-        if !matches!(self.state(), DiskState::Paused | DiskState::ResumeFailed) {
+        if !matches!(self.state(), DiskState::Paused | DiskState::ResumeFailed | DiskState::Quiesced) {
             return Err(Error::new(ErrorKind::Invalid, format!("minor {} is not paused", self.minor)));
         }
         let mut open = self.opened.borrow().clone().expect("a disk that is paused was opened");
         // One that nobody names must be the image that it was.
         let is_named = name.is_some();
         open.name = name.unwrap_or(open.name);
-        let spec = is_named.then(|| spec(&open, &open.name)).transpose()?;
+        let spec = is_named.then(|| spec(&open)).transpose()?;
         let result = self.try_to_resume(spec.as_ref()).await;
         let is_another_disk = result.as_ref().is_err_and(|error| error.kind() == ErrorKind::SizeChanged);
         if result.is_ok() || is_another_disk {
@@ -135,8 +156,9 @@ impl Home {
         if turning.is_possible.get() {
             turning.is_wanted.set(true);
             turning.changed.notify();
+            return true;
         }
-        turning.is_possible.get()
+        self.disk.cancel()
     }
 
     pub(super) async fn close(&self) -> Result<()> {
@@ -181,8 +203,8 @@ impl Home {
 }
 
 /// What to open, as the chain wants it told.
-fn spec(open: &Open, name: &Name) -> Result<ChainSpec> {
-    let leaf = ImageName::from_bytes(name.as_bytes())?;
+fn spec(open: &Open) -> Result<ChainSpec> {
+    let leaf = ImageName::from_bytes(open.name.as_bytes())?;
     let access = if open.is_read_only { Access::Read } else { Access::Write };
     let mut spec = ChainSpec::new(leaf, access);
     spec.direct = !open.is_buffered;

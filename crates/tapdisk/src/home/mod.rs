@@ -2,7 +2,7 @@
 //! force and what takes no time do not wait for their turn.
 //!
 //! ```text
-//!   orders --> job, job, job -----------------+--> Disk: open, pause, resume, close
+//!   orders --> job, job, job -----------------+--> Disk: open, pause, quiesce, resume, grow, close
 //!   urgent --> close by force, turn back -----+--> Exports: sockets from open to close, also while paused
 //! ```
 
@@ -58,6 +58,7 @@ pub(crate) struct Setup {
     pub(crate) run: RunDir,
     pub(crate) engine: EngineChoice,
     pub(crate) jail: Jail,
+    pub(crate) retry_eio: bool,
     pub(crate) log: Log,
     pub(crate) loops: Loops,
     pub(crate) published: Arc<Published>,
@@ -79,7 +80,7 @@ fn run(setup: Setup, up: ReplyTo<Result<Arc<Status>>>) {
             return;
         }
     };
-    let Setup { minor, pid, run, jail, log, loops, published, orders, urgent, .. } = setup;
+    let Setup { minor, pid, run, engine, jail, retry_eio, log, loops, published, orders, urgent } = setup;
     let known = loops.register(&executor, Purpose::Queue(minor, 0));
     let reporter = log.reporter(minor, published.clone());
     let disk = Disk::new(&executor, jail.opener(Rc::new(Files)), BufferPool::new(POOL_BYTES), reporter);
@@ -91,6 +92,9 @@ fn run(setup: Setup, up: ReplyTo<Result<Arc<Status>>>) {
         minor,
         pid,
         run,
+        engine,
+        retry_eio,
+        loops,
         log,
         published,
         opened: RefCell::default(),
@@ -101,8 +105,10 @@ fn run(setup: Setup, up: ReplyTo<Result<Arc<Status>>>) {
         turning_back: Turning::default(),
     });
     let detached = executor.block_on(home.serve(orders, urgent));
-    // The answer to the last job comes when nothing of the disk is left.
-    drop((home, known, executor));
+    // The answer to the last job comes when nothing of the disk is left, also of tasks that hold their executor.
+    drop((home, known));
+    executor.end_tasks();
+    drop(executor);
     if let Some(done) = detached {
         let _ = done.answer(Ok(Gave::Nothing));
     }
@@ -114,6 +120,9 @@ struct Home {
     minor: Minor,
     pid: u32,
     run: RunDir,
+    engine: EngineChoice,
+    retry_eio: bool,
+    loops: Loops,
     log: Log,
     published: Arc<Published>,
     /// How the images were opened, which also holds for those of a resume.
@@ -174,6 +183,8 @@ impl Home {
             Job::Open(open) => self.open(*open).await.map(Gave::Opened),
             Job::Pause { deadline } => self.pause(deadline).await.map(Gave::Quiet),
             Job::Resume(name) => self.resume(name).await.map(Gave::Opened),
+            Job::Quiesce { deadline } => self.quiesce(deadline).await.map(Gave::Quiet),
+            Job::Grow(bytes) => self.grow(bytes).await,
             Job::Close { .. } => self.close().await.map(nothing),
             Job::ForceClose => self.force_close().await.map(nothing),
             Job::Detach => self.detach().map(nothing),

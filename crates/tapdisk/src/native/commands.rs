@@ -3,9 +3,9 @@
 use std::{future::Future, pin::Pin, rc::Rc, time::Duration};
 
 use block_core::{Error, ErrorKind, Result};
-use control_api::native::{Cancelled, Command, Disks, Done, JobList, OpenImages, ResultOf, Statistics};
+use control_api::native::{Cancelled, Command, Disks, Done, Grow, JobList, OpenImages, ResultOf, Statistics};
 
-use super::report;
+use super::{limits, report};
 use crate::{
     control::Control,
     home::{Job, Name, Open},
@@ -40,11 +40,18 @@ impl Control {
             Command::Watch { job } => begun(self.jobs.find(job)),
             Command::Cancel { job } => self.cancel_by_number(job),
             Command::Detach { minor } => self.begin_job(minor, Job::Detach),
-            Command::Open(asked) => self.begin_job(asked.minor, open(asked)),
+            Command::Open(asked) => match open(&asked) {
+                Ok(open) => self.begin_job(asked.minor, Job::Open(Box::new(open))),
+                Err(error) => Begun::Answered(Err(error)),
+            },
             Command::Pause { minor, deadline_ms } => {
                 self.begin_job(minor, Job::Pause { deadline: milliseconds(deadline_ms) })
             }
             Command::Resume { minor, image } => self.begin_job(minor, Job::Resume(image.map(Name::from))),
+            Command::Quiesce { minor, deadline_ms } => {
+                self.begin_job(minor, Job::Quiesce { deadline: milliseconds(deadline_ms) })
+            }
+            Command::Grow(Grow { minor, bytes }) => self.begin_job(minor, Job::Grow(bytes)),
             Command::Close { minor, force: true, .. } => self.begin_job(minor, Job::ForceClose),
             Command::Close { minor, force: false, deadline_ms } => {
                 self.begin_job(minor, Job::Close { deadline: milliseconds(deadline_ms) })
@@ -95,11 +102,18 @@ fn begun(job: Result<Rc<JobRecord>>) -> Begun {
     }
 }
 
-fn open(asked: OpenImages) -> Job {
-    Job::Open(Box::new(Open {
-        name: asked.image.into(),
+fn open(asked: &OpenImages) -> Result<Open> {
+    let seconds = |given: Option<u64>| given.filter(|seconds| *seconds > 0).map(Duration::from_secs);
+    Ok(Open {
+        name: asked.image.clone().into(),
         is_read_only: asked.read_only,
         is_shared: asked.shared,
         is_buffered: asked.buffered,
-    }))
+        timeout: seconds(asked.request_timeout_seconds),
+        retry_eio: asked.retry_eio,
+        stuck_after: seconds(asked.stuck_after_seconds),
+        queues: asked.queues,
+        limits: asked.limits.map(limits::wanted).transpose()?,
+        faults: asked.faults.clone(),
+    })
 }

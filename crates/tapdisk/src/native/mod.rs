@@ -7,6 +7,7 @@
 //! ```
 
 mod commands;
+mod limits;
 pub(crate) mod report;
 mod server;
 mod session;

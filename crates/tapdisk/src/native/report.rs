@@ -8,8 +8,8 @@ use control_api::{
     native::{
         self, Bucket, DiskStatistics, DiskSummary, Done, Dump, ErrorCount, FailureCause, Histogram, InFlightRequest,
         JobState, JobStatus, Latency, Layer, Limits, LogStatistics, LoopDump, LoopTurn, Opened, OutcomeOfJob,
-        ProcessStatistics, Progress, QueueStatistics, RequestCount, RequestPhase, ResultOf, RunningOperation, State,
-        Throttled,
+        ProcessStatistics, Progress, QueueStatistics, RequestCount, RequestPhase, Resized, ResultOf, RunningOperation,
+        State, Throttled,
     },
     symbol,
 };
@@ -274,6 +274,10 @@ pub(super) fn result_of(kind: JobKind, done: home::Done) -> Result<ResultOf> {
         (JobKind::Open, Gave::Opened(opened)) => ResultOf::Open(Opened { geometry: geometry(opened) }),
         (JobKind::Resume, Gave::Opened(opened)) => ResultOf::Resume(Opened { geometry: geometry(opened) }),
         (JobKind::Pause, Gave::Quiet(quiet)) => ResultOf::Pause(self::quiet(quiet)),
+        (JobKind::Quiesce, Gave::Quiet(quiet)) => ResultOf::Quiesce(self::quiet(quiet)),
+        (JobKind::Grow, Gave::Resized(before_bytes, now)) => {
+            ResultOf::Grow(Resized { before_bytes, geometry: geometry(now) })
+        }
         (JobKind::Close | JobKind::ForceClose, Gave::Nothing) => ResultOf::Close(Done {}),
         (JobKind::Detach, Gave::Nothing) => ResultOf::Detach(Done {}),
         (kind, gave) => unreachable!("{kind:?} does not give {gave:?}"),

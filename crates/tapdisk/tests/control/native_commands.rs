@@ -2,7 +2,7 @@
 
 use control_api::{
     errno,
-    native::{Client, Command, DiskSummary, OpenImages, ResultOf, State},
+    native::{Client, Command, DiskSummary, Grow, OpenImages, ResultOf, State},
 };
 
 use crate::host::{Host, aio, eventually, minor};
@@ -119,4 +119,72 @@ fn statistics_count_what_clients_did() {
     assert_eq!((disk.chain[0].read_sectors, disk.chain[0].write_sectors), (8, 16));
     assert_eq!((disk.errors.len(), disk.retries), (0, 0));
     nbd.disconnect().unwrap();
+}
+
+#[test]
+fn a_quiesced_disk_keeps_its_files_and_lets_others_write() {
+    let host = Host::new();
+    let (pid, _) = host.attached(1);
+    let mut client = host.native(pid);
+    let path = host.raw_image("a.img", 1 << 20);
+    client.ask(open(aio(&path))).unwrap();
+    let lock = || {
+        let file = std::fs::File::open(&path).unwrap();
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+    };
+    assert!(lock().is_err(), "a running disk writes alone");
+    let quiesce = Command::Quiesce { minor: 0, deadline_ms: Some(60_000) };
+    assert!(matches!(client.ask(quiesce).unwrap(), ResultOf::Quiesce(_)));
+    assert_eq!(only_disk(&mut client).state, State::Quiesced);
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let is_open = descriptors.flatten().any(|entry| std::fs::read_link(entry.path()).is_ok_and(|file| file == path));
+    assert!(is_open && lock().is_ok());
+    client.ask(Command::Resume { minor: 0, image: None }).unwrap();
+    assert_eq!(only_disk(&mut client).state, State::Running);
+    assert!(lock().is_err());
+}
+
+#[test]
+fn a_disk_grows_with_its_image_and_makes_it_grow() {
+    let host = Host::new();
+    let (pid, _) = host.attached(1);
+    let mut client = host.native(pid);
+    let path = host.raw_image("a.img", 1 << 20);
+    client.ask(open(aio(&path))).unwrap();
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(2 << 20).unwrap();
+    let mut grow = |bytes| match client.ask(Command::Grow(Grow { minor: 0, bytes })) {
+        Ok(ResultOf::Grow(resized)) => Ok((resized.before_bytes >> 20, resized.geometry.bytes >> 20)),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(errno(&error)),
+    };
+    assert_eq!(grow(None), Ok((1, 2)));
+    assert_eq!(grow(Some(4 << 20)), Ok((2, 4)));
+    assert_eq!(grow(Some(1 << 20)), Err(22), "a disk does not shrink");
+    assert_eq!(path.metadata().unwrap().len(), 4 << 20);
+    let nbd = export::nbd::client::Client::connect_unix(&host.run.nbd_socket(pid, minor("0")), "").unwrap();
+    assert_eq!(nbd.size(), 4 << 20);
+    assert_eq!(client.stats(None).unwrap().disks[0].resized, 2);
+}
+
+#[test]
+fn connections_are_spread_over_as_many_queues_as_were_asked_for() {
+    let host = Host::new();
+    let (pid, _) = host.attached(1);
+    let mut client = host.native(pid);
+    let image = aio(&host.raw_image("a.img", 1 << 20));
+    client.ask(Command::Open(OpenImages { minor: 0, image, queues: Some(2), ..OpenImages::default() })).unwrap();
+    let socket = host.run.nbd_socket(pid, minor("0"));
+    let clients = (0..4).map(|number| {
+        let mut nbd = export::nbd::client::Client::connect_unix(&socket, "").unwrap();
+        nbd.write(number << 12, &[1; 4096]).unwrap();
+        nbd
+    });
+    let clients: Vec<_> = clients.collect();
+    let queues = |client: &mut Client| client.stats(Some(0)).unwrap().disks.remove(0).queues;
+    let took: Vec<u64> = queues(&mut client).iter().map(|queue| queue.requests).collect();
+    assert_eq!(took, [2, 2]);
+    drop(clients);
+    client.ask(close()).unwrap();
+    eventually("the thread has gone", || queues(&mut client).len() == 1);
+    assert_eq!(client.stats(Some(0)).unwrap().disks[0].requests["write"].requests, 4);
 }

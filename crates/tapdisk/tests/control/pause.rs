@@ -36,10 +36,10 @@ impl Disk {
 }
 
 #[test]
-fn a_paused_disk_may_come_back_with_another_image_of_its_size() {
+fn a_paused_disk_may_come_back_with_another_image_that_is_not_smaller() {
     let disk = Disk::new();
-    let [first, second, smaller] =
-        [("a", 1 << 20), ("b", 1 << 20), ("c", 1 << 19)].map(|(name, size)| aio(&disk.host.raw_image(name, size)));
+    let [first, second, smaller, larger] = [("a", 1 << 20), ("b", 1 << 20), ("c", 1 << 19), ("d", 2 << 20)]
+        .map(|(name, size)| aio(&disk.host.raw_image(name, size)));
     disk.ok(&["open", "-a", &first]);
     disk.ok(&["pause"]);
     disk.ok(&["unpause", "-a", &second]);
@@ -51,6 +51,11 @@ fn a_paused_disk_may_come_back_with_another_image_of_its_size() {
     assert_eq!(disk.shown(), format!("state=0x22a args={smaller}"));
     disk.ok(&["unpause", "-a", &first]);
     assert_eq!(disk.shown(), format!("state=0 args={first}"));
+
+    // A disk may grow, and never shrink.
+    disk.ok(&["pause"]);
+    disk.ok(&["unpause", "-a", &larger]);
+    assert_eq!(disk.shown(), format!("state=0 args={larger}"));
 }
 
 #[test]
