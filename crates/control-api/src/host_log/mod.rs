@@ -23,7 +23,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 pub use receiver::{JOURNAL_VARIABLE, Receivers, SYSLOG_VARIABLE};
@@ -194,10 +194,11 @@ impl HostLog {
     }
 
     /// Sends what waits and gives up the rest, which counts as dropped. A receiver that listens and is busy gets so much
-    /// time for each message.
-    pub fn finish(&mut self, patience: Duration) {
-        while !self.flush() && !self.is_absent {
-            let has_room = self.connection.as_ref().is_some_and(|connection| connection.wait_for_room(patience));
+    /// time for all of it, and a tenth of that for each message.
+    pub fn finish(&mut self, limit: Duration) {
+        let end = Instant::now() + limit;
+        while !self.flush() && !self.is_absent && Instant::now() < end {
+            let has_room = self.connection.as_ref().is_some_and(|connection| connection.wait_for_room(limit / 10));
             if !has_room {
                 break;
             }
@@ -217,7 +218,10 @@ impl HostLog {
         while let Some(first) = self.waiting.front() {
             match transmit(&mut self.connection, &self.receivers, &self.speaker, &first.record, &mut self.datagram) {
                 Sent::Taken => self.has_gone(|counters| &counters.delivered),
-                Sent::Refused => self.has_gone(|counters| &counters.dropped),
+                Sent::Refused => {
+                    self.untold += 1;
+                    self.has_gone(|counters| &counters.dropped);
+                }
                 Sent::Later => return false,
                 Sent::Nobody => {
                     self.is_absent = true;

@@ -24,8 +24,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(1);
 const RETRY_LAST: Duration = Duration::from_secs(1);
 /// Without anything to do it looks around so often.
 const IDLE: Duration = Duration::from_secs(3600);
-/// The room that a busy receiver gets for each of the last lines.
-const LAST_LINE_PATIENCE: Duration = Duration::from_millis(100);
+/// What a busy receiver gets for the last lines; a deaf one costs a tenth of it.
+const HOST_LAST_LINES_MAX: Duration = Duration::from_secs(1);
 
 pub(super) struct Writer {
     name: String,
@@ -155,7 +155,7 @@ impl Writer {
 
     fn finish(&mut self, time: SystemTime) {
         self.tell_overflow();
-        self.host.finish(LAST_LINE_PATIENCE);
+        self.host.finish(HOST_LAST_LINES_MAX);
         self.tell_causes(time);
         let dropped = self.counters.dropped();
         if dropped > 0 {
