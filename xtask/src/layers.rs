@@ -36,7 +36,7 @@ const LAYERS: &[Layer] = &[
     layer("image-chain", &["block-core", "storage-io", "image-format"], &[]),
     layer("virtual-disk", &["block-core", "storage-io", "image-chain"], &["image-format"]),
     // storage-io besides the design's table: events are waited for on its executor.
-    layer("xen", &["block-core", "storage-io"], &[]),
+    layer("xen", &["block-core", "wire", "storage-io"], &["xenbus"]),
     // storage-io besides the design's table: the server's sockets are served by its executor.
     layer("xenbus", &["block-core", "wire", "storage-io"], &[]),
     // storage-io besides the design's table: sockets are served by its executor, and requests carry its buffers.

@@ -1,4 +1,4 @@
-//! The doors to Xen: pages that a guest has granted, and the events between it and us.
+//! The doors to Xen: pages that a guest has granted, the events between it and us, and XenStore.
 //!
 //! ```text
 //!              Grants, EventChannels          what a backend needs
@@ -20,6 +20,7 @@ mod ids;
 mod memory;
 
 pub mod hosted;
+pub mod store;
 
 pub use channels::{EventChannel, EventChannels};
 pub use grants::{Access, CopyStatus, GrantCopy, Grants, Local, Mapping};
