@@ -82,7 +82,7 @@ fn serve(run: RunDir, options: Options, jail: Jail, starter: Starter) -> Result<
     let signals = Signals::take(&signals)?;
     make_directory(run.path(), 0o755).context(run.path().display())?;
     let (listener, cleaned) = control_socket(&run, pid)?;
-    let statistics = StatisticsDirectory::create(run.shared_memory(pid))?;
+    let statistics = StatisticsDirectory::create(&run, pid)?;
     // Above here is what the jail forbids, below what starts threads.
     let refused = process_limits::raise();
     let missing = jail.enter(&run, pid).context("jail")?;

@@ -10,6 +10,8 @@
 //! They may be combined in any order. This takes names apart and nothing else: whether rules make sense is said by those
 //! who follow them.
 
+use std::{borrow::Cow, fmt};
+
 use block_core::{Error, ErrorKind, Result};
 
 /// The name of an image, taken apart.
@@ -19,8 +21,8 @@ pub(crate) struct Layers<'a> {
     pub(crate) faults: Option<String>,
     /// The rate limiter that the disk asks.
     pub(crate) valve: Option<ValveName>,
-    /// What remains: `type:path`.
-    pub(crate) image: &'a str,
+    /// What remains: `type:path`. A path need not be text.
+    pub(crate) image: &'a [u8],
 }
 
 /// Which rate limiter a disk asks, and for what.
@@ -47,18 +49,23 @@ impl ValveName {
     }
 }
 
+impl fmt::Display for ValveName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.bridge, if self.reads { ",reads" } else { "" })
+    }
+}
+
 /// Takes the layers off a name; what is left is the image.
-pub(crate) fn split_layers(name: &str) -> Result<Layers<'_>> {
+pub(crate) fn split_layers(name: &[u8]) -> Result<Layers<'_>> {
     let mut layers = Layers { image: name, ..Layers::default() };
-    while let Some((kind, rest)) = layers.image.split_once(':') {
-        if !matches!(kind, "valve" | "fault" | "delay") {
-            break;
-        }
-        let Some((argument, image)) = rest.split_once(':') else {
-            return Err(invalid(format!("{kind}:{rest}: expected {kind}:...:type:path")));
+    while let Some((kind @ (b"valve" | b"fault" | b"delay"), rest)) = split_once(layers.image) {
+        let kind = String::from_utf8_lossy(kind);
+        let Some((argument, image)) = split_once(rest) else {
+            return Err(invalid(format!("{kind}: expected {kind}:...:type:path")));
         };
+        let argument = std::str::from_utf8(argument).map_err(|_| invalid(format!("{kind}: not UTF-8")))?;
         layers.image = image;
-        match kind {
+        match &*kind {
             "valve" if layers.valve.is_some() => return Err(invalid("valve: a disk asks one rate limiter")),
             "valve" => layers.valve = Some(ValveName::parse(argument)?),
             "delay" => layers.add_faults(&format!("any=delay({argument})")),
@@ -66,6 +73,12 @@ pub(crate) fn split_layers(name: &str) -> Result<Layers<'_>> {
         }
     }
     Ok(layers)
+}
+
+/// What is in front of the first colon, and what is behind it.
+fn split_once(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = text.iter().position(|byte| *byte == b':')?;
+    Some((&text[..colon], &text[colon + 1..]))
 }
 
 impl Layers<'_> {
@@ -78,7 +91,7 @@ impl Layers<'_> {
     }
 }
 
-fn invalid(words: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+fn invalid(words: impl Into<Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Invalid, words)
 }
 
@@ -93,35 +106,41 @@ mod tests {
     #[test]
     fn a_name_without_layers_is_an_image() {
         for name in ["vhd:/a.vhd", "aio:/a:b:c", "aio:/valve:x:y", "", "vhd"] {
-            assert_eq!(split_layers(name).unwrap(), Layers { image: name, ..Layers::default() });
+            assert_eq!(split_layers(name.as_bytes()).unwrap(), Layers { image: name.as_bytes(), ..Layers::default() });
         }
     }
 
     #[test]
     fn layers_are_taken_off_from_outside() {
-        let expected = Layers { valve: valve("group", false), image: "vhd:/a.vhd", faults: None };
-        assert_eq!(split_layers("valve:group:vhd:/a.vhd").unwrap(), expected);
-        let both = Layers { valve: valve("/run/x", true), image: "aio:/a", faults: Some("read@0+512=EIO".into()) };
-        assert_eq!(split_layers("valve:/run/x,reads:fault:read@0+512=EIO:aio:/a").unwrap(), both);
-        assert_eq!(split_layers("fault:read@0+512=EIO:valve:/run/x,reads:aio:/a").unwrap(), both);
+        let expected = Layers { valve: valve("group", false), image: b"vhd:/a.vhd", faults: None };
+        assert_eq!(split_layers(b"valve:group:vhd:/a.vhd").unwrap(), expected);
+        let both = Layers { valve: valve("/run/x", true), image: b"aio:/a", faults: Some("read@0+512=EIO".into()) };
+        assert_eq!(split_layers(b"valve:/run/x,reads:fault:read@0+512=EIO:aio:/a").unwrap(), both);
+        assert_eq!(split_layers(b"fault:read@0+512=EIO:valve:/run/x,reads:aio:/a").unwrap(), both);
     }
 
     #[test]
     fn a_delay_is_a_rule_for_everything() {
-        let layers = split_layers("delay:200ms:fault:sync=EIO:vhd:/a").unwrap();
-        assert_eq!((layers.faults.as_deref(), layers.image), (Some("any=delay(200ms),sync=EIO"), "vhd:/a"));
+        let layers = split_layers(b"delay:200ms:fault:sync=EIO:vhd:/a").unwrap();
+        assert_eq!((layers.faults.as_deref(), layers.image), (Some("any=delay(200ms),sync=EIO"), &b"vhd:/a"[..]));
+    }
+
+    #[test]
+    fn a_path_need_not_be_text() {
+        assert_eq!(split_layers(b"valve:x:aio:/\xff").unwrap().image, b"aio:/\xff");
+        assert!(split_layers(b"valve:\xff:aio:/a").is_err());
     }
 
     #[test]
     fn rules_may_be_empty() {
-        let layers = split_layers("fault::vhd:/a").unwrap();
-        assert_eq!((layers.faults.as_deref(), layers.image), (Some(""), "vhd:/a"));
+        let layers = split_layers(b"fault::vhd:/a").unwrap();
+        assert_eq!((layers.faults.as_deref(), layers.image), (Some(""), &b"vhd:/a"[..]));
     }
 
     #[test]
     fn what_makes_no_sense_is_refused() {
         for name in ["valve:x", "fault:EIO", "valve::vhd:/a", "valve:x,writes:vhd:/a", "valve:a:valve:b:vhd:/a"] {
-            assert_eq!(split_layers(name).unwrap_err().kind(), ErrorKind::Invalid, "{name}");
+            assert_eq!(split_layers(name.as_bytes()).unwrap_err().kind(), ErrorKind::Invalid, "{name}");
         }
     }
 }

@@ -40,5 +40,6 @@ mod shared_memory;
 mod slot;
 mod stale;
 mod statistics;
+mod valve;
 
 pub use daemon::main;

@@ -13,7 +13,7 @@ use control_api::{Minor, RunDir};
 use storage_io::Task;
 use virtual_disk::Disk;
 
-use crate::shared_memory::{StatisticsFile, make_metrics_directory};
+use crate::shared_memory::StatisticsFile;
 
 /// How old they may be.
 const AGE_MAX: Duration = Duration::from_secs(1);
@@ -66,7 +66,6 @@ impl Pages {
     /// The images are open again.
     pub(crate) fn resume(&self) -> Result<()> {
         self.files.borrow_mut().vdi = Some(self.create("vdi")?);
-        make_metrics_directory(&self.metrics)?;
         self.files.borrow_mut()._metrics = Some(StatisticsFile::create(self.metrics.clone())?);
         Ok(())
     }

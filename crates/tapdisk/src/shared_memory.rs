@@ -14,7 +14,7 @@ use std::{
 };
 
 use block_core::{Result, ResultExt};
-use control_api::make_directory;
+use control_api::{RunDir, make_directory};
 use virtual_disk::{RequestKind, Status};
 
 /// Readers map a page.
@@ -27,15 +27,16 @@ const RECORD_BYTES: usize = 96;
 pub(crate) struct StatisticsDirectory(PathBuf);
 
 impl StatisticsDirectory {
-    /// Makes it, empty: a process that was killed may have left one of this name.
-    pub(crate) fn create(path: PathBuf) -> Result<StatisticsDirectory> {
-        if let Some(parent) = path.parent() {
-            make_directory(parent, 0o755).context(parent.display())?;
-        }
+    /// Makes it, empty: a process that was killed may have left one of this name. The one that all share is made as well.
+    pub(crate) fn create(run: &RunDir, pid: u32) -> Result<StatisticsDirectory> {
+        let (path, parent) = (run.shared_memory(pid), run.shared_memory_root());
+        make_directory(parent, 0o755).context(parent.display())?;
         match DirBuilder::new().mode(0o700).create(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => empty(&path).context(path.display())?,
             made => made.context(path.display())?,
         }
+        // Its bits let its owner in, also one that may not ignore them. Whoever misses a page in it is told when it is made.
+        let _ = DirBuilder::new().mode(0o700).create(run.metrics());
         Ok(StatisticsDirectory(path))
     }
 }
@@ -60,17 +61,6 @@ fn empty(path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Makes the directory in which a metrics page lies; all tapdisks share it, and it stays.
-///
-/// Its bits let its owner in, also one that may not ignore them.
-pub(crate) fn make_metrics_directory(page: &Path) -> Result<()> {
-    let Some(directory) = page.parent() else { return Ok(()) };
-    match DirBuilder::new().mode(0o700).create(directory) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made.context(directory.display()),
-    }
 }
 
 /// Removes the metrics pages of a process, which may be gone.
@@ -142,10 +132,12 @@ mod tests {
     #[test]
     fn the_directory_is_emptied_when_it_was_left_and_goes_with_us() {
         let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("shm").join("td3-7");
+        let run = RunDir::at(place.path().join("run"));
+        let path = run.shared_memory(7);
         fs::create_dir_all(&path).unwrap();
         fs::write(path.join("vdi-3"), "old").unwrap();
-        let directory = StatisticsDirectory::create(path.clone()).unwrap();
+        let directory = StatisticsDirectory::create(&run, 7).unwrap();
+        assert!(run.metrics().is_dir());
         assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
         drop(directory);
         assert!(!path.exists());

@@ -20,6 +20,7 @@ use crate::{
     log::seconds,
     native::report,
     statistics,
+    valve::Shown,
 };
 
 /// A slot of this process.
@@ -139,6 +140,10 @@ impl Slot {
         self.published.words().is_buffered
     }
 
+    pub(crate) fn valve(&self) -> Option<Shown> {
+        self.published.words().valve.clone()
+    }
+
     fn disk_state(&self) -> DiskState {
         self.status.get().map_or(DiskState::Attached, |status| status.state())
     }
@@ -160,8 +165,8 @@ impl Slot {
     }
 
     pub(crate) fn statistics(&self) -> String {
-        let is_buffered = self.published.words().is_buffered;
-        statistics::json(self.name().as_bytes(), self.status.get().map(|status| &**status), is_buffered)
+        let (is_buffered, valve) = (self.is_buffered(), self.valve());
+        statistics::json(self.name().as_bytes(), self.status(), is_buffered, valve.as_ref())
     }
 
     /// The size when it was last opened; zeroes before that.
@@ -258,6 +263,8 @@ pub(crate) struct Words {
     pub(crate) is_buffered: bool,
     /// Whether others write to the images, too.
     pub(crate) is_shared: bool,
+    /// The rate limiter that it asks.
+    pub(crate) valve: Option<Shown>,
 }
 
 impl Published {

@@ -12,8 +12,10 @@ use virtual_disk::{DiskState, Geometry, Quiet};
 use super::{Done, Gave, Home, Name, Open};
 use crate::{
     exports::Exports,
+    layers::{Layers, ValveName, split_layers},
     queues::{self, QueueThreads},
     slot::EmptyPause,
+    valve::Valve,
 };
 
 /// How often, and how far apart, the images of a paused disk are tried: what storage has just moved may show up late.
@@ -31,7 +33,8 @@ impl Home {
             DiskState::Stuck => return Err(self.stuck()),
             _ => return Err(os(format!("minor {} is open already", self.minor), Errno::ALREADY)),
         }
-        let spec = spec(&open)?;
+        let layers = split_layers(open.name.as_bytes())?;
+        let spec = spec(&open, &layers)?;
         {
             let mut words = self.published.words();
             words.name = open.name.clone();
@@ -40,14 +43,27 @@ impl Home {
             words.empty_pause = None;
         }
         self.is_forced.set(false);
-        let geometry = self.disk.open(spec, open.settings(self.retry_eio)).await?;
+        // Before the first request, and whether or not the limiter is there.
+        self.limit_by(layers.valve.as_ref());
+        let opened = self.disk.open(spec, open.settings(self.retry_eio)).await;
+        let geometry = opened.inspect_err(|_| self.limit_by(None))?;
         if let Err(error) = self.start_serving(&open) {
+            self.limit_by(None);
             // The first error is the one that matters; nobody has written anything yet.
             let _ = self.disk.close().await;
             return Err(error);
         }
         self.opened.replace(Some(open));
         Ok(geometry)
+    }
+
+    /// Makes the disk ask this rate limiter from now on, or none.
+    fn limit_by(&self, valve: Option<&ValveName>) {
+        // The old one first: what it does when it goes would undo what the new one has done.
+        self.valve.take();
+        let valve = valve.map(|name| Valve::open(&self.disk, name, &self.run, self.minor, &self.log));
+        self.published.words().valve = valve.as_ref().map(Valve::shown);
+        self.valve.replace(valve);
     }
 
     fn start_serving(&self, open: &Open) -> Result<()> {
@@ -106,12 +122,17 @@ impl Home {
         // One that nobody names must be the image that it was.
         let is_named = name.is_some();
         open.name = name.unwrap_or(open.name);
-        let spec = is_named.then(|| spec(&open)).transpose()?;
+        let layers = split_layers(open.name.as_bytes())?;
+        let spec = is_named.then(|| spec(&open, &layers)).transpose()?;
+        let valve = layers.valve;
         let result = self.try_to_resume(spec.as_ref()).await;
         let is_another_disk = result.as_ref().is_err_and(|error| error.kind() == ErrorKind::SizeChanged);
         if result.is_ok() || is_another_disk {
             self.published.words().name = open.name.clone();
             self.opened.replace(Some(open));
+            if is_named {
+                self.limit_by(valve.as_ref());
+            }
         }
         let geometry = result?;
         self.count(self.pages.resume());
@@ -182,6 +203,7 @@ impl Home {
     /// Ends all connections and removes their sockets.
     async fn stop_serving(&self) {
         self.pages.close();
+        self.limit_by(None);
         let exports = self.exports.take();
         if let Some(exports) = exports {
             exports.close().await;
@@ -203,8 +225,11 @@ impl Home {
 }
 
 /// What to open, as the chain wants it told.
-fn spec(open: &Open) -> Result<ChainSpec> {
-    let leaf = ImageName::from_bytes(open.name.as_bytes())?;
+fn spec(open: &Open, layers: &Layers<'_>) -> Result<ChainSpec> {
+    if layers.faults.is_some() {
+        return Err(Error::new(ErrorKind::Unsupported, "storage cannot be made to fail here"));
+    }
+    let leaf = ImageName::from_bytes(layers.image)?;
     let access = if open.is_read_only { Access::Read } else { Access::Write };
     let mut spec = ChainSpec::new(leaf, access);
     spec.direct = !open.is_buffered;

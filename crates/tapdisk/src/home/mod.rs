@@ -30,6 +30,7 @@ use crate::{
     loops::{Loops, Purpose},
     pages::Pages,
     slot::Published,
+    valve::Valve,
 };
 
 /// Free buffers that are kept, for each of a few sizes: a client's usual queue of usual requests.
@@ -99,6 +100,7 @@ fn run(setup: Setup, up: ReplyTo<Result<Arc<Status>>>) {
         published,
         opened: RefCell::default(),
         exports: RefCell::default(),
+        valve: RefCell::default(),
         pages,
         is_forced: Cell::new(false),
         current: Cell::new(None),
@@ -128,6 +130,7 @@ struct Home {
     /// How the images were opened, which also holds for those of a resume.
     opened: RefCell<Option<Open>>,
     exports: RefCell<Option<Exports>>,
+    valve: RefCell<Option<Valve>>,
     pages: Pages,
     is_forced: Cell<bool>,
     /// The job that is being done.

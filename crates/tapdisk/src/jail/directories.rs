@@ -104,6 +104,7 @@ fn own(run: &RunDir, pid: u32) -> Vec<(PathBuf, BitFlags<AccessFs>)> {
     let mut all = vec![
         (run.path().to_owned(), OWN),
         (run.shared_memory(pid), OWN),
+        (run.metrics(), OWN),
         // Its own directory in there is removed at the end; one with something in it cannot be.
         (run.shared_memory_root().to_owned(), AccessFs::RemoveDir.into()),
         ("/dev/null".into(), AccessFs::ReadFile | AccessFs::WriteFile),

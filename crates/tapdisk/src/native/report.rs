@@ -76,7 +76,7 @@ pub(super) fn statistics(control: &Control, slot: &Slot) -> DiskStatistics {
         stuck: 0,
         limits: Limits::default(),
         throttled: Throttled { requests: totals.throttled, waited_us: totals.throttled_microseconds },
-        valve: None,
+        valve: slot.valve().map(|valve| valve.name.to_string()),
         resized: status.map_or(0, Status::resized),
     }
 }

@@ -24,3 +24,4 @@ mod split_requests;
 mod stale_files;
 mod start;
 mod statistics;
+mod valve;
