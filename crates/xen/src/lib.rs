@@ -20,6 +20,7 @@ mod ids;
 mod memory;
 
 pub mod hosted;
+pub mod linux;
 pub mod store;
 
 pub use channels::{EventChannel, EventChannels};

@@ -10,6 +10,8 @@ use std::{
 use block_core::{Result, ResultExt};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+use crate::Access;
+
 /// Bytes of a page: what is granted, and what rings are made of.
 pub const PAGE_BYTES: usize = 4096;
 
@@ -42,6 +44,21 @@ impl SharedMemory {
         let start = start.map_err(std::io::Error::from).context("mapping shared memory")?;
         let start = NonNull::new(start.cast()).expect("nothing is mapped at zero");
         Ok(SharedMemory { start, length })
+    }
+
+    /// Maps a part of a device, for reading alone if nothing else is permitted.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub(crate) fn map_device(device: impl AsFd, offset: u64, length: usize, access: Access) -> Result<SharedMemory> {
+        let prot = match access {
+            Access::Read => ProtFlags::READ,
+            Access::Write => ProtFlags::READ | ProtFlags::WRITE,
+        };
+        // SAFETY: the kernel chooses an address where nothing is. A write to what is mapped for reading ends the process.
+        let start = unsafe { mmap(std::ptr::null_mut(), length, prot, MapFlags::SHARED, device, offset) };
+        let start = start.map_err(std::io::Error::from).context("mapping granted pages")?;
+        Ok(SharedMemory { start: NonNull::new(start.cast()).expect("nothing is mapped at zero"), length })
     }
 
     /// Maps pages of a file, in this order, one behind the other.

@@ -131,7 +131,8 @@ fn a_watch_that_has_ended_tells_nothing_and_others_go_on() {
     let store = world.store();
     world.run(async {
         let (first, second) = (store.watch(&path("/a")), store.watch(&path("/a")));
-        (first.next().await, second.next().await);
+        first.next().await;
+        second.next().await;
         drop(first);
         store.write(&path("/a"), b"").await.unwrap();
         assert_eq!(second.next().await, "/a");
@@ -212,7 +213,8 @@ fn a_lost_connection_is_found_again_with_all_its_watches() {
     let store = world.store();
     world.run(async {
         let (first, second) = (store.watch(&path("/a")), store.watch(&path("/b")));
-        (first.next().await, second.next().await);
+        first.next().await;
+        second.next().await;
         for round in 0..5_u32 {
             world.sockets.drop_connections();
             assert_eq!((first.next().await, second.next().await), ("/a".into(), "/b".into()), "each is told to look");
