@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use block_core::Error;
+use block_core::{Error, ErrorKind};
 use slab::Slab;
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     shared::Shared,
     time::Moment,
     trace::Woken,
-    worker::{Job, Workers},
+    worker::{Job, Refused, WORKERS_MAX, Workers},
 };
 
 /// Something that the kernel or a worker thread has not finished.
@@ -132,24 +132,35 @@ impl Reactor {
             memory: buffer.as_mut().map_or(Memory::None, |buffer| memory_of(buffer, *done, vectors)),
             done: *done,
         };
+        let group = Arc::as_ptr(file).addr();
         if let Started::Refused = self.engine.start(key, command) {
-            self.run_job(key, Box::new(move || command.run()));
+            let taken = self.workers.run_for(group, key, Box::new(move || command.run()));
+            self.settle(key, taken);
         }
     }
 
     /// Runs a job on a worker thread.
     pub(crate) fn job(&mut self, what: Cow<'static, str>, job: Job, hold: Option<Hold>, since: Moment) -> Key {
         let key = self.entries.insert(Entry { work: Work::Job { what }, waiter: Waiter::None, hold, since });
-        self.run_job(key, job);
-        key
-    }
-
-    fn run_job(&mut self, key: Key, job: Job) {
         if self.engine.runs_jobs_inline() {
             let result = job();
             self.finish(key, result);
-        } else if let Err(error) = self.workers.run(key, job) {
-            self.finish(key, -error.raw_os_error().unwrap_or(libc::EAGAIN));
+            return key;
+        }
+        let entries = &self.entries;
+        let hang = |entry: &Entry| entry.is_in_flight() && since - entry.since > HUNG;
+        let most_hang = || entries.iter().filter(|(_, entry)| hang(entry)).count() > WORKERS_MAX / 2;
+        let taken = self.workers.run(key, job, || !most_hang());
+        self.settle(key, taken);
+        key
+    }
+
+    /// Ends what the workers have not taken.
+    fn settle(&mut self, key: Key, taken: Result<(), Refused>) {
+        match taken {
+            Ok(()) => {}
+            Err(Refused::AllBusy) => self.finish(key, ALL_BUSY),
+            Err(Refused::NoThread(error)) => self.finish(key, -error.raw_os_error().unwrap_or(libc::EAGAIN)),
         }
     }
 
@@ -318,7 +329,10 @@ impl Entry {
                 let length = buffer.as_ref().map_or(0, Buffer::len);
                 Completion { buffer, result: to_result(result).map_err(|error| file.explain(kind, length, error)) }
             }
-            Work::Watch | Work::Job { .. } => Completion { buffer: None, result: to_result(result) },
+            Work::Watch => Completion { buffer: None, result: to_result(result) },
+            Work::Job { what } => {
+                Completion { buffer: None, result: to_result(result).map_err(|error| error.context(what)) }
+            }
         }
     }
 }
@@ -351,11 +365,16 @@ fn transferred(kind: CommandKind, buffer: &mut Buffer, done: &mut usize, moved: 
 
 /// A transfer that met the end of the file; no error number of the kernel is this small.
 const SHORT: i32 = -5000;
+/// What takes longer on a worker thread is taken to hang.
+const HUNG: Duration = Duration::from_secs(10);
+/// A job for which there is no thread.
+const ALL_BUSY: i32 = -5001;
 
 fn to_result(result: i32) -> Result<(), Error> {
     match result {
         0.. => Ok(()),
-        SHORT => Err(Error::new(block_core::ErrorKind::Io, "the storage ends before the range does")),
+        SHORT => Err(Error::new(ErrorKind::Io, "the storage ends before the range does")),
+        ALL_BUSY => Err(Error::new(ErrorKind::LimitReached, "all worker threads hang that there may be")),
         errno => Err(Error::from_os("", std::io::Error::from_raw_os_error(-errno))),
     }
 }

@@ -448,6 +448,24 @@ fn closing_does_not_wait_for_what_hangs() {
     }
 }
 
+/// Twenty jobs that hang do not keep anybody from opening a file.
+#[test]
+fn hung_jobs_do_not_stop_others() {
+    let directory = directory();
+    let path = directory.path().join("image");
+    fs::write(&path, pattern(512, 1)).unwrap();
+    for choice in [EngineChoice::IoUring, EngineChoice::Libaio, EngineChoice::Threads] {
+        let executor = Executor::new(choice).unwrap();
+        let (release, hung): (Vec<_>, Vec<_>) = (0..20).map(|_| mpsc::channel::<()>()).unzip();
+        hung.into_iter().for_each(|hung| drop(executor.blocking("a job", move || hung.recv_timeout(HANG))));
+        let start = Instant::now();
+        assert_eq!(open(&executor, &path, storage_io::OpenOptions::read()).length(), 512);
+        assert!(start.elapsed() < HANG / 2, "{choice:?}");
+        assert_eq!(executor.in_flight(), 20);
+        drop(release);
+    }
+}
+
 #[test]
 fn dropping_an_executor_does_not_wait_for_what_hangs() {
     for choice in [EngineChoice::IoUring, EngineChoice::Libaio, EngineChoice::Threads] {
