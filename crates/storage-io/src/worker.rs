@@ -162,10 +162,9 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next job for the calling thread; none when the thread shall end.
+    /// The next job for the calling thread, which is counted as idle; none when the thread shall end.
     fn next(&self) -> Option<Queued> {
         let mut state = self.state();
-        state.idle += 1;
         let mut is_late = false;
         while state.runnable.is_empty() && !state.closed && !is_late {
             let (woken, timeout) = self.ready.wait_timeout(state, self.idle).unwrap_or_else(PoisonError::into_inner);
@@ -197,10 +196,15 @@ impl State {
 
 /// A worker's life. A job that hangs hangs this thread only.
 fn work(queue: &Queue, shared: &Shared) {
+    queue.state().idle += 1;
     while let Some(Queued { key, group, job }) = queue.next() {
         // A job that panics has left no result, which its waiter sees; the thread serves on.
         let result = catch_unwind(AssertUnwindSafe(job)).unwrap_or(0);
-        queue.state().leave(group);
+        let mut state = queue.state();
+        state.leave(group);
+        // Before its completion is told: whoever has another job at once finds this thread.
+        state.idle += 1;
+        drop(state);
         shared.complete(key, result);
     }
 }
@@ -310,9 +314,6 @@ mod tests {
     fn one_thread_is_enough_for_one_job_after_the_other() {
         let mut bench = bench(IDLE);
         for key in 0..100 {
-            while bench.threads() > 0 && bench.workers.queue.state().idle == 0 {
-                thread::yield_now();
-            }
             assert!(bench.workers.run(key, nothing(), || false).is_ok());
             bench.done(key + 1);
         }
