@@ -20,7 +20,7 @@ pub(super) struct Told {
 /// What is said about a report of a disk.
 pub(super) fn tell(minor: Minor, image: &str, report: &Report) -> Told {
     let (severity, words, mut fields) = match report {
-        Report::Failed(failure) => (Severity::Error, failed(failure), fields_of_failure(failure)),
+        Report::Failed(failure) => (severity(failure), failed(failure), fields_of_failure(failure)),
         Report::Retrying(retrying) => (Severity::Warning, retried(retrying), fields_of_error(&retrying.error)),
         Report::Stuck(request) => (Severity::Warning, stuck(request), Vec::new()),
         Report::Ended(request) => (Severity::Info, ended(request), Vec::new()),
@@ -48,6 +48,11 @@ fn request(kind: RequestKind, range: Option<GuestRange>) -> String {
         Some(range) => format!("{} {range}", kind.name()),
         None => kind.name().to_owned(),
     }
+}
+
+/// What is refused at the door is the asker's mistake: nothing of ours has failed.
+fn severity(failure: &Failure) -> Severity {
+    if failure.attempts == 0 { Severity::Warning } else { Severity::Error }
 }
 
 fn failed(failure: &Failure) -> String {
@@ -168,6 +173,12 @@ mod tests {
         let why = "failed: /a.vhd: block 7 lies beyond the end: Invalid argument (errno 22), never reached storage;";
         assert!(told.text.contains(why) && told.text.ends_with("40 requests, none per kick"), "{}", told.text);
         assert!(!told.fields.iter().any(|(name, _)| *name == "OXTAP_STORAGE"));
+    }
+
+    #[test]
+    fn what_is_refused_at_the_door_is_no_error_of_ours() {
+        assert_eq!(told(Report::Failed(failure(5, "/a"))).severity, Severity::Error);
+        assert_eq!(told(Report::Failed(Failure { attempts: 0, ..failure(22, "") })).severity, Severity::Warning);
     }
 
     #[test]

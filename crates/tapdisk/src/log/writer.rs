@@ -101,10 +101,7 @@ impl Writer {
     }
 
     fn report(&mut self, time: SystemTime, disk: &DiskName, report: &Report) {
-        let telling = self.causes().note(disk.minor, time, report);
-        // A request that failed is an error also where it gets no line.
-        self.errors += u64::from(matches!(report, Report::Failed(_)) && telling == Telling::Suppress);
-        let Telling::Tell { suppressed } = telling else { return };
+        let Telling::Tell { suppressed } = self.causes().note(disk.minor, time, report) else { return };
         if suppressed > 0 {
             let words = format!("minor={}: {suppressed} messages suppressed", disk.minor);
             self.send(time, Severity::Warning, &words, Vec::new());
@@ -145,7 +142,8 @@ impl Writer {
     fn tell_counters(&mut self, time: SystemTime) {
         let counters = &self.counters;
         let (produced, delivered, dropped) = (counters.produced(), counters.delivered(), counters.dropped());
-        let waiting = produced - delivered - dropped;
+        // They go on counting while we look.
+        let waiting = produced.saturating_sub(delivered + dropped);
         let lines = [
             format!("log: {} lines, {} lost", counters.written(), counters.lost()),
             format!("tapdisk-syslog: {produced} messages, {delivered} delivered, {waiting} waiting, {dropped} dropped"),
