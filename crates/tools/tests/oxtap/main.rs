@@ -4,5 +4,8 @@
 
 mod demo;
 mod list;
+mod metrics;
 mod serve;
 mod served;
+mod tapdisk;
+mod top;

@@ -1,7 +1,12 @@
 //! The terminal: taken, drawn on, given back - also when something goes wrong.
 
 use std::{
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel},
+    io::stdout,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel},
+    },
     thread,
     time::Duration,
 };
@@ -10,7 +15,11 @@ use block_core::{Result, ResultExt};
 use control_api::RunDir;
 use ratatui::{
     DefaultTerminal,
-    crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
+    crossterm::{
+        cursor,
+        event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
+        execute,
+    },
 };
 use rustix::process::Signal;
 use storage_io::Signals;
@@ -25,6 +34,8 @@ use super::{
 
 /// How long a key may wait for us to look.
 const KEYS_EVERY: Duration = Duration::from_millis(50);
+/// How long the last picture may take when we are told to end; a terminal that takes nothing more is not waited for.
+const LAST_PICTURE_MAX: Duration = Duration::from_millis(300);
 
 /// Shows the disks until somebody has seen enough.
 pub(super) fn run(run: RunDir, mut model: Model, interval: Duration) -> Result<()> {
@@ -32,14 +43,35 @@ pub(super) fn run(run: RunDir, mut model: Model, interval: Duration) -> Result<(
     let signals = Signals::take(&[Signal::TERM, Signal::HUP])?;
     // A panic gives it back, too.
     let mut terminal = ratatui::try_init().context("terminal")?;
-    interrupt::end_on(signals, ratatui::restore)?;
+    let is_over = Arc::new(AtomicBool::new(false));
+    end_on(signals, Arc::clone(&is_over))?;
     let (stop, stopped) = channel();
     let (sender, looks) = sync_channel(1);
     thread::spawn(move || gather(&run, interval, &sender, &stopped));
-    let result = show(&mut terminal, &mut model, &looks);
+    let result = show(&mut terminal, &mut model, &looks, &is_over);
     drop(stop);
-    ratatui::restore();
+    give_back();
+    if is_over.load(Relaxed) {
+        // The thread that was told ends the process, with the status that goes with the signal.
+        thread::park();
+    }
     result.context("terminal")
+}
+
+/// On a signal: lets the picture come to its end, so that nothing is drawn behind it, and then ends the process.
+fn end_on(signals: Signals, is_over: Arc<AtomicBool>) -> Result<()> {
+    interrupt::end_on(signals, move || {
+        is_over.store(true, Relaxed);
+        thread::sleep(LAST_PICTURE_MAX);
+        give_back();
+    })
+}
+
+/// Leaves the terminal as it was. Doing it twice does no harm.
+fn give_back() {
+    ratatui::restore();
+    // A terminal that is gone needs no cursor.
+    let _ = execute!(stdout(), cursor::Show);
 }
 
 /// Looks again and again until nobody wants to see it.
@@ -51,9 +83,14 @@ fn gather(run: &RunDir, interval: Duration, looks: &SyncSender<Result<Look>>, st
     }
 }
 
-fn show(terminal: &mut DefaultTerminal, model: &mut Model, looks: &Receiver<Result<Look>>) -> std::io::Result<()> {
+fn show(
+    terminal: &mut DefaultTerminal,
+    model: &mut Model,
+    looks: &Receiver<Result<Look>>,
+    is_over: &AtomicBool,
+) -> std::io::Result<()> {
     let mut changed = true;
-    loop {
+    while !is_over.load(Relaxed) {
         for look in looks.try_iter() {
             match look {
                 Ok(look) => model.take(look),
@@ -72,9 +109,10 @@ fn show(terminal: &mut DefaultTerminal, model: &mut Model, looks: &Receiver<Resu
             && let Some(key) = key(pressed)
             && !model.press(key)
         {
-            return Ok(());
+            break;
         }
     }
+    Ok(())
 }
 
 fn key(pressed: KeyEvent) -> Option<Key> {

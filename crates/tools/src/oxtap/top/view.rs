@@ -36,8 +36,10 @@ fn draw_list(frame: &mut Frame<'_>, model: &Model, area: Rect) {
         return;
     }
     let columns = columns_for(area.width);
+    let image_width = usize::from(area.width.saturating_sub(width_of(&columns)));
     let head = columns.iter().map(|column| column.head).chain([IMAGE]);
-    let rows = shown.iter().skip(model.first).take(usize::from(area.height)).map(|row| cells(row, &columns));
+    let rows =
+        shown.iter().skip(model.first).take(usize::from(area.height)).map(|row| cells(row, &columns, image_width));
     let widths = columns.iter().map(|column| Constraint::Length(column.width)).chain([Constraint::Fill(1)]);
     let table = Table::new(rows, widths).column_spacing(1);
     frame.render_widget(table.header(Cells::new(head).style(Modifier::REVERSED)), area);
@@ -46,8 +48,7 @@ fn draw_list(frame: &mut Frame<'_>, model: &Model, area: Rect) {
 /// The columns that fit beside the image, the most important ones first, in their usual order.
 fn columns_for(width: u16) -> Vec<Column> {
     let mut columns = COLUMNS.to_vec();
-    let needed = |columns: &[Column]| columns.iter().map(|column| column.width + 1).sum::<u16>() + IMAGE_WIDTH_MIN;
-    while columns.len() > 1 && needed(&columns) > width {
+    while columns.len() > 1 && width_of(&columns) + IMAGE_WIDTH_MIN > width {
         let least = columns.iter().map(|column| column.rank).max();
         let place = columns.iter().rposition(|column| Some(column.rank) == least).expect("there are columns");
         columns.remove(place);
@@ -55,8 +56,23 @@ fn columns_for(width: u16) -> Vec<Column> {
     columns
 }
 
-fn cells<'a>(row: &Row, columns: &[Column]) -> Cells<'a> {
-    let cells = columns.iter().map(|column| (column.cell)(row)).chain([row.image.clone()]);
+/// What the columns take, with the blanks behind them.
+fn width_of(columns: &[Column]) -> u16 {
+    columns.iter().map(|column| column.width + 1).sum()
+}
+
+/// The end of a text that is too long: of a path the more telling part.
+fn tail(text: &str, width: usize) -> String {
+    let length = text.chars().count();
+    if length <= width {
+        return text.to_owned();
+    }
+    let end = text.chars().skip(length - width.saturating_sub(2));
+    "..".chars().chain(end).collect()
+}
+
+fn cells<'a>(row: &Row, columns: &[Column], image_width: usize) -> Cells<'a> {
+    let cells = columns.iter().map(|column| (column.cell)(row)).chain([tail(&row.image, image_width)]);
     Cells::new(cells.map(Line::from)).style(style(row))
 }
 
@@ -153,6 +169,13 @@ mod tests {
         for (width, height) in [(1, 1), (2, 2), (5, 1), (1, 9), (20, 3)] {
             lines(&model(), width, height);
         }
+    }
+
+    #[test]
+    fn of_a_long_path_the_end_is_shown() {
+        assert_eq!(tail("vhd:/images/a.vhd", 17), "vhd:/images/a.vhd");
+        assert_eq!(tail("vhd:/images/a.vhd", 9), "..s/a.vhd");
+        assert_eq!(tail("vhd:/images/a.vhd", 0), "..");
     }
 
     #[test]

@@ -1,0 +1,193 @@
+//! The numbers of real tapdisks, as a scraper gets them.
+
+use std::{
+    collections::BTreeSet,
+    io::{BufRead, BufReader, Read, Write},
+    net::{Shutdown, TcpStream},
+    os::unix::net::UnixStream,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use test_support::{ProcessGuard, RunDirectory};
+
+use crate::tapdisk::{Tapdisk, oxtap, refused, succeed};
+
+/// A hang limit.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// `oxtap metrics --listen`, and what it said.
+struct Scraped {
+    child: Child,
+    guard: ProcessGuard,
+    said: String,
+}
+
+impl Scraped {
+    fn start(place: &RunDirectory, words: &[&str]) -> Scraped {
+        let mut command = place.program("oxtap");
+        command.args(["metrics", "--listen"]).args(words).current_dir(place.scratch()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let guard = ProcessGuard::new(child.id()).unwrap();
+        let mut said = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+        Scraped { child, guard, said: said.trim().to_owned() }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let address = self.said.strip_prefix("metrics on http://").and_then(|rest| rest.strip_suffix("/metrics"));
+        let stream = TcpStream::connect(address.unwrap()).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream
+    }
+
+    fn end(mut self) {
+        self.guard.signal(Signal::TERM).unwrap();
+        assert!(self.guard.wait_for_end(LIMIT).unwrap(), "it does not end");
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+/// Asks for the page; its body.
+fn scrape(mut stream: impl Read + Write) -> String {
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    let kind = "Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert!(head.lines().any(|line| line == kind), "{head}");
+    body.to_owned()
+}
+
+/// The value of the one sample with this name and these labels.
+fn value(page: &str, name: &str, labels: &[&str]) -> f64 {
+    let is_meant =
+        |line: &&str| line.split(['{', ' ']).next() == Some(name) && labels.iter().all(|label| line.contains(label));
+    let samples: Vec<&str> = page.lines().filter(is_meant).collect();
+    let [sample] = samples[..] else { panic!("{name} {labels:?}: {samples:?}") };
+    sample.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+/// Asserts what the format demands of a page: families in one piece and named once, nothing behind the end, histograms
+/// that grow and end at infinity.
+fn assert_well_formed(page: &str) {
+    let body = page.strip_suffix("# EOF\n").expect("it ends with its end");
+    let (mut seen, mut family) = (BTreeSet::new(), String::new());
+    let mut last_bucket = (String::new(), 0.0);
+    for line in body.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            family = rest.split(' ').next().unwrap().to_owned();
+            assert!(seen.insert(family.clone()), "twice: {line}");
+        } else if let Some(rest) = line.strip_prefix("# ") {
+            assert_eq!(rest.split(' ').nth(1), Some(family.as_str()), "{line}");
+        } else {
+            assert!(line.starts_with(&family), "{line} is not of {family}");
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            let value: f64 = value.parse().unwrap();
+            assert!(value >= 0.0, "{line}");
+            if let Some((histogram, bound)) = series.split_once("le=\"") {
+                let at_least = if last_bucket.0 == histogram { last_bucket.1 } else { 0.0 };
+                assert!(value >= at_least, "{line}: buckets count everything below, too");
+                last_bucket = (histogram.to_owned(), value);
+                assert!(bound.starts_with("+Inf") || bound.trim_end_matches("\"}").parse::<f64>().is_ok(), "{line}");
+            }
+        }
+    }
+}
+
+/// A second opinion, where it is installed.
+fn ask_prometheus(page: &str) {
+    let program = "import sys\n\
+                   from prometheus_client.openmetrics.parser import text_string_to_metric_families\n\
+                   list(text_string_to_metric_families(sys.stdin.read()))\n";
+    let python = |program: &str| {
+        let mut command = Command::new("python3");
+        command.args(["-c", program]).stdin(Stdio::piped()).stderr(Stdio::null());
+        command
+    };
+    if !python("import prometheus_client").stdin(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        return;
+    }
+    let mut child = python(program).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "{page}");
+}
+
+#[test]
+fn requests_of_all_disks_are_counted_timed_and_well_formed() {
+    let place = RunDirectory::new();
+    let (one, other) = (Tapdisk::start(&place, "a.vhd"), Tapdisk::start(&place, "odd \"name\"\\.vhd"));
+    succeed(&mut one.qemu_io(&["write -P 1 0 1M", "read 0 64k", "read 0 64k", "flush"]));
+    let page = oxtap(&place, &["metrics"]);
+    assert_well_formed(&page);
+    ask_prometheus(&page);
+    let labels = [&format!("pid=\"{}\"", one.pid), "kind=\"read\""];
+    assert_eq!(value(&page, "oxtap_disk_completed_requests_total", &labels), 2.0);
+    assert_eq!(value(&page, "oxtap_disk_request_bytes_total", &labels), 131_072.0);
+    assert_eq!(value(&page, "oxtap_disk_served_seconds_count", &labels), 2.0);
+    assert!(value(&page, "oxtap_disk_served_seconds_sum", &labels) > 0.0);
+    let other_labels = [&format!("pid=\"{}\"", other.pid), "odd \\\"name\\\"\\\\.vhd"];
+    assert_eq!(value(&page, "oxtap_disk_info", &other_labels), 1.0);
+    one.destroy();
+    other.destroy();
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_tapdisk_that_hangs_is_down_and_delays_nobody() {
+    let place = RunDirectory::new();
+    let (fine, hung) = (Tapdisk::start(&place, "a.vhd"), Tapdisk::start(&place, "b.vhd"));
+    let scraped = Scraped::start(&place, &["127.0.0.1:0", "--patience", "1"]);
+    let guard = ProcessGuard::new(hung.pid).unwrap();
+    guard.signal(Signal::STOP).unwrap();
+    let begun = Instant::now();
+    let page = scrape(scraped.connect());
+    assert!(begun.elapsed() < LIMIT);
+    assert_well_formed(&page);
+    let up = |pid: u32| value(&page, "oxtap_tapdisk_up", &[&format!("pid=\"{pid}\"")]);
+    assert_eq!((up(fine.pid), up(hung.pid)), (1.0, 0.0));
+    value(&page, "oxtap_disk_size_bytes", &[&format!("pid=\"{}\"", fine.pid)]);
+    guard.signal(Signal::CONT).unwrap();
+    guard.release();
+    fine.destroy();
+    hung.destroy();
+    scraped.end();
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_scraper_may_come_over_a_unix_socket_which_goes_with_the_server() {
+    let place = RunDirectory::new();
+    let scraped = Scraped::start(&place, &["unix:here"]);
+    assert_eq!(scraped.said, "metrics on unix:here");
+    let socket = place.scratch().join("here");
+    let page = scrape(UnixStream::connect(&socket).unwrap());
+    assert_well_formed(&page);
+    scraped.end();
+    assert!(!socket.exists());
+}
+
+#[test]
+fn strangers_who_hang_about_keep_nobody_else_away() {
+    let place = RunDirectory::new();
+    let scraped = Scraped::start(&place, &["127.0.0.1:0"]);
+    let silent: Vec<TcpStream> = (0..20).map(|_| scraped.connect()).collect();
+    let mut rude = scraped.connect();
+    // He does not read the answer, and sends what nobody asked for until he is refused.
+    let _ = rude.write_all(&vec![b'x'; 1 << 20]);
+    let gone = scraped.connect();
+    gone.shutdown(Shutdown::Both).unwrap();
+    assert_well_formed(&scrape(scraped.connect()));
+    drop(silent);
+    scraped.end();
+}
+
+#[test]
+fn other_hosts_cannot_connect_by_accident() {
+    let place = RunDirectory::new();
+    let (status, said) = refused(&place, &["metrics", "--listen", "0.0.0.0:0"]);
+    assert_eq!(status, 22);
+    assert!(said.contains("--allow-remote"), "{said}");
+}
