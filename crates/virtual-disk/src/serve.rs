@@ -205,7 +205,8 @@ impl<S: RequestSource> Serve<S> {
     /// A queue is never idle with work pending: whenever the loop sleeps, somebody is bound to wake it.
     fn check_idle(&self, idle: Idle) {
         let is_explained = match idle {
-            Idle::Source | Idle::Turn => self.held.is_none(),
+            Idle::Source => self.held.is_none(),
+            Idle::Turn => true,
             Idle::End => self.has_ended && self.held.is_none(),
             Idle::Limits => self.held.is_some(),
             Idle::Gate => !matches!(self.core.gate(), Gate::Open(_)),
