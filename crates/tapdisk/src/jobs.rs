@@ -13,12 +13,12 @@ use std::{
     rc::Rc,
 };
 
-use block_core::{Error, Result};
+use block_core::{Error, ErrorKind, Result};
 use control_api::{Minor, native::JobState};
 use rustix::io::Errno;
 use storage_io::{Moment, Signal};
 
-use crate::home::{Done, Gave, JobKind};
+use crate::home::{Done, JobKind};
 
 /// Jobs that have not ended, of all disks. Beyond that somebody asks without ever looking at the answers.
 const UNFINISHED_MAX: usize = 4096;
@@ -155,12 +155,13 @@ fn may_become(state: JobState, next: JobState) -> bool {
 
 /// How a job ends that was cancelled before it began.
 pub(crate) fn cancelled() -> Done {
-    Err::<Gave, _>(Error::from_os("cancelled before it began", Errno::CANCELED.into()))
+    Err(Error::new(ErrorKind::Cancelled, "cancelled before it began"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::home::Gave;
     use storage_io::{Executor, SimulatedClock};
 
     fn begin(jobs: &Jobs, minor: u16) -> Result<Rc<JobRecord>> {

@@ -11,12 +11,13 @@ use control_api::{
     HeldMinor, Minor, native,
     protocol::{ImageInformation, ListEntry, Text, VbdState},
 };
-use storage_io::{Moment, ReplyTo, Sender, Signal, reply};
-use virtual_disk::{DiskState, Geometry, QueueStatus, Status};
+use storage_io::{FaultScript, Moment, ReplyTo, Sender, Signal, reply};
+use virtual_disk::{DiskState, Geometry, Limiter, QueueStatus, Status};
 
 use crate::{
-    home::{Done, Job, Name, Order, Urgent},
+    home::{Done, Job, Name, Order, Up, Urgent},
     jobs::JobRecord,
+    layers::ValveName,
     log::seconds,
     native::report,
     statistics,
@@ -28,7 +29,7 @@ pub(crate) struct Slot {
     held: HeldMinor,
     published: Arc<Published>,
     /// Known as soon as the home thread is up.
-    status: OnceCell<Arc<Status>>,
+    up: OnceCell<Up>,
     /// Jobs, one after the other.
     orders: Sender<Order>,
     /// What waits for nothing.
@@ -46,7 +47,7 @@ impl Slot {
         urgent: Sender<Urgent>,
     ) -> Slot {
         let (line, moved) = (RefCell::default(), Signal::new());
-        Slot { held, published, status: OnceCell::new(), orders, urgent, line, moved }
+        Slot { held, published, up: OnceCell::new(), orders, urgent, line, moved }
     }
 
     pub(crate) fn minor(&self) -> Minor {
@@ -54,9 +55,9 @@ impl Slot {
     }
 
     /// The home thread is up.
-    pub(crate) fn is_up(&self, status: Arc<Status>) {
+    pub(crate) fn is_up(&self, up: Up) {
         // It comes up once.
-        let _ = self.status.set(status);
+        let _ = self.up.set(up);
     }
 
     /// Puts a job at the end of the line.
@@ -120,7 +121,27 @@ impl Slot {
 
     /// What its disk publishes, once its thread is up.
     pub(crate) fn status(&self) -> Option<&Status> {
-        self.status.get().map(|status| &**status)
+        self.up.get().map(|up| &*up.status)
+    }
+
+    /// What its disk is limited by, once its thread is up.
+    pub(crate) fn limiter(&self) -> Result<&Limiter> {
+        self.up.get().map(|up| &*up.limiter).ok_or_else(|| self.gone())
+    }
+
+    /// Puts rules in the place of those by which its storage fails.
+    pub(crate) fn replace_faults(&self, rules: &str) -> Result<()> {
+        let script = self.published.words().faults.clone();
+        let words = || format!("minor {}: its storage was not opened so that it could fail", self.minor());
+        script.ok_or_else(|| Error::new(ErrorKind::Invalid, words()))?.replace(rules)
+    }
+
+    /// Has home draw on the budget of a rate limiter, or of none.
+    pub(crate) async fn draw_on(&self, valve: Option<ValveName>) -> Result<()> {
+        if self.name().is_empty() {
+            return Err(Error::new(ErrorKind::Invalid, format!("minor {} is not open", self.minor())));
+        }
+        self.ask(|to| Urgent::DrawOn(valve, to)).await
     }
 
     /// Where its disk is in its life.
@@ -145,7 +166,7 @@ impl Slot {
     }
 
     fn disk_state(&self) -> DiskState {
-        self.status.get().map_or(DiskState::Attached, |status| status.state())
+        self.status().map_or(DiskState::Attached, |status| status.state())
     }
 
     pub(crate) fn state(&self) -> VbdState {
@@ -171,12 +192,12 @@ impl Slot {
 
     /// The size when it was last opened; zeroes before that.
     pub(crate) fn information(&self) -> ImageInformation {
-        self.status.get().and_then(|status| status.geometry()).map(information).unwrap_or_default()
+        self.status().and_then(|status| status.geometry()).map(information).unwrap_or_default()
     }
 
     /// All that is known, for people.
     pub(crate) fn describe(&self, now: Moment) -> Vec<String> {
-        let status = self.status.get();
+        let status = self.status();
         let minor = self.minor();
         let step = status.and_then(|status| status.step()).map(|step| format!(" doing: {step}"));
         let trouble = status.and_then(|status| status.trouble()).map(|error| format!(" trouble: {error}"));
@@ -265,6 +286,8 @@ pub(crate) struct Words {
     pub(crate) is_shared: bool,
     /// The rate limiter that it asks.
     pub(crate) valve: Option<Shown>,
+    /// By what its storage fails, if it was opened so.
+    pub(crate) faults: Option<FaultScript>,
 }
 
 impl Published {

@@ -43,6 +43,10 @@ impl Home {
             words.empty_pause = None;
         }
         self.is_forced.set(false);
+        self.fail_by_rules(&open, &layers)?;
+        if let Some(limits) = open.limits {
+            self.disk.limiter().set(limits);
+        }
         // Before the first request, and whether or not the limiter is there.
         self.limit_by(layers.valve.as_ref());
         let opened = self.disk.open(spec, open.settings(self.retry_eio)).await;
@@ -58,7 +62,7 @@ impl Home {
     }
 
     /// Makes the disk ask this rate limiter from now on, or none.
-    fn limit_by(&self, valve: Option<&ValveName>) {
+    pub(super) fn limit_by(&self, valve: Option<&ValveName>) {
         // The old one first: what it does when it goes would undo what the new one has done.
         self.valve.take();
         let valve = valve.map(|name| Valve::open(&self.disk, name, &self.run, self.minor, &self.log));
@@ -124,6 +128,9 @@ impl Home {
         open.name = name.unwrap_or(open.name);
         let layers = split_layers(open.name.as_bytes())?;
         let spec = is_named.then(|| spec(&open, &layers)).transpose()?;
+        if is_named {
+            self.fail_by_rules(&open, &layers)?;
+        }
         let valve = layers.valve;
         let result = self.try_to_resume(spec.as_ref()).await;
         let is_another_disk = result.as_ref().is_err_and(|error| error.kind() == ErrorKind::SizeChanged);
@@ -226,9 +233,6 @@ impl Home {
 
 /// What to open, as the chain wants it told.
 fn spec(open: &Open, layers: &Layers<'_>) -> Result<ChainSpec> {
-    if layers.faults.is_some() {
-        return Err(Error::new(ErrorKind::Unsupported, "storage cannot be made to fail here"));
-    }
     let leaf = ImageName::from_bytes(layers.image)?;
     let access = if open.is_read_only { Access::Read } else { Access::Write };
     let mut spec = ChainSpec::new(leaf, access);

@@ -6,6 +6,7 @@
 //!   urgent --> close by force, turn back -----+--> Exports: sockets from open to close, also while paused
 //! ```
 
+mod files;
 mod job;
 mod life;
 
@@ -20,12 +21,14 @@ use std::{
 use block_core::{Result, ResultExt};
 use control_api::{Minor, RunDir};
 use storage_io::{BufferPool, EngineChoice, Executor, Files, Receiver, ReplyTo, Signal};
-use virtual_disk::{Disk, Status};
+use virtual_disk::{Disk, Limiter, Status};
 
+use self::files::DiskFiles;
 pub(crate) use self::job::{Done, Gave, Job, JobKind, Name, Open};
 use crate::{
     exports::Exports,
     jail::Jail,
+    layers::ValveName,
     log::Log,
     loops::{Loops, Purpose},
     pages::Pages,
@@ -50,6 +53,15 @@ pub(crate) enum Urgent {
     ForceClose(ReplyTo<Done>),
     /// Give up the job of this number, if it is being done and can be given up.
     TurnBack(u64, ReplyTo<bool>),
+    /// Draw on the budget of this rate limiter, or of none.
+    DrawOn(Option<ValveName>, ReplyTo<()>),
+}
+
+/// What a home thread gives when it takes orders: what may be looked at and changed from other threads.
+#[derive(Debug)]
+pub(crate) struct Up {
+    pub(crate) status: Arc<Status>,
+    pub(crate) limiter: Arc<Limiter>,
 }
 
 /// What a home thread is given.
@@ -68,12 +80,12 @@ pub(crate) struct Setup {
 }
 
 /// Starts a home thread; `up` is told when it takes orders.
-pub(crate) fn start(setup: Setup, up: ReplyTo<Result<Arc<Status>>>) -> io::Result<()> {
+pub(crate) fn start(setup: Setup, up: ReplyTo<Result<Up>>) -> io::Result<()> {
     let name = format!("disk {}", setup.minor);
     thread::Builder::new().name(name).spawn(move || run(setup, up)).map(drop)
 }
 
-fn run(setup: Setup, up: ReplyTo<Result<Arc<Status>>>) {
+fn run(setup: Setup, up: ReplyTo<Result<Up>>) {
     let executor = match Executor::new(setup.engine).context("engine") {
         Ok(executor) => executor,
         Err(error) => {
@@ -84,12 +96,14 @@ fn run(setup: Setup, up: ReplyTo<Result<Arc<Status>>>) {
     let Setup { minor, pid, run, engine, jail, retry_eio, log, loops, published, orders, urgent } = setup;
     let known = loops.register(&executor, Purpose::Queue(minor, 0));
     let reporter = log.reporter(minor, published.clone());
-    let disk = Disk::new(&executor, jail.opener(Rc::new(Files)), BufferPool::new(POOL_BYTES), reporter);
-    let _ = up.answer(Ok(disk.status()));
+    let files = Rc::new(DiskFiles::new(jail.opener(Rc::new(Files))));
+    let disk = Disk::new(&executor, files.clone(), BufferPool::new(POOL_BYTES), reporter);
+    let _ = up.answer(Ok(Up { status: disk.status(), limiter: disk.limiter() }));
     let pages = Pages::new(&run, pid, minor);
     let home = Rc::new(Home {
         executor: executor.clone(),
         disk,
+        files,
         minor,
         pid,
         run,
@@ -119,6 +133,7 @@ fn run(setup: Setup, up: ReplyTo<Result<Arc<Status>>>) {
 struct Home {
     executor: Executor,
     disk: Disk,
+    files: Rc<DiskFiles>,
     minor: Minor,
     pid: u32,
     run: RunDir,
@@ -175,6 +190,10 @@ impl Home {
                 }
                 Urgent::TurnBack(number, done) => {
                     let _ = done.answer(self.current.get() == Some(number) && self.turn_back());
+                }
+                Urgent::DrawOn(valve, done) => {
+                    self.limit_by(valve.as_ref());
+                    let _ = done.answer(());
                 }
             }
         }

@@ -2,14 +2,17 @@
 
 use std::{future::Future, pin::Pin, rc::Rc, time::Duration};
 
-use block_core::{Error, ErrorKind, Result};
-use control_api::native::{Cancelled, Command, Disks, Done, Grow, JobList, OpenImages, ResultOf, Statistics};
+use block_core::Result;
+use control_api::native::{
+    Cancelled, Command, Disks, Done, Faults, Grow, JobList, Limits, LimitsInForce, OpenImages, ResultOf, Statistics,
+};
 
 use super::{limits, report};
 use crate::{
     control::Control,
     home::{Job, Name, Open},
     jobs::JobRecord,
+    layers::ValveName,
 };
 
 /// How a command has begun.
@@ -56,11 +59,29 @@ impl Control {
             Command::Close { minor, force: false, deadline_ms } => {
                 self.begin_job(minor, Job::Close { deadline: milliseconds(deadline_ms) })
             }
-            other => {
-                let words = format!("'{}' is not served", other.name());
-                Begun::Answered(Err(Error::new(ErrorKind::Unsupported, words)))
+            Command::Limit { minor, limits } => Begun::Answered(self.limit(minor, limits)),
+            Command::Faults(Faults { minor, rules }) => {
+                let replaced = self.slot(minor).and_then(|slot| slot.replace_faults(&rules));
+                Begun::Answered(replaced.map(|()| ResultOf::Faults(Done {})))
+            }
+            Command::Budget { minor, valve } => {
+                let control = self.clone();
+                Begun::Asked(Box::pin(async move { control.draw_on(minor, valve).await }))
             }
         }
+    }
+
+    fn limit(&self, minor: u16, limits: Limits) -> Result<ResultOf> {
+        let slot = self.slot(minor)?;
+        let limiter = slot.limiter()?;
+        limiter.set(limits::wanted(limits)?);
+        Ok(ResultOf::Limit(LimitsInForce { limits: limits::told(&limiter.limits()) }))
+    }
+
+    async fn draw_on(&self, minor: u16, valve: Option<String>) -> Result<ResultOf> {
+        let valve = valve.map(|name| ValveName::parse(&name)).transpose()?;
+        self.slot(minor)?.draw_on(valve).await?;
+        Ok(ResultOf::Budget(Done {}))
     }
 
     fn begin_job(self: &Rc<Self>, minor: u16, job: Job) -> Begun {

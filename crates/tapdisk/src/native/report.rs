@@ -7,7 +7,7 @@ use control_api::{
     Minor, errno_of,
     native::{
         self, Bucket, DiskStatistics, DiskSummary, Done, Dump, ErrorCount, FailureCause, Histogram, InFlightRequest,
-        JobState, JobStatus, Latency, Layer, Limits, LogStatistics, LoopDump, LoopTurn, Opened, OutcomeOfJob,
+        JobState, JobStatus, Latency, Layer, LogStatistics, LoopDump, LoopTurn, Opened, OutcomeOfJob,
         ProcessStatistics, Progress, QueueStatistics, RequestCount, RequestPhase, Resized, ResultOf, RunningOperation,
         State, Throttled,
     },
@@ -21,7 +21,7 @@ use virtual_disk::{
     Status, Totals,
 };
 
-use super::session::failure;
+use super::{limits, session::failure};
 use crate::{
     control::Control,
     home::{self, Gave, JobKind},
@@ -74,7 +74,7 @@ pub(super) fn statistics(control: &Control, slot: &Slot) -> DiskStatistics {
         retries: totals.retries,
         running: status.map(|status| running(status, now)).unwrap_or_default(),
         stuck: 0,
-        limits: Limits::default(),
+        limits: slot.limiter().map(|limiter| limits::told(&limiter.limits())).unwrap_or_default(),
         throttled: Throttled { requests: totals.throttled, waited_us: totals.throttled_microseconds },
         valve: slot.valve().map(|valve| valve.name.to_string()),
         resized: status.map_or(0, Status::resized),

@@ -2,7 +2,9 @@
 
 use control_api::{
     errno,
-    native::{Client, Command, DiskSummary, Grow, OpenImages, ResultOf, State},
+    native::{
+        Client, Command, DiskSummary, Faults, Grow, Limit, Limits, LimitsInForce, OpenImages, Rate, ResultOf, State,
+    },
 };
 
 use crate::host::{Host, aio, eventually, minor};
@@ -187,4 +189,56 @@ fn connections_are_spread_over_as_many_queues_as_were_asked_for() {
     client.ask(close()).unwrap();
     eventually("the thread has gone", || queues(&mut client).len() == 1);
     assert_eq!(client.stats(Some(0)).unwrap().disks[0].requests["write"].requests, 4);
+}
+
+#[test]
+fn limits_are_set_when_opening_and_changed_live() {
+    let host = Host::new();
+    let (pid, _) = host.attached(1);
+    let mut client = host.native(pid);
+    let image = aio(&host.raw_image("a.img", 1 << 20));
+    let rate = |per_second, burst| Some(Rate { per_second, burst: Some(burst) });
+    let slow = Limits { write: Limit { requests: rate(20, 1), bytes: None }, ..Limits::default() };
+    client.ask(Command::Open(OpenImages { minor: 0, image, limits: Some(slow), ..OpenImages::default() })).unwrap();
+    let disk = |client: &mut Client| client.stats(Some(0)).unwrap().disks.remove(0);
+    assert_eq!(disk(&mut client).limits, slow);
+    let mut nbd = export::nbd::client::Client::connect_unix(&host.run.nbd_socket(pid, minor("0")), "").unwrap();
+    let mut write = |count: u64| (0..count).for_each(|number| nbd.write(number << 12, &[1; 4096]).unwrap());
+    write(4);
+    let throttled = disk(&mut client).throttled;
+    assert!(throttled.requests >= 2 && throttled.waited_us > 10_000, "{throttled:?}");
+
+    let fast = Limits { write: Limit { requests: None, bytes: rate(1 << 30, 1 << 30) }, ..Limits::default() };
+    let set = |limits| Command::Limit { minor: 0, limits };
+    assert_eq!(client.ask(set(fast)).unwrap(), ResultOf::Limit(LimitsInForce { limits: fast }));
+    write(100);
+    assert_eq!(disk(&mut client).throttled, throttled);
+    let nothing = Limits { read: Limit { requests: rate(0, 1), bytes: None }, ..Limits::default() };
+    assert_eq!(errno(&client.ask(set(nothing)).unwrap_err()), 22);
+    assert_eq!(disk(&mut client).limits, fast);
+}
+
+#[test]
+fn only_storage_that_was_opened_so_can_be_made_to_fail() {
+    let host = Host::new();
+    let (pid, _) = host.attached(1);
+    let mut client = host.native(pid);
+    let image = aio(&host.raw_image("a.img", 1 << 20));
+    let faults = |rules: &str| Command::Faults(Faults { minor: 0, rules: rules.into() });
+    client.ask(open(image.clone())).unwrap();
+    assert_eq!(errno(&client.ask(faults("write=EIO")).unwrap_err()), 22);
+    client.ask(close()).unwrap();
+
+    client.ask(open(format!("fault::{image}"))).unwrap();
+    let mut nbd = export::nbd::client::Client::connect_unix(&host.run.nbd_socket(pid, minor("0")), "").unwrap();
+    nbd.write(0, &[1; 4096]).unwrap();
+    client.ask(faults("write=EIO")).unwrap();
+    assert!(nbd.write(0, &[1; 4096]).is_err());
+    assert_eq!(errno(&client.ask(faults("write=EWHAT")).unwrap_err()), 22);
+    assert!(nbd.write(0, &[1; 4096]).is_err(), "rules that are not understood change nothing");
+    client.ask(faults("")).unwrap();
+    nbd.write(0, &[1; 4096]).unwrap();
+    assert_eq!(errno(&client.ask(open(format!("fault:nonsense:{image}"))).unwrap_err()), 114, "it is open");
+    client.ask(close()).unwrap();
+    assert_eq!(errno(&client.ask(open(format!("fault:nonsense:{image}"))).unwrap_err()), 22);
 }
