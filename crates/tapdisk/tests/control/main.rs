@@ -14,6 +14,7 @@ mod hung_storage;
 mod jail;
 mod life_of_a_disk;
 mod list_of_many_disks;
+mod logging;
 mod native_commands;
 mod native_hostile;
 mod native_jobs;
