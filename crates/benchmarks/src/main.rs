@@ -13,6 +13,7 @@ mod disk;
 mod figures;
 mod limits;
 mod load;
+mod logging;
 mod memory;
 mod nbd;
 mod neighbour;
@@ -81,6 +82,11 @@ const BENCHMARKS: &[Benchmark] = &[
     Benchmark { name: "nbd", summary: "CPU time of a request over NBD", run: nbd::run },
     Benchmark { name: "limits", summary: "how exactly limits are kept", run: limits::run },
     Benchmark { name: "neighbour", summary: "latency beside a disk that saturates the machine", run: neighbour::run },
+    Benchmark {
+        name: "logging",
+        summary: "failing requests while log daemons read, sleep and lack",
+        run: logging::run,
+    },
     Benchmark { name: "memory", summary: "memory of what is idle", run: memory::run },
 ];
 

@@ -29,7 +29,8 @@ use crate::{
     usage::process_cpu,
 };
 
-const BYTES: u64 = 64 << 20;
+/// The bytes of the disk that a [`Pipeline`] asks for.
+pub(crate) const BYTES: u64 = 64 << 20;
 const BLOCK: u32 = 4096;
 const DEPTH: usize = 32;
 /// Until both sides are at it.
@@ -72,7 +73,7 @@ fn measure(effort: &Effort, image: &Path, connections: u64, is_write: bool) -> R
     let stop = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..connections)
         .map(|number| {
-            let (pipeline, stop) = (Pipeline::connect(&socket, number, is_write)?, stop.clone());
+            let (pipeline, stop) = (Pipeline::connect(&socket, number, is_write, false)?, stop.clone());
             Ok(thread::spawn(move || pipeline.run(&stop)))
         })
         .collect::<Result<_>>()?;
@@ -82,34 +83,44 @@ fn measure(effort: &Effort, image: &Path, connections: u64, is_write: bool) -> R
     stop.store(true, Ordering::Relaxed);
     let mut answered = 0.0;
     for client in clients {
-        answered += client.join().expect("a client does not panic")?;
+        answered += f64::from(client.join().expect("a client does not panic")?.all);
     }
     let used = process_cpu(server.pid())? - before;
     Ok(Measured { requests: answered / effort.duration.as_secs_f64(), cpu: used.as_secs_f64() * 1e6 / answered })
 }
 
 /// A client that keeps `DEPTH` requests under way, with as little effort as it can.
-struct Pipeline {
+pub(crate) struct Pipeline {
     stream: UnixStream,
     random: Random,
     is_write: bool,
+    may_fail: bool,
     data: Vec<u8>,
 }
 
+/// Requests that were answered.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Answered {
+    pub(crate) all: u32,
+    /// Those of them that failed.
+    pub(crate) failed: u32,
+}
+
 impl Pipeline {
-    fn connect(socket: &Path, number: u64, is_write: bool) -> Result<Pipeline> {
+    pub(crate) fn connect(socket: &Path, number: u64, is_write: bool, may_fail: bool) -> Result<Pipeline> {
         let mut stream = UnixStream::connect(socket).context(socket.display())?;
         let mut hello = Vec::new();
         put_client_flags(&mut hello, ClientFlags::FIXED_NEWSTYLE | ClientFlags::NO_ZEROES);
         put_export_name(&mut hello, "bench");
         stream.write_all(&hello).context("nbd")?;
         stream.read_exact(&mut [0; GREETING_BYTES]).context("nbd")?;
-        Ok(Pipeline { stream, random: Random::new(number + 1), is_write, data: vec![0x5a; BLOCK as usize] })
+        let data = vec![0x5a; BLOCK as usize];
+        Ok(Pipeline { stream, random: Random::new(number + 1), is_write, may_fail, data })
     }
 
-    /// Runs until it is told to stop; how many requests were answered.
-    fn run(mut self, stop: &AtomicBool) -> Result<f64> {
-        let mut answered = 0;
+    /// Runs until it is told to stop.
+    pub(crate) fn run(mut self, stop: &AtomicBool) -> Result<Answered> {
+        let mut answered = Answered::default();
         let mut received = vec![0; (SIMPLE_REPLY_BYTES + BLOCK as usize) * DEPTH];
         let mut have = 0;
         self.ask(DEPTH)?;
@@ -120,19 +131,17 @@ impl Pipeline {
                 return Err(Error::new(ErrorKind::Closed, "nbd: the server has gone"));
             }
             have += count;
-            let reply = SIMPLE_REPLY_BYTES + if self.is_write { 0 } else { BLOCK as usize };
-            let whole = have / reply;
-            check(&received[..whole * reply], reply)?;
-            received.copy_within(whole * reply..have, 0);
-            have -= whole * reply;
-            answered += u32::try_from(whole).expect("at most all that are under way");
-            running -= whole;
+            let (now, used) = self.replies(&received[..have])?;
+            received.copy_within(used..have, 0);
+            have -= used;
+            answered = Answered { all: answered.all + now.all, failed: answered.failed + now.failed };
+            running -= now.all as usize;
             if !stop.load(Ordering::Relaxed) {
-                self.ask(whole)?;
-                running += whole;
+                self.ask(now.all as usize)?;
+                running += now.all as usize;
             }
         }
-        Ok(f64::from(answered))
+        Ok(answered)
     }
 
     fn ask(&mut self, count: usize) -> Result<()> {
@@ -148,15 +157,23 @@ impl Pipeline {
         }
         self.stream.write_all(&out).context("nbd")
     }
-}
 
-/// Whether all replies say that all went well.
-fn check(replies: &[u8], length: usize) -> Result<()> {
-    for reply in replies.chunks(length) {
-        match ReplyHeader::decode(reply)? {
-            Some((ReplyHeader::Simple { error: None, .. }, _)) => {}
-            other => return Err(Error::new(ErrorKind::Io, format!("nbd: {other:?}"))),
+    /// What whole replies say, and how many bytes those are.
+    fn replies(&self, bytes: &[u8]) -> Result<(Answered, usize)> {
+        let (mut answered, mut used) = (Answered::default(), 0);
+        while let Some((header, length)) = ReplyHeader::decode(&bytes[used..])? {
+            let has_failed = match header {
+                ReplyHeader::Simple { error: None, .. } => false,
+                ReplyHeader::Simple { .. } if self.may_fail => true,
+                other => return Err(Error::new(ErrorKind::Io, format!("nbd: {other:?}"))),
+            };
+            let data = if self.is_write || has_failed { 0 } else { BLOCK as usize };
+            if bytes.len() < used + length + data {
+                break;
+            }
+            used += length + data;
+            answered = Answered { all: answered.all + 1, failed: answered.failed + u32::from(has_failed) };
         }
+        Ok((answered, used))
     }
-    Ok(())
 }
