@@ -17,6 +17,7 @@ mod budget;
 mod counters;
 mod disk;
 mod door;
+mod held;
 mod histogram;
 mod images;
 mod in_flight;

@@ -158,7 +158,7 @@ pub(crate) enum Direction {
 }
 
 impl Direction {
-    fn of(kind: RequestKind) -> Option<Direction> {
+    pub(crate) fn of(kind: RequestKind) -> Option<Direction> {
         match kind {
             RequestKind::Read => Some(Direction::Read),
             RequestKind::Write | RequestKind::Discard | RequestKind::WriteZeroes => Some(Direction::Write),

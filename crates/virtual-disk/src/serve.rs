@@ -4,17 +4,16 @@ use std::{
     future::Future,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, ready},
-    time::Duration,
+    task::{Context, Poll},
 };
 
 use block_core::{Error, Tag};
-use storage_io::{Moment, Sleep};
 
 use crate::{
-    Geometry, Outcome, Pass, Request, RequestKind, RequestSource, Turn,
+    Geometry, Outcome, Request, RequestSource,
+    held::{Held, Released},
     outbox::Outbox,
-    queue::{Core, Counting, Gate, Opened},
+    queue::{Core, Gate, Opened},
     request,
 };
 
@@ -26,8 +25,8 @@ pub(crate) struct Serve<S: RequestSource> {
     core: Rc<Core>,
     outbox: Rc<Outbox>,
     source: Option<S>,
-    /// The one request that was taken and waits for its turn within the limits. No other is taken meanwhile.
-    held: Option<Held>,
+    /// What was taken and waits for its turn within the limits; what bounds the source's requests bounds this.
+    held: Held,
     generation: u64,
     has_ended: bool,
     /// The size that the source has seen.
@@ -36,21 +35,11 @@ pub(crate) struct Serve<S: RequestSource> {
     answers: Vec<(Tag, Outcome)>,
 }
 
-struct Held {
-    request: Request,
-    pass: Box<Pass>,
-    came: Moment,
-    timer: Option<Sleep>,
-    _counted: Counting,
-}
-
 /// Why the loop sleeps, each with what will wake it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Idle {
     /// The source has nothing, and wakes the loop when it has.
     Source,
-    /// A request waits for its turn within the limits, which wake the loop, or its timer does.
-    Limits,
     /// The gate is not open; home opens it.
     Gate,
     /// Others get their turn; the loop has woken itself.
@@ -68,7 +57,7 @@ impl<S: RequestSource> Serve<S> {
             outbox: core.new_outbox(),
             generation: core.generation(),
             source: Some(source),
-            held: None,
+            held: Held::default(),
             has_ended: false,
             bytes: core.status.geometry().map(|geometry| geometry.bytes()),
             answers: Vec::new(),
@@ -111,56 +100,44 @@ impl<S: RequestSource> Serve<S> {
     fn take_to_serve(&mut self, cx: &mut Context<'_>, opened: &Rc<Opened>) -> (usize, Idle) {
         self.tell_size(&opened.geometry);
         let now = self.core.executor.now();
-        let mut answered = 0;
+        let (mut answered, mut idle) = (0, Idle::Turn);
         for _ in 0..TAKEN_AT_ONCE_MAX {
-            if self.poll_held(cx, opened, now).is_pending() {
-                return (answered, Idle::Limits);
-            }
             let request = match self.next(cx) {
                 Ok(request) => request,
-                Err(idle) => return (answered, idle),
+                Err(found) => {
+                    idle = found;
+                    break;
+                }
             };
             let tag = request.tag;
             match request::check(&self.core, opened, request, now) {
-                Ok(request) => self.let_pass(opened, request, now),
+                Ok(request) => {
+                    let released = self.held.admit(&self.core, request, now);
+                    released.into_iter().for_each(|released| self.begin(opened, released));
+                }
                 Err(outcome) => {
                     self.source().answer(tag, outcome);
                     answered += 1;
                 }
             }
         }
-        cx.waker().wake_by_ref();
-        (answered, Idle::Turn)
+        while let Poll::Ready(released) = self.held.poll_released(&self.core, now, cx) {
+            self.begin(opened, released);
+        }
+        if idle == Idle::Turn {
+            cx.waker().wake_by_ref();
+        }
+        (answered, idle)
     }
 
-    /// Begins a request, or holds it if there are limits.
-    fn let_pass(&mut self, opened: &Rc<Opened>, request: Request, came: Moment) {
-        let bytes = request.operation.range().map_or(0, |range| range.length());
-        match self.core.limiter.pass(RequestKind::of(&request.operation), bytes, came) {
-            None => request::begin(&self.core, opened, &self.outbox, request, came, None),
-            Some(pass) => {
-                let _counted = self.core.hold();
-                self.held = Some(Held { request, pass: Box::new(pass), came, timer: None, _counted });
-            }
-        }
-    }
-
-    /// Ready when no request is held, or it is its turn.
-    fn poll_held(&mut self, cx: &mut Context<'_>, opened: &Rc<Opened>, now: Moment) -> Poll<()> {
-        let Some(held) = &mut self.held else { return Poll::Ready(()) };
-        let waited = ready!(held.poll_turn(&self.core, cx, now));
-        if !waited.is_zero() {
-            self.core.recorder.throttled(waited);
-        }
-        let Held { request, pass, came, .. } = self.held.take().expect("it was there");
-        request::begin(&self.core, opened, &self.outbox, request, came, Some(pass));
-        Poll::Ready(())
+    fn begin(&self, opened: &Rc<Opened>, Released { request, came, pass }: Released) {
+        request::begin(&self.core, opened, &self.outbox, request, came, pass);
     }
 
     fn take_to_refuse(&mut self, cx: &mut Context<'_>, error: &Error) -> (usize, Idle) {
         let now = self.core.executor.now();
         let mut answered = 0;
-        if let Some(Held { request, .. }) = self.held.take() {
+        while let Some(request) = self.held.take_any() {
             let outcome = request::refuse_counted(&self.core, &request, error, now);
             self.source().answer(request.tag, outcome);
             answered += 1;
@@ -199,39 +176,17 @@ impl<S: RequestSource> Serve<S> {
 
     /// Whether nothing is left to do for the source.
     fn is_done(&self) -> bool {
-        self.has_ended && self.held.is_none() && self.outbox.taken() == 0 && self.outbox.is_empty()
+        self.has_ended && self.held.is_empty() && self.outbox.taken() == 0 && self.outbox.is_empty()
     }
 
     /// A queue is never idle with work pending: whenever the loop sleeps, somebody is bound to wake it.
     fn check_idle(&self, idle: Idle) {
         let is_explained = match idle {
-            Idle::Source => self.held.is_none(),
-            Idle::Turn => true,
-            Idle::End => self.has_ended && self.held.is_none(),
-            Idle::Limits => self.held.is_some(),
+            Idle::Source | Idle::Turn => self.held.is_awaited(),
+            Idle::End => self.has_ended && self.held.is_awaited(),
             Idle::Gate => !matches!(self.core.gate(), Gate::Open(_)),
         };
         assert!(is_explained, "a source is left alone with work pending: {idle:?}");
-    }
-}
-
-impl Held {
-    /// Ready, with how long it waited, when the limits let it go.
-    fn poll_turn(&mut self, core: &Core, cx: &mut Context<'_>, now: Moment) -> Poll<Duration> {
-        if let Poll::Ready(waited) = self.pass.poll_go(&core.limiter, now, cx) {
-            return Poll::Ready(waited);
-        }
-        self.timer = match self.pass.turn(now) {
-            Turn::At(moment) => Some(core.executor.sleep_until(moment)),
-            Turn::WhenWoken => None,
-        };
-        if let Some(timer) = &mut self.timer
-            && Pin::new(timer).poll(cx).is_ready()
-        {
-            // Its instant has come since `now`.
-            cx.waker().wake_by_ref();
-        }
-        Poll::Pending
     }
 }
 

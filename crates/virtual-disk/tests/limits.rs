@@ -94,14 +94,37 @@ fn what_moves_nothing_is_free() {
 }
 
 #[test]
-fn one_request_waits_and_the_client_keeps_the_others() {
-    let (host, scripts) = limited(5, Limits { total: requests(1, 0), ..Limits::NONE }, 1);
-    many(&scripts[0], 10, 512);
+fn reads_pass_writes_that_wait() {
+    let (host, scripts) = limited(5, Limits { write: requests(1, 0), ..Limits::NONE }, 1);
+    let writes: Vec<_> = (0..10).map(|_| scripts[0].write(0, 1, 512)).collect();
+    let read = scripts[0].read(4096, 512);
     host.settle();
     let status = host.disk.status();
-    assert_eq!((scripts[0].answered(), scripts[0].waiting(), status.held()), (1, 8, 1));
+    assert!(scripts[0].answer(read).is_some(), "of the same client");
+    assert_eq!((scripts[0].answered(), status.held()), (1, 9));
     host.pass(SECOND);
-    assert_eq!((scripts[0].answered(), scripts[0].waiting(), status.held()), (2, 7, 1));
+    assert_eq!((scripts[0].answered(), status.held()), (2, 8));
+    host.pass(8 * SECOND);
+    assert!(writes.into_iter().all(|write| is_done(scripts[0].answer(write))));
+    assert_eq!(status.held(), 0);
+}
+
+#[test]
+fn a_client_with_many_requests_gets_no_more_than_one_with_few() {
+    let (host, scripts) = limited(12, Limits { total: requests(10, 0), ..Limits::NONE }, 2);
+    many(&scripts[0], 1000, 512);
+    host.settle();
+    // The other one asks again whenever it was answered.
+    let (busy, modest) = (&scripts[0], &scripts[1]);
+    let mut asked = 0;
+    for _ in 0..100 {
+        if modest.answered() == asked {
+            modest.read(0, 512);
+            asked += 1;
+        }
+        host.pass(SECOND / 10);
+    }
+    assert!(busy.answered().abs_diff(modest.answered()) <= 4, "{} and {}", busy.answered(), modest.answered());
 }
 
 #[test]
@@ -128,9 +151,9 @@ fn time_that_was_waited_for_limits_is_counted_as_such() {
     many(&scripts[0], 3, 512);
     host.pass(SECOND);
     let totals = host.disk.status().totals();
-    assert_eq!((totals.throttled, totals.throttled_microseconds), (2, 200_000));
+    assert_eq!((totals.throttled, totals.throttled_microseconds), (2, 300_000));
     let queued = totals.queued(LatencyClass::Read);
-    assert_eq!((queued.count(), queued.longest()), (3, Duration::from_millis(100)));
+    assert_eq!((queued.count(), queued.longest()), (3, Duration::from_millis(200)));
     assert_eq!(totals.served(LatencyClass::Read).longest(), Duration::ZERO);
     assert_eq!(host.disk.status().count(RequestKind::Read).requests, 3);
 }
