@@ -243,6 +243,17 @@ mod tests {
         Bench { workers: Workers::with_idle(shared.clone(), idle), shared, done: Vec::new() }
     }
 
+    /// Looks again and again, ten seconds at most.
+    fn wait_until(mut is_so: impl FnMut() -> bool) {
+        for _ in 0..10_000 {
+            if is_so() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        panic!("it does not come");
+    }
+
     fn nothing() -> Job {
         Box::new(|| 0)
     }
@@ -250,10 +261,10 @@ mod tests {
     impl Bench {
         /// Waits until so many jobs are done; which, in the order of their keys.
         fn done(&mut self, count: usize) -> &[Key] {
-            while self.done.len() < count {
+            wait_until(|| {
                 self.done.extend(self.shared.take_completed().0.into_iter().map(|(key, _)| key));
-                thread::yield_now();
-            }
+                self.done.len() >= count
+            });
             self.done.sort_unstable();
             &self.done
         }
@@ -303,9 +314,7 @@ mod tests {
             assert!(bench.workers.run(key, nothing(), || false).is_ok());
         }
         bench.done(8);
-        while bench.threads() > 0 {
-            thread::yield_now();
-        }
+        wait_until(|| bench.threads() == 0);
         assert!(bench.workers.run(8, nothing(), || false).is_ok());
         assert_eq!((bench.done(9).len(), bench.threads() <= 1), (9, true));
     }

@@ -132,6 +132,64 @@ on_every_engine! {
         assert_eq!(byte, *b"x");
     }
 
+    /// A turn first finds out what is ready and then runs it: what becomes ready by running waits for the next turn.
+    fn what_becomes_ready_while_tasks_run_waits_for_the_next_turn(executor) {
+        let (left, right) = pair();
+        let log = Rc::new(RefCell::new(Vec::new()));
+        let (late, early, on) = (log.clone(), log.clone(), executor.clone());
+        let reader = executor.spawn(async move {
+            on.readable(&left).await.unwrap();
+            late.borrow_mut().push("reader");
+        });
+        while executor.turn(Wait::No).unwrap() {}
+        let on = executor.clone();
+        let writer = executor.spawn(async move {
+            (&right).write_all(b"x").unwrap();
+            early.borrow_mut().push("writer");
+            on.yield_now().await;
+            early.borrow_mut().push("writer again");
+            right
+        });
+        let turn = |wait| {
+            executor.turn(wait).unwrap();
+            std::mem::take(&mut *log.borrow_mut())
+        };
+        assert_eq!(turn(Wait::No), ["writer"], "neither what it made ready nor itself runs in the same turn");
+        let mut next = turn(Wait::For(HANG));
+        next.sort_unstable();
+        assert_eq!(next, ["reader", "writer again"]);
+        executor.block_on(async { drop((reader.await, writer.await)) });
+    }
+
+    /// Both were found ready in one turn; the first to run takes the other's registration away.
+    fn a_registration_that_was_found_ready_may_be_dropped_before_it_is_seen(executor) {
+        let (left, right) = pair();
+        let (other, mut peer) = pair();
+        let tasks: Rc<RefCell<Vec<Task<()>>>> = Rc::default();
+        let ran = Rc::new(Cell::new(0));
+        for socket in [left, other] {
+            let (on, ran, all) = (executor.clone(), ran.clone(), tasks.clone());
+            let task = executor.spawn(async move {
+                on.readable(&socket).await.unwrap();
+                ran.set(ran.get() + 1);
+                // Its own too, which is freed when it has returned.
+                let all = std::mem::take(&mut *all.borrow_mut());
+                drop(all);
+            });
+            tasks.borrow_mut().push(task);
+        }
+        while executor.turn(Wait::No).unwrap() {}
+        (&right).write_all(b"x").unwrap();
+        peer.write_all(b"y").unwrap();
+        while ran.get() == 0 {
+            executor.turn(Wait::For(HANG)).unwrap();
+        }
+        while executor.turn(Wait::No).unwrap() {}
+        assert_eq!((ran.get(), executor.in_flight()), (1, 0));
+        // The loop goes on.
+        executor.block_on(executor.sleep(Duration::from_millis(1)));
+    }
+
     fn readiness_is_told_for_each_direction(executor) {
         let (mut left, right) = pair();
         executor.block_on(async {
