@@ -42,13 +42,24 @@ fn has_test(source: &SourceFile, name: &str) -> bool {
     let (modules, function) = name.rsplit_once("::").unwrap_or(("", name));
     let path = source.path.strip_suffix(".rs").unwrap_or(&source.path);
     let is_on_the_way = |module: &str| path.split('/').any(|part| part == module);
-    let is_test = |line: usize| {
-        let mut above = source.code[..line - 1].iter().rev().map(|code| code.trim());
-        above.find(|code| !code.is_empty() && (*code == "#[test]" || !code.starts_with("#["))) == Some("#[test]")
-    };
     let mut functions = source.functions.iter();
-    functions.any(|found| found.name == function && is_test(found.line))
+    functions.any(|found| found.name == function && (is_marked(source, found.line) || is_in_macro(source, found.line)))
         && modules.split("::").filter(|module| !module.is_empty()).all(is_on_the_way)
+}
+
+/// Whether `#[test]` stands above the function on this line, perhaps among other attributes.
+fn is_marked(source: &SourceFile, line: usize) -> bool {
+    let mut above = source.code[..line - 1].iter().rev().map(|code| code.trim());
+    above.find(|code| !code.is_empty() && (*code == "#[test]" || !code.starts_with("#["))) == Some("#[test]")
+}
+
+/// Whether a macro makes tests of the function on this line: it then stands right inside `name! {`, in test code.
+fn is_in_macro(source: &SourceFile, line: usize) -> bool {
+    let indentation = |code: &str| code.len() - code.trim_start().len();
+    let own = indentation(&source.code[line - 1]);
+    let mut above = source.code[..line - 1].iter().rev();
+    let around = above.find(|code| !code.trim().is_empty() && indentation(code) < own);
+    source.is_test[line - 1] && around.is_some_and(|code| code.trim_end().ends_with("! {"))
 }
 
 #[cfg(test)]
@@ -56,15 +67,19 @@ mod tests {
     use super::*;
 
     fn reasons(page: &str) -> Vec<String> {
-        let source =
-            SourceFile::new("crates/disk/tests/control/pause.rs", "//! A.\n#[test]\nfn it_waits() {}\nfn help() {}\n");
+        let source = SourceFile::new(
+            "crates/disk/tests/control/pause.rs",
+            "//! A.\n#[test]\nfn it_waits() {}\nfn help() {}\n\
+                      all! {\n    fn it_ends() {\n    }\n}\n",
+        );
         let complaints = check(page, &[source]).into_iter();
         complaints.map(|complaint| format!("{}: {}", complaint.line, complaint.reason)).collect()
     }
 
     #[test]
     fn a_name_is_a_test_and_its_way() {
-        let page = "# Page\n## A000.1\nWords.\n`pause::it_waits`, `control::pause::it_waits`, `it_waits`\n";
+        let page =
+            "# Page\n## A000.1\nWords.\n`pause::it_waits`, `control::pause::it_waits`, `it_waits`, `pause::it_ends`\n";
         assert_eq!(reasons(page), [] as [&str; 0]);
         assert_eq!(reasons("## A000.1\n`it_runs`\n"), ["2: there is no test it_runs"]);
         assert_eq!(reasons("## A000.1\n`help`\n"), ["2: there is no test help"]);
