@@ -44,6 +44,8 @@ pub const TOOLS: &[Tool] = &[
     tool("vhdimount", "libvhdi-utils", "independent reader of differencing VHDs: contents"),
     demo_tool("fusermount3", "fuse3", "unmounting vhdimount without root"),
     tool("losetup", "mount", "images as block devices"),
+    tool("mount", "mount", "file systems that are too small"),
+    tool("umount", "mount", "and gone again"),
     tool("setpriv", "util-linux", "tests of refused system calls and lost privileges"),
     tool("ps", "procps", "the process list, as a person sees it"),
     tool("git", "git", "the list of the project's files; applying mutants"),

@@ -4,6 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 mod crowd;
+mod full_storage;
 mod grown_device;
 #[path = "../control/host.rs"]
 mod host;
+mod hung_device;
+mod killed;
+mod pipeline;
+mod quiet;
+mod served;
+mod single_failures;
