@@ -169,3 +169,32 @@ fn a_full_file_system_fails_new_blocks_and_heals() {
     executor.block_on(disk.write(0, 1, 2)).unwrap();
     executor.block_on(disk.close()).unwrap();
 }
+
+/// Whoever hears of a failure may give up the file's lock next: nothing of ours may still be on its way.
+#[test]
+fn room_that_could_not_be_made_leaves_no_write_behind() {
+    let storage = new_file();
+    let script = FaultScript::new();
+    let executor = simulated(1);
+    let faulty = Arc::new(FaultyStorage::new(Arc::new(storage.clone()), script.clone()));
+    let disk = std::rc::Rc::new(Disk::open(&executor, faulty).unwrap());
+    // The footer behind the new room, then the bitmaps of the new blocks: the first fails, the others take long.
+    script.add(FaultRule::once_after(1, Fault::error(EIO)).of(OperationKind::Write));
+    let others = FaultRule::every(Fault::Hang).touching(FileRange::new(FileOffset::new(MIB), u64::MAX / 2));
+    script.add(FaultRule { skip: 1, ..others.of(OperationKind::Write) });
+    let (ours, ended) = (disk.clone(), std::rc::Rc::new(std::cell::Cell::new(false)));
+    let end = ended.clone();
+    let write = executor.spawn(async move {
+        let result = ours.write(0, 1, 1).await;
+        end.set(true);
+        result
+    });
+    while executor.step() {}
+    assert!(script.hanging() > 0, "nothing else is on its way, or nobody waited for it");
+    assert!(!ended.get(), "the failure was told while {} writes were on their way", script.hanging());
+    script.clear();
+    script.release();
+    assert_eq!(executor.block_on(write).unwrap_err().os_error(), Some(EIO));
+    executor.block_on(disk.close()).unwrap();
+    assert_eq!(storage.to_vec().len(), 5120, "the file is as it was");
+}

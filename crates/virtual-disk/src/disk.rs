@@ -140,6 +140,7 @@ impl Disk {
             return Err(Error::new(ErrorKind::Busy, "the disk is open already"));
         }
         disk.settings.set(settings);
+        disk.status.set_trouble(None);
         disk.enter(DiskState::Opening);
         let inner = disk.clone();
         disk.job(async move { inner.open(spec, before).await }).await

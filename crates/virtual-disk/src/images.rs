@@ -21,7 +21,6 @@ const GROWING: &str = "making the image longer";
 
 impl Inner {
     pub(crate) async fn open(&self, spec: ChainSpec, before: DiskState) -> Result<Geometry> {
-        self.status.set_trouble(None);
         let result = self.open_images(&spec).await;
         let result = result.map(|home| self.adopt(home, spec));
         if self.is_forced() {
@@ -165,10 +164,10 @@ impl Inner {
         let (resting, rested) = self.bring_to_rest().await;
         let result = rested.and(resting.unlock(&self.executor).await);
         self.resting.replace(Some(resting));
-        self.status.set_trouble(result.as_ref().err().cloned());
         if self.is_forced() {
             return Err(self.late(""));
         }
+        self.status.set_trouble(result.as_ref().err().cloned());
         self.enter(DiskState::Quiesced);
         result
     }
@@ -238,8 +237,9 @@ impl Inner {
             self.status.set_image(None);
             self.spec.take();
         }
-        self.status.set_trouble(result.as_ref().err().cloned());
+        // Closing by force may have come in between: then its job has the last word.
         if self.state().may_become(next) {
+            self.status.set_trouble(result.as_ref().err().cloned());
             self.end_force();
             self.enter(next);
         }

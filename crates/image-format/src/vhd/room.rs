@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use block_core::{Error, ErrorKind, FileOffset, FileRange, Result, ResultExt};
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use storage_io::{Executor, StorageExt, StorageKind};
 
 use super::Footer;
@@ -152,9 +152,9 @@ impl Sparse {
     }
 
     async fn empty_used(&self, executor: &Executor, starts: Vec<FileOffset>) -> Result<()> {
-        let emptied = try_join_all(starts.iter().map(|&start| self.empty_block(executor, start))).await;
+        let emptied = all_ended(starts.iter().map(|&start| self.empty_block(executor, start))).await;
         let result = match emptied {
-            Ok(_) => self.syncer.sync(executor).await,
+            Ok(()) => self.syncer.sync(executor).await,
             Err(error) => Err(error),
         };
         let mut room = self.room.borrow_mut();
@@ -213,7 +213,7 @@ impl Sparse {
     }
 
     async fn extend_on_device(&self, executor: &Executor, starts: &[FileOffset], had_footer: bool) -> Result<()> {
-        try_join_all(starts.iter().map(|&start| self.empty_block(executor, start))).await?;
+        all_ended(starts.iter().map(|&start| self.empty_block(executor, start))).await?;
         if !had_footer {
             self.write_end_footer(executor).await?;
         }
@@ -255,7 +255,7 @@ impl Sparse {
         self.storage.write_bytes(executor, end, self.footer.as_bytes()).await?;
         allocate_or_extend(executor, &self.storage, FileRange::new(tail, end - tail)).await?;
         let empty = vec![0; usize::try_from(self.metadata.shape().bitmap_bytes()).expect("a few sectors")];
-        try_join_all(starts.iter().map(|&start| self.storage.write_bytes(executor, start, &empty))).await?;
+        all_ended(starts.iter().map(|&start| self.storage.write_bytes(executor, start, &empty))).await?;
         self.syncer.sync(executor).await
     }
 
@@ -275,4 +275,10 @@ impl Sparse {
         let place = self.storage.length() - FOOTER_BYTES as u64;
         self.storage.write_bytes(executor, FileOffset::new(place), self.footer.as_bytes()).await
     }
+}
+
+/// Waits for all, also when one fails: whoever goes on must not meet a write that is still on its way. The first error
+/// counts.
+async fn all_ended(operations: impl Iterator<Item = impl Future<Output = Result<()>>>) -> Result<()> {
+    join_all(operations).await.into_iter().collect()
 }
