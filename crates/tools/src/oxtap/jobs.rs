@@ -167,11 +167,16 @@ pub(super) fn list(arguments: &Jobs) -> Result<()> {
 fn all(run: &RunDir) -> Result<Vec<Found>> {
     let of = run.clone();
     let answers = host::ask_all(&run.tapdisks()?, ANSWER_MAX, move |pid| jobs_of(&of, pid));
-    let jobs = answers.into_iter().flat_map(|(pid, jobs)| {
-        let jobs = jobs.and_then(Result::ok).unwrap_or_default();
-        jobs.into_iter().map(move |job| Found { pid, job })
-    });
-    Ok(jobs.collect())
+    let mut all = Vec::new();
+    for (pid, jobs) in answers {
+        match jobs {
+            Some(Ok(jobs)) => all.extend(jobs.into_iter().map(|job| Found { pid, job })),
+            // It has ended, or knows no jobs.
+            Some(Err(error)) if host::is_nobody(&error) => {}
+            Some(Err(_)) | None => eprintln!("oxtap: no answer from tapdisk {pid}"),
+        }
+    }
+    Ok(all)
 }
 
 fn jobs_of(run: &RunDir, pid: u32) -> Result<Vec<JobStatus>> {

@@ -97,15 +97,16 @@ fn is_meant(name: &DiskName, place: Place, image: Option<&str>, run: &RunDir) ->
         DiskName::Minor(minor) => place.minor == *minor,
         DiskName::OfProcess(pid, minor) => place == Place { pid: *pid, minor: *minor },
         DiskName::Path(path) => {
-            let is_image = image.is_some_and(|image| image == path || is_same_file(path_of(image), path));
+            let is_image =
+                image.is_some_and(|image| image == path || paths_of(image).any(|leaf| is_same_file(leaf, path)));
             is_image || sockets(run, place).iter().any(|socket| is_same_file(socket, path))
         }
     }
 }
 
-/// The path in `type:path`.
-pub(super) fn path_of(image: &str) -> &str {
-    image.split_once(':').map_or(image, |(_, path)| path)
+/// What may be the path in `type:path`: there may be layers in front (`fault:RULES:type:path`), and colons in a path.
+fn paths_of(image: &str) -> impl Iterator<Item = &str> {
+    image.match_indices(':').map(|(colon, _)| &image[colon + 1..])
 }
 
 /// Every socket that a disk may be served on.
@@ -138,10 +139,11 @@ mod tests {
 
     #[test]
     fn a_disk_has_many_names() {
-        let processes = [process(70, &[(3, "vhd:/a.vhd")]), process(71, &[(4, "aio:/dev/b")])];
-        for name in ["3", "70:3", "/a.vhd", "vhd:/a.vhd", "/run/x/nbd70.3", "/run/x/nbd-old70.3"] {
+        let processes = [process(70, &[(3, "fault:read=EIO:vhd:/a.vhd")]), process(71, &[(4, "aio:/b:c")])];
+        for name in ["3", "70:3", "/a.vhd", "fault:read=EIO:vhd:/a.vhd", "/run/x/nbd70.3", "/run/x/nbd-old70.3"] {
             assert_eq!(found(name, &processes), Ok("70:3".to_owned()), "{name}");
         }
+        assert_eq!(found("/b:c", &processes), Ok("71:4".to_owned()));
         for name in ["5", "71:3", "a.vhd", "aio:/a.vhd", "/run/x/nbd71.3"] {
             assert!(found(name, &processes).unwrap_err().contains("no such disk"), "{name}");
         }

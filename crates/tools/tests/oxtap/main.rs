@@ -4,6 +4,8 @@
 
 mod control;
 mod demo;
+mod jobs;
+mod limits;
 mod list;
 mod metrics;
 mod serve;

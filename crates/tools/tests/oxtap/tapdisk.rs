@@ -23,9 +23,14 @@ pub(crate) struct Tapdisk<'a> {
 impl<'a> Tapdisk<'a> {
     /// Makes an image of this name and serves it.
     pub(crate) fn start(place: &'a RunDirectory, name: &str) -> Tapdisk<'a> {
-        let image = place.scratch().join(name);
-        succeed(place.program("vhd-util").args(["create", "-s", "64", "-n"]).arg(&image));
+        let image = new_image(place, name);
         Tapdisk::over(place, image.clone(), &format!("vhd:{}", image.display()))
+    }
+
+    /// The same, over a layer that can be made to fail; it does not yet.
+    pub(crate) fn with_faults(place: &'a RunDirectory, name: &str) -> Tapdisk<'a> {
+        let image = new_image(place, name);
+        Tapdisk::over(place, image.clone(), &format!("fault::vhd:{}", image.display()))
     }
 
     /// Serves an image that is there, by its whole name with type and layers.
@@ -62,6 +67,12 @@ impl<'a> Tapdisk<'a> {
         let (pid, minor) = (self.pid.to_string(), self.minor.to_string());
         succeed(self.place.program("tap-ctl").args(["destroy", "-p", &pid, "-m", &minor]));
     }
+}
+
+fn new_image(place: &RunDirectory, name: &str) -> PathBuf {
+    let image = place.scratch().join(name);
+    succeed(place.program("vhd-util").args(["create", "-s", "64", "-n"]).arg(&image));
+    image
 }
 
 /// Runs `oxtap` with these words.

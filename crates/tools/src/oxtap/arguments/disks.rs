@@ -70,12 +70,12 @@ pub struct Limit {
 
 /// `oxtap budget`.
 #[derive(Debug, Args)]
-#[command(after_help = "All disks that name the same service share its budget. See docs/limits.md and td-rated(1).")]
+#[command(after_help = "All disks that name the same service share its budget. See docs/limits.md and td-rated(8).")]
 pub struct Budget {
     /// Minor, pid:minor, image or NBD socket.
     pub disk: DiskName,
-    /// The socket of a td-rated, or its name in /var/run/blktap/ratelimit.
-    #[arg(required_unless_present = "none")]
+    /// The socket of a td-rated, or its name in /var/run/blktap/ratelimit; with `,reads` behind it for reads, too.
+    #[arg(value_name = "SERVICE[,reads]", required_unless_present = "none")]
     pub service: Option<PathBuf>,
     /// Share no budget any more.
     #[arg(long, conflicts_with = "service")]
@@ -136,13 +136,15 @@ pub struct Resize {
 
 /// `oxtap faults`.
 #[derive(Debug, Args)]
-#[command(after_help = "The disk must have been opened with `fault:` in front of its image.
+#[command(
+    after_help = "The disk must have been opened with `fault:RULES:` in front of its image (`fault::` for no rules yet).
 RULES are `KIND[@OFFSET[+LENGTH]][/SKIP][xTIMES]=EFFECT`, joined by commas; see docs/faults.md.
 
 Examples:
   oxtap faults 4 write/10x1=ENOSPC            the eleventh write fails
   oxtap faults 4 'read@1M+64K=delay(200ms)'   reads of this place are slow
-  oxtap faults 4 --none                       nothing fails any more")]
+  oxtap faults 4 --none                       nothing fails any more"
+)]
 pub struct Faults {
     /// Minor, pid:minor, image or NBD socket.
     pub disk: DiskName,
