@@ -129,11 +129,12 @@ impl LatencyClass {
 pub struct QueueStatus {
     number: u16,
     in_flight: InFlight,
-    waiting: AtomicU64,
+    parked: InFlight,
     held: AtomicU64,
     kicks_in: AtomicU64,
     kicks_out: AtomicU64,
     retries: AtomicU64,
+    stuck: AtomicU64,
     throttled: AtomicU64,
     throttled_microseconds: AtomicU64,
     kinds: [KindCounters; RequestKind::ALL.len()],
@@ -159,7 +160,12 @@ impl QueueStatus {
 
     /// Requests that have failed and wait to be attempted again.
     pub fn waiting(&self) -> u64 {
-        self.waiting.load(Relaxed)
+        self.parked.count() as u64
+    }
+
+    /// Which these are.
+    pub fn waiting_requests(&self) -> Vec<RunningRequest> {
+        self.parked.running()
     }
 
     /// Requests that wait because of limits.
@@ -193,6 +199,7 @@ impl QueueStatus {
             kicks_in: self.kicks_in(),
             kicks_out: self.kicks_out(),
             retries: self.retries.load(Relaxed),
+            stuck: self.stuck.load(Relaxed),
             throttled: self.throttled.load(Relaxed),
             throttled_microseconds: self.throttled_microseconds.load(Relaxed),
             kinds: self.kinds.each_ref().map(KindCounters::read),
@@ -211,6 +218,8 @@ pub struct Totals {
     pub kicks_out: u64,
     /// Attempts after the first.
     pub retries: u64,
+    /// Requests that were reported because they took very long.
+    pub stuck: u64,
     /// Requests that had to wait because of limits.
     pub throttled: u64,
     /// How long they waited for that, together.
@@ -251,6 +260,7 @@ impl Totals {
         self.kicks_in += other.kicks_in;
         self.kicks_out += other.kicks_out;
         self.retries += other.retries;
+        self.stuck += other.stuck;
         self.throttled += other.throttled;
         self.throttled_microseconds += other.throttled_microseconds;
         self.kinds.iter_mut().zip(&other.kinds).for_each(|(count, more)| count.add(more));
@@ -329,9 +339,14 @@ impl Recorder {
         &self.queue.in_flight
     }
 
-    /// So many requests wait to be attempted again.
-    pub(crate) fn set_waiting(&self, count: usize) {
-        self.queue.waiting.store(count as u64, Relaxed);
+    /// The requests that wait to be attempted again.
+    pub(crate) fn parked(&self) -> &InFlight {
+        &self.queue.parked
+    }
+
+    /// So many requests were reported because they take very long.
+    pub(crate) fn stuck(&self, count: usize) {
+        add(&self.queue.stuck, count as u64);
     }
 
     /// So many requests wait because of limits.
@@ -405,10 +420,11 @@ mod tests {
     fn what_waits_now_is_summed_over_queues() {
         let disk = disk();
         let (first, second) = (disk.add_queue(), disk.add_queue());
-        let running = RunningRequest { kind: RequestKind::Flush, range: None, since: SimulatedClock::new().now() };
+        let running =
+            RunningRequest { kind: RequestKind::Flush, range: None, attempts: 1, since: SimulatedClock::new().now() };
         (0..2).for_each(|_| _ = first.in_flight().insert(running, false));
         (0..3).for_each(|_| _ = second.in_flight().insert(running, false));
-        second.set_waiting(1);
+        second.parked().insert(running, false);
         first.set_held(1);
         assert_eq!((disk.in_flight(), disk.waiting(), disk.held()), (5, 1, 1));
         drop(second);

@@ -11,14 +11,16 @@ use storage_io::Moment;
 
 use crate::RequestKind;
 
-/// One request that is being carried out.
+/// One request that is being carried out, or waits for its next attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct RunningRequest {
     /// What it asks.
     pub kind: RequestKind,
     /// Which bytes; a flush is about none.
     pub range: Option<GuestRange>,
-    /// When it came.
+    /// How many attempts have begun.
+    pub attempts: u32,
+    /// Since when this one runs, or the request waits for the next.
     pub since: Moment,
 }
 
@@ -133,7 +135,8 @@ mod tests {
     #[test]
     fn slots_are_used_again_and_the_oldest_is_named_first() {
         let start = SimulatedClock::new().now();
-        let request = |kind, since| RunningRequest { kind, range: None, since: start + Duration::from_secs(since) };
+        let request =
+            |kind, since| RunningRequest { kind, range: None, attempts: 1, since: start + Duration::from_secs(since) };
         let in_flight = InFlight::default();
         let first = in_flight.insert(request(RequestKind::Read, 0), false);
         in_flight.insert(request(RequestKind::Flush, 2), false);
@@ -150,7 +153,7 @@ mod tests {
         let since = SimulatedClock::new().now();
         let in_flight = InFlight::default();
         for _ in 0..9 {
-            in_flight.insert(RunningRequest { kind: RequestKind::Flush, range: None, since }, false);
+            in_flight.insert(RunningRequest { kind: RequestKind::Flush, range: None, attempts: 1, since }, false);
         }
         let words = describe(in_flight.running(), since);
         assert!(words.starts_with("9 requests in flight: flush for 0.0 s, "), "{words}");

@@ -17,7 +17,8 @@ use block_core::{Error, ErrorKind};
 use storage_io::{BufferPool, Executor, Receiver, ReplyTo, Sender, Signal, Task};
 
 use crate::{
-    Geometry, Limiter, Reporter, RequestSource, Settings, Status, counters::Recorder, outbox::Outbox, serve::Serve,
+    Geometry, Limiter, Reporter, RequestSource, RunningRequest, Settings, Status, counters::Recorder, outbox::Outbox,
+    serve::Serve,
 };
 
 /// From home to a queue.
@@ -96,7 +97,6 @@ impl QueueSeed {
             home,
             settings: Cell::default(),
             is_watched: Cell::new(false),
-            parked: Cell::new(0),
             held: Cell::new(0),
             gate: RefCell::new(Gate::Held),
             gate_changed: Signal::new(),
@@ -179,8 +179,6 @@ pub(crate) struct Core {
     pub(crate) settings: Cell<Settings>,
     /// A watchdog is there.
     pub(crate) is_watched: Cell<bool>,
-    /// Requests that wait to be attempted again.
-    parked: Cell<usize>,
     /// Requests that wait for their turn within the limits.
     held: Cell<usize>,
     gate: RefCell<Gate>,
@@ -219,14 +217,16 @@ impl Core {
         self.wake_sources();
     }
 
-    /// Counts a request that waits to be attempted again, until what is returned is dropped.
-    pub(crate) fn park(self: &Rc<Self>) -> Counting {
-        Counting::one_more(self, |core| &core.parked, |core| core.recorder.set_waiting(core.parked.get()))
+    /// Lists a request that waits to be attempted again, until what is returned is dropped.
+    pub(crate) fn park(self: &Rc<Self>, request: RunningRequest) -> Parked {
+        Parked { core: self.clone(), slot: self.recorder.parked().insert(request, false) }
     }
 
     /// Counts a request that waits for its turn within the limits, until what is returned is dropped.
     pub(crate) fn hold(self: &Rc<Self>) -> Counting {
-        Counting::one_more(self, |core| &core.held, |core| core.recorder.set_held(core.held.get()))
+        self.held.set(self.held.get() + 1);
+        self.recorder.set_held(self.held.get());
+        Counting(self.clone())
     }
 
     pub(crate) fn gate(&self) -> Gate {
@@ -282,26 +282,26 @@ impl Core {
     }
 }
 
-/// Counts something of a queue as long as it is there.
-pub(crate) struct Counting {
+/// A request that waits to be attempted again.
+pub(crate) struct Parked {
     core: Rc<Core>,
-    count: fn(&Core) -> &Cell<usize>,
-    publish: fn(&Core),
+    slot: usize,
 }
 
-impl Counting {
-    fn one_more(core: &Rc<Core>, count: fn(&Core) -> &Cell<usize>, publish: fn(&Core)) -> Counting {
-        count(core).set(count(core).get() + 1);
-        publish(core);
-        Counting { core: core.clone(), count, publish }
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.core.recorder.parked().remove(self.slot);
     }
 }
 
+/// Counts a request that waits for its turn within the limits.
+pub(crate) struct Counting(Rc<Core>);
+
 impl Drop for Counting {
     fn drop(&mut self) {
-        let count = (self.count)(&self.core);
-        count.set(count.get() - 1);
-        (self.publish)(&self.core);
+        let Counting(core) = self;
+        core.held.set(core.held.get() - 1);
+        core.recorder.set_held(core.held.get());
     }
 }
 

@@ -145,9 +145,13 @@ impl Unanswered {
 
     /// It runs from now on: whoever drains the disk waits for it.
     fn starts(&mut self) {
-        let running = RunningRequest { kind: self.kind, range: self.range, since: self.core.executor.now() };
+        let running = self.as_it_is(self.attempts + 1);
         self.slot = Some(self.core.recorder.in_flight().insert(running, self.is_told));
         watchdog::begin(&self.core);
+    }
+
+    fn as_it_is(&self, attempts: u32) -> RunningRequest {
+        RunningRequest { kind: self.kind, range: self.range, attempts, since: self.core.executor.now() }
     }
 
     /// It runs no more, and has let go of the images.
@@ -186,7 +190,7 @@ impl Unanswered {
     /// for the answer any more.
     async fn parked(&mut self, until: Moment) -> Option<Rc<Opened>> {
         self.stops();
-        let _parked = self.core.park();
+        let _parked = self.core.park(self.as_it_is(self.attempts));
         let core = self.core.clone();
         let is_over = |gate: &Gate| matches!(gate, Gate::Refusing(_)) || !self.is_awaited();
         let over = pin!(core.find_at_gate(|gate| is_over(gate).then_some(())));

@@ -32,6 +32,7 @@ async fn watch(core: Weak<Core>, executor: Executor) {
         let in_flight = core.recorder.in_flight();
         let overdue = in_flight.take_overdue(core.executor.now(), stuck_after);
         if !overdue.is_empty() {
+            core.recorder.stuck(overdue.len());
             let operations = operations(&core).await;
             let reports = overdue.into_iter().map(|request| story(&core, request, operations.clone()));
             reports.for_each(|story| core.reporter.report(Report::Stuck(story)));

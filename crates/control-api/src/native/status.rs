@@ -260,11 +260,11 @@ pub struct InFlightRequest {
     pub offset: u64,
     /// How long it is, in bytes.
     pub length: u64,
-    /// Since it was taken.
+    /// For how long it has been carried out in this attempt, or waits for the next.
     pub age_us: u64,
     /// What it does.
     pub phase: RequestPhase,
-    /// How often it was tried.
+    /// How many attempts have begun.
     pub attempts: u32,
 }
 

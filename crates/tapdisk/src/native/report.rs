@@ -73,7 +73,7 @@ pub(super) fn statistics(control: &Control, slot: &Slot) -> DiskStatistics {
         failures: control.log.causes().iter().filter_map(|counted| failure_cause(slot.minor(), counted)).collect(),
         retries: totals.retries,
         running: status.map(|status| running(status, now)).unwrap_or_default(),
-        stuck: 0,
+        stuck: totals.stuck,
         limits: slot.limiter().map(|limiter| limits::told(&limiter.limits())).unwrap_or_default(),
         throttled: Throttled { requests: totals.throttled, waited_us: totals.throttled_microseconds },
         valve: slot.valve().map(|valve| valve.name.to_string()),
@@ -145,23 +145,25 @@ fn errors(failures: &[FailureCount]) -> Vec<ErrorCount> {
 /// The requests that have not ended, oldest first.
 fn running(status: &Status, now: Moment) -> Vec<InFlightRequest> {
     let mut all = Vec::new();
-    for queue in status.queues() {
-        all.extend(queue.in_flight_requests().iter().map(|request| in_flight(queue.number(), request, now)));
+    for queue in &status.queues() {
+        let told = |phase| move |request| in_flight(queue.number(), request, phase, now);
+        all.extend(queue.in_flight_requests().into_iter().map(told(RequestPhase::Running)));
+        all.extend(queue.waiting_requests().into_iter().map(told(RequestPhase::Waiting)));
     }
     all.sort_by_key(|request| std::cmp::Reverse(request.age_us));
     all.truncate(RUNNING_TOLD_MAX);
     all
 }
 
-fn in_flight(queue: u16, request: &RunningRequest, now: Moment) -> InFlightRequest {
+fn in_flight(queue: u16, request: RunningRequest, phase: RequestPhase, now: Moment) -> InFlightRequest {
     InFlightRequest {
         queue,
         kind: request.kind.name().into(),
         offset: request.range.map_or(0, |range| range.start().get()),
         length: request.range.map_or(0, |range| range.length()),
         age_us: microseconds(now - request.since),
-        phase: RequestPhase::Running,
-        attempts: 1,
+        phase,
+        attempts: request.attempts,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Requests that fail with what may pass are tried again, as long as was asked for; their failures are nobody else's.
 
-use control_api::native::{Client, Command, DiskStatistics, OpenImages};
+use control_api::native::{Client, Command, DiskStatistics, Faults, OpenImages, RequestPhase, State};
 use export::nbd;
 
 use crate::host::{Host, aio, minor};
@@ -41,6 +41,38 @@ fn a_request_is_tried_again_until_its_time_is_up_and_then_fails_once() {
     let cause = &statistics.failures[0];
     assert_eq!((cause.errno, cause.kind.as_str(), cause.count), (11, "write", 1));
     assert!(cause.place.as_deref().unwrap().ends_with("a.img"), "{cause:?}");
+}
+
+#[test]
+fn what_waits_for_its_next_attempt_and_what_takes_too_long_is_told() {
+    let host = Host::new();
+    let (pid, _) = host.attached(1);
+    let mut client = host.native(pid);
+    let image = aio(&host.raw_image("a.img", 1 << 20));
+    let faults = Some("write@0+4096=EBUSY,write@4096+4096=hang".into());
+    let stuck_after_seconds = Some(1);
+    let open = OpenImages { minor: 0, image, faults, stuck_after_seconds, ..OpenImages::default() };
+    client.ask(Command::Open(open)).unwrap();
+    let writing = [0, 4096].map(|offset| {
+        let mut nbd = connect(&host, pid, "0");
+        std::thread::spawn(move || nbd.write(offset, &[1; 4096]).is_ok())
+    });
+    let requests = |client: &mut Client| {
+        let mut running = statistics(client, 0).running;
+        running.sort_by_key(|request| request.offset);
+        running
+    };
+    crate::host::eventually("one waits for its fourth attempt, one hangs in its first", || {
+        let requests = requests(&mut client);
+        let told: Vec<_> = requests.iter().map(|request| (request.offset, request.phase)).collect();
+        let is_so = told == [(0, RequestPhase::Waiting), (4096, RequestPhase::Running)];
+        is_so && requests[0].attempts >= 3 && requests[1].attempts == 1
+    });
+    assert_eq!(statistics(&mut client, 0).disk.waiting, 1);
+    crate::host::eventually("one is reported", || statistics(&mut client, 0).stuck == 1);
+    client.ask(Command::Faults(Faults { minor: 0, rules: String::new() })).unwrap();
+    assert!(writing.into_iter().all(|writing| writing.join().unwrap()), "both are done in the end");
+    assert_eq!((requests(&mut client), statistics(&mut client, 0).stuck), (vec![], 1));
 }
 
 #[test]
@@ -98,9 +130,7 @@ fn disks_of_one_process_fail_each_for_itself() {
     assert!(error.to_string().contains("storage hangs"), "{error}");
     assert!(!hanging.join().unwrap());
     fine.read(0, &mut [0; 4096]).unwrap();
-    let release = control_api::native::Faults { minor: 0, rules: String::new() };
+    let release = Faults { minor: 0, rules: String::new() };
     client.ask(Command::Faults(release)).unwrap();
-    crate::host::eventually("it is closed", || {
-        statistics(&mut client, 0).disk.state == control_api::native::State::Closed
-    });
+    crate::host::eventually("it is closed", || statistics(&mut client, 0).disk.state == State::Closed);
 }
