@@ -23,10 +23,11 @@ use crate::{
     Effort,
     disk::make_file,
     figures::Report,
-    nbd::{Answered, BYTES, Pipeline},
+    pipeline::Load,
     processes::{Process, program},
 };
 
+const BYTES: u64 = 64 << 20;
 /// Long enough for anything here.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -81,18 +82,13 @@ fn measure(effort: &Effort, name: &str, image: &Path, daemon: Daemon) -> Result<
     let tapdisk = Process::start(&mut command)?;
     let minor = open(&run, tapdisk.pid(), image)?;
 
-    let stop = Arc::new(AtomicBool::new(false));
-    let pipeline = Pipeline::connect(&run.nbd_socket(tapdisk.pid(), minor), 0, false, true)?;
-    let told = stop.clone();
-    let client = thread::spawn(move || pipeline.run(&told));
-    thread::sleep(effort.duration);
-    stop.store(true, Ordering::Relaxed);
-    let answered: Answered = client.join().expect("a client does not panic")?;
-    let log = settled(&run, tapdisk.pid(), answered.failed)?;
+    let load = Load::start(&run.nbd_socket(tapdisk.pid(), minor), 1, BYTES, false)?;
+    let answers = load.count(effort.duration);
+    let log = settled(&run, tapdisk.pid(), load.end()?)?;
     drop((tapdisk, reader));
-    let per_second = |count: u32| f64::from(count) / effort.duration.as_secs_f64();
+    let seconds = effort.duration.as_secs_f64();
     let missing = u32::try_from(log.lost).unwrap_or(u32::MAX);
-    Ok(Measured { requests: per_second(answered.all), lines: per_second(answered.failed), missing: missing.into() })
+    Ok(Measured { requests: answers.all / seconds, lines: answers.failed / seconds, missing: missing.into() })
 }
 
 /// A disk whose first half cannot be read.
@@ -111,11 +107,11 @@ fn open(run: &RunDir, pid: u32, image: &Path) -> Result<Minor> {
 }
 
 /// What became of the lines, when all of them are in the file or lost.
-fn settled(run: &RunDir, pid: u32, failed: u32) -> Result<LogStatistics> {
+fn settled(run: &RunDir, pid: u32, failed: u64) -> Result<LogStatistics> {
     let mut client = native::Client::connect(run, pid, Some(PATIENCE))?;
     for _ in 0..PATIENCE.as_millis() / LOOK_EVERY.as_millis() {
         let log = client.stats(None)?.process.log;
-        if log.written + log.lost >= u64::from(failed) {
+        if log.written + log.lost >= failed {
             return Ok(log);
         }
         thread::sleep(LOOK_EVERY);

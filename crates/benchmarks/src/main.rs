@@ -17,6 +17,7 @@ mod logging;
 mod memory;
 mod nbd;
 mod neighbour;
+mod pipeline;
 mod processes;
 mod queues;
 mod stripes;

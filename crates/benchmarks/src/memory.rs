@@ -41,9 +41,9 @@ fn measure(effort: &Effort, round: usize, report: &mut Report) -> Result<()> {
     let full = memory(spawned.pid)?;
     let part = |empty: f64, full: f64| (full - empty) / f64::from(DISKS);
     report.add("tapdisk without a disk: resident", "KiB", empty.resident);
-    report.add("tapdisk without a disk: private", "KiB", empty.private);
+    report.add("tapdisk without a disk: own", "KiB", empty.own);
     report.add("each open disk: resident", "KiB", part(empty.resident, full.resident));
-    report.add("each open disk: private", "KiB", part(empty.private, full.private));
+    report.add("each open disk: own", "KiB", part(empty.own, full.own));
     drop(ended);
     Ok(())
 }

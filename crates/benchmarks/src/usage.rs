@@ -30,8 +30,8 @@ pub(crate) fn process_cpu(pid: u32) -> Result<Duration> {
 pub(crate) struct Memory {
     /// All that is in memory, in KiB.
     pub(crate) resident: f64,
-    /// What nobody else shares, in KiB: what would be free without the process.
-    pub(crate) private: f64,
+    /// What it has written, in KiB: its own, however many processes run the same program.
+    pub(crate) own: f64,
 }
 
 pub(crate) fn memory(pid: u32) -> Result<Memory> {
@@ -42,5 +42,5 @@ pub(crate) fn memory(pid: u32) -> Result<Memory> {
         let number = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
         number.ok_or_else(|| Error::new(ErrorKind::Invalid, format!("{path}: no {name}")))
     };
-    Ok(Memory { resident: field("Rss:")?, private: field("Private_Clean:")? + field("Private_Dirty:")? })
+    Ok(Memory { resident: field("Rss:")?, own: field("Private_Dirty:")? })
 }
