@@ -37,10 +37,11 @@ const LAYERS: &[Layer] = &[
     layer("virtual-disk", &["block-core", "storage-io", "image-chain"], &["image-format"]),
     // storage-io besides the design's table: events are waited for on its executor.
     layer("xen", &["block-core", "wire", "storage-io"], &["xenbus"]),
+    layer("guest", &["block-core", "wire", "storage-io", "xen"], &[]),
     // storage-io besides the design's table: the server's sockets are served by its executor.
     layer("xenbus", &["block-core", "wire", "storage-io"], &[]),
     // storage-io besides the design's table: sockets are served by its executor, and requests carry its buffers.
-    layer("export", &["block-core", "wire", "storage-io", "virtual-disk"], &["image-format", "image-chain"]),
+    layer("export", &["block-core", "wire", "storage-io", "xen", "virtual-disk"], &["image-format", "image-chain", "guest"]),
     layer("control-api", &["block-core", "wire"], &[]),
     layer("tapdisk", &["block-core", "wire", "storage-io", "image-format", "image-chain", "virtual-disk", "export",
                        "control-api"], &[]),

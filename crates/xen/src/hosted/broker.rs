@@ -279,12 +279,16 @@ impl Host {
     /// A process has gone, with all that it had.
     fn forget(&mut self, connection: u64) {
         let total = layout::usage(&self.limits);
-        let all = self.domains.values_mut().map(|domain| &mut domain.pins).chain([&mut self.orphans]);
-        for pins in all {
+        let tables = self.domains.values_mut().map(|domain| (&mut domain.pins, Some(&domain.table)));
+        for (pins, table) in tables.chain([(&mut self.orphans, None)]) {
+            let before = pins.len();
             for gone in pins.extract_if(.., |pins| pins.connection == connection) {
                 let own = layout::usage(&gone.memory);
                 total.mapped.fetch_sub(own.mapped.load(Ordering::SeqCst), Ordering::SeqCst);
                 total.copies.fetch_sub(own.copies.load(Ordering::SeqCst), Ordering::SeqCst);
+            }
+            if let Some(table) = table.filter(|_| pins.len() < before) {
+                layout::version(table).fetch_add(1, Ordering::SeqCst);
             }
         }
         for channel in &mut self.channels {
@@ -313,12 +317,10 @@ impl Host {
                 Ok(([domain.pages, 0], vec![domain.memory_file.as_fd(), domain.table_file.as_fd()]))
             }
             Ask::Attach => self.attach(connection, number(a)?),
-            Ask::Users => {
+            Ask::PinsOf => {
                 let domain = self.domains.get(&own).ok_or(Errno::SRCH)?;
-                if a >= GRANTS {
-                    return Err(Errno::INVAL);
-                }
-                Ok(([domain.users(GrantRef(a)), 0], Vec::new()))
+                let pins = domain.pins.get(a as usize).ok_or(Errno::INVAL)?;
+                Ok(([0, 0], vec![pins.file.as_fd()]))
             }
             Ask::AllocateUnbound => self.allocate(connection, own, number(a)?),
             Ask::Bind => self.bind(connection, own, number(a)?, b),
@@ -339,6 +341,8 @@ impl Host {
         let file = sealed_file("pins", PINS_BYTES)?;
         let memory = map(&file, PINS_BYTES)?;
         domain.pins.push(Pins { connection, memory, file });
+        // Before the answer: whoever pins a page has been counted.
+        layout::version(&domain.table).fetch_add(1, Ordering::SeqCst);
         let pins = &domain.pins.last().expect("they were just made").file;
         let descriptors =
             vec![domain.memory_file.as_fd(), domain.table_file.as_fd(), pins.as_fd(), self.limits_file.as_fd()];

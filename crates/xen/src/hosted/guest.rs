@@ -12,7 +12,7 @@ use storage_io::Executor;
 
 use super::{
     connection::{Account, Connection},
-    layout::{self, Ask, GRANTS, TABLE_BYTES},
+    layout::{self, Ask, GRANTS, PINS_BYTES, TABLE_BYTES},
     ports::Doorbell,
 };
 use crate::{Access, DomainId, GrantRef, PAGE_BYTES, Port, SharedMemory};
@@ -35,9 +35,19 @@ struct Inner {
     connection: Connection,
     pages: u32,
     memory: SharedMemory,
+    memory_file: OwnedFd,
     table: SharedMemory,
     /// Guards which pages and entries are free.
     free: Mutex<Free>,
+    /// Guards what we know of the backends that may pin pages of ours.
+    backends: Mutex<Backends>,
+}
+
+/// What backends have pinned, as of some version of the table.
+#[derive(Debug, Default)]
+struct Backends {
+    version: u32,
+    pins: Vec<SharedMemory>,
 }
 
 /// Pages and entries that are free: those that were given back, and all from some number on.
@@ -61,9 +71,11 @@ impl Guest {
         let guest = Guest(Arc::new(Inner {
             connection,
             pages,
-            memory: SharedMemory::map(memory, 0, pages as usize * PAGE_BYTES)?,
+            memory: SharedMemory::map(&memory, 0, pages as usize * PAGE_BYTES)?,
+            memory_file: memory,
             table: SharedMemory::map(table, 0, TABLE_BYTES)?,
             free: Mutex::default(),
+            backends: Mutex::default(),
         }));
         guest.take_over()?;
         Ok(guest)
@@ -125,6 +137,14 @@ impl Guest {
         Ok(free.next_page - 1)
     }
 
+    /// Some pages as one piece of memory.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn map_pages(&self, pages: &[u32]) -> Result<SharedMemory> {
+        SharedMemory::map_pages(&self.0.memory_file, pages)
+    }
+
     /// Gives a page back that is not granted.
     pub fn free_page(&self, page: u32) {
         self.free().pages.insert(page);
@@ -176,8 +196,32 @@ impl Guest {
 
     fn revoke(&self, grant: GrantRef) -> Result<EndAccess> {
         self.entry(grant).flags.store(0, Ordering::SeqCst);
-        let [users, _] = self.0.connection.ask(Ask::Users, grant.0, 0)?.numbers;
-        Ok(if users == 0 { EndAccess::Ended } else { EndAccess::InUse })
+        Ok(if self.users(grant)? == 0 { EndAccess::Ended } else { EndAccess::InUse })
+    }
+
+    /// How many uses there are of a grant. The broker is asked only when backends have come or gone.
+    fn users(&self, grant: GrantRef) -> Result<u32> {
+        let mut backends = self.0.backends.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let version = layout::version(&self.0.table).load(Ordering::SeqCst);
+            if backends.version == version {
+                let uses = backends.pins.iter().map(|pins| layout::pins(pins, grant).load(Ordering::SeqCst));
+                return Ok(uses.sum());
+            }
+            *backends = Backends { version, pins: self.all_pins()? };
+        }
+    }
+
+    fn all_pins(&self) -> Result<Vec<SharedMemory>> {
+        let mut all = Vec::new();
+        for index in 0.. {
+            match self.0.connection.ask_for::<1>(Ask::PinsOf, index, 0) {
+                Ok((_, [pins])) => all.push(SharedMemory::map(pins, 0, PINS_BYTES)?),
+                Err(error) if error.os_error() == Some(libc::EINVAL) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
     }
 
     /// Leaves an end of a channel open for a domain.

@@ -1,7 +1,7 @@
 //! What lies where in the memory that processes share, and what they say to the broker.
 //!
 //! ```text
-//!   grant table    page 0: alive (4)                  from page 1: per grant  flags (4) | page (4)
+//!   grant table    page 0: alive (4) | version (4)    from page 1: per grant  flags (4) | page (4)
 //!   pins           page 0: mapped (4) | copies (4)    from page 1: per grant  pins (4)
 //!   limits         page 0: mapped (4) | copies (4) | mapped, at most (4) | copies, at most (4)
 //! ```
@@ -31,6 +31,11 @@ pub(super) struct Entry<'a> {
 /// Whether the domain of a table is there.
 pub(super) fn alive(table: &SharedMemory) -> &AtomicU32 {
     table.word(0)
+}
+
+/// Counts the comings and goings of backends that may pin pages of a table.
+pub(super) fn version(table: &SharedMemory) -> &AtomicU32 {
+    table.word(4)
 }
 
 pub(super) fn entry(table: &SharedMemory, grant: GrantRef) -> Option<Entry<'_>> {
@@ -88,8 +93,8 @@ pub(super) enum Ask {
     OwnMemory = 4,
     /// `a`: a domain whose pages we want to use.
     Attach = 5,
-    /// `a`: a grant of ours. How many use it?
-    Users = 6,
+    /// `a`: which. What one of the backends has pinned of our pages; `EINVAL` behind the last.
+    PinsOf = 6,
     /// `a`: the domain for which an end of a channel is left open.
     AllocateUnbound = 7,
     /// `a`: the domain, `b`: the end that it has left open for us.
@@ -103,7 +108,7 @@ pub(super) enum Ask {
 impl Ask {
     pub(super) fn from_number(number: u32) -> Option<Ask> {
         use Ask::*;
-        let all = [Hello, Create, Destroy, OwnMemory, Attach, Users, AllocateUnbound, Bind, Unbind, Account];
+        let all = [Hello, Create, Destroy, OwnMemory, Attach, PinsOf, AllocateUnbound, Bind, Unbind, Account];
         all.into_iter().find(|ask| *ask as u32 == number)
     }
 }

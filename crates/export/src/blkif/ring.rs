@@ -1,0 +1,148 @@
+//! The backend's side of the shared pages: indices that two run and none trusts.
+//!
+//! ```text
+//!   0 req_prod   4 req_event   8 rsp_prod   12 rsp_event   ... 64 slots
+//! ```
+//!
+//! Indices run freely and wrap. Before it sleeps, the one who consumes says from which index on it wants to be told, and
+//! looks once more; the one who produces publishes first and looks at that index second. So one of both sees the other.
+
+use std::{
+    fmt,
+    sync::atomic::{Ordering, fence},
+};
+
+use wire::blkif::{Abi, RawRequest, Response, SLOT_BYTES_MAX};
+use xen::Mapping;
+
+const REQ_PROD: usize = 0;
+const REQ_EVENT: usize = 4;
+const RSP_PROD: usize = 8;
+const RSP_EVENT: usize = 12;
+
+/// Why a ring is not looked at any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrokenRing {
+    /// The guest says that there are more requests than the ring holds.
+    TooManyRequests {
+        /// How many it says are there.
+        count: u32,
+        /// Slots of the ring.
+        slots: u32,
+    },
+    /// The ring has another length than its order says.
+    WrongLength,
+}
+
+impl fmt::Display for BrokenRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BrokenRing::TooManyRequests { count, slots } => {
+                write!(f, "the guest says that {count} requests are in a ring of {slots}")
+            }
+            BrokenRing::WrongLength => f.write_str("a ring of 1, 2, 4, 8 or 16 pages is needed"),
+        }
+    }
+}
+
+impl std::error::Error for BrokenRing {}
+
+/// The backend's side of a ring.
+#[derive(Debug)]
+pub(super) struct Ring {
+    memory: Mapping,
+    abi: Abi,
+    slots: u32,
+    /// The next request to be taken.
+    req_cons: u32,
+    /// Where the next response goes; all before it are in their slots.
+    rsp_prod: u32,
+}
+
+impl Ring {
+    /// A ring on these pages, as an earlier backend may have left it when everything was answered.
+    pub(super) fn attach(memory: Mapping, abi: Abi) -> Result<Ring, BrokenRing> {
+        let pages = memory.length() / xen::PAGE_BYTES;
+        let slots = if pages.is_power_of_two() { abi.slots(pages.trailing_zeros()) } else { None };
+        let slots = slots.ok_or(BrokenRing::WrongLength)?;
+        let rsp_prod = memory.word(RSP_PROD).load(Ordering::Acquire);
+        let ring = Ring { memory, abi, slots, req_cons: rsp_prod, rsp_prod };
+        ring.produced()?;
+        Ok(ring)
+    }
+
+    /// Slots of the ring.
+    pub(super) fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Requests that were taken and have no response in the ring.
+    pub(super) fn outstanding(&self) -> u32 {
+        self.req_cons.wrapping_sub(self.rsp_prod)
+    }
+
+    /// How far the guest has got. Read once for each batch.
+    fn produced(&self) -> Result<u32, BrokenRing> {
+        let produced = self.memory.word(REQ_PROD).load(Ordering::Acquire);
+        let count = produced.wrapping_sub(self.rsp_prod);
+        if count > self.slots {
+            return Err(BrokenRing::TooManyRequests { count, slots: self.slots });
+        }
+        Ok(produced)
+    }
+
+    /// Takes requests, at most so many, as copies of their slots, as long as `each` wants more.
+    pub(super) fn take(
+        &mut self,
+        count_max: usize,
+        mut each: impl FnMut(RawRequest) -> bool,
+    ) -> Result<usize, BrokenRing> {
+        let produced = self.produced()?;
+        let mut count = 0;
+        while count < count_max && self.req_cons != produced {
+            let mut slot = [0; SLOT_BYTES_MAX];
+            let at = self.abi.slot_offset(self.req_cons, self.slots);
+            self.memory.copy_out(at, &mut slot[..self.abi.slot_bytes()]);
+            self.req_cons = self.req_cons.wrapping_add(1);
+            count += 1;
+            if !each(RawRequest::new(self.abi, slot)) {
+                break;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Asks to be told of the next request. True: there is one already.
+    pub(super) fn arm(&self) -> Result<bool, BrokenRing> {
+        self.memory.word(REQ_EVENT).store(self.req_cons.wrapping_add(1), Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        Ok(self.produced()? != self.req_cons)
+    }
+
+    /// Puts a response into the next slot. The guest does not see it before [`push`](Self::push).
+    ///
+    /// # Panics
+    /// When nothing is outstanding.
+    pub(super) fn put(&mut self, response: Response) {
+        assert!(self.outstanding() > 0, "a response answers a request");
+        let (bytes, length) = response.encode(self.abi);
+        self.memory.copy_in(self.abi.slot_offset(self.rsp_prod, self.slots), &bytes[..length]);
+        self.rsp_prod = self.rsp_prod.wrapping_add(1);
+    }
+
+    /// The index at which the next response goes.
+    pub(super) fn next_response(&self) -> u32 {
+        self.rsp_prod
+    }
+
+    /// Shows the guest all responses; says whether it wants to be told.
+    pub(super) fn push(&self) -> bool {
+        let shared = self.memory.word(RSP_PROD);
+        // Ours: nobody else writes it, or the guest harms itself alone.
+        let old = shared.load(Ordering::Relaxed);
+        shared.store(self.rsp_prod, Ordering::Release);
+        fence(Ordering::SeqCst);
+        let event = self.memory.word(RSP_EVENT).load(Ordering::Relaxed);
+        self.rsp_prod.wrapping_sub(event) < self.rsp_prod.wrapping_sub(old)
+    }
+}

@@ -1,0 +1,264 @@
+//! A disk as the guest's programs use it.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+};
+
+use block_core::{Error, ErrorKind, Result};
+use storage_io::{Executor, ReplyTo, Signal, Task, reply};
+use wire::blkif::{
+    Abi, DiscardFlags, IndirectPages, OperationCode, Request, RequestBody, Response, SEGMENTS_MAX, Status, Transfer,
+};
+use xen::{
+    Access, DomainId, GrantRef, Port,
+    hosted::{Guest, GuestChannel},
+};
+
+use crate::{
+    data::{Data, SegmentPages},
+    ring::FrontRing,
+};
+
+/// How a frontend is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrontOptions {
+    /// Where the backend runs.
+    pub backend: DomainId,
+    /// What the guest was compiled for.
+    pub abi: Abi,
+    /// The ring has two to the power of this many pages.
+    pub order: u32,
+    /// Segments of one request; more than a slot holds make it an indirect one.
+    pub segments_max: usize,
+}
+
+impl Default for FrontOptions {
+    fn default() -> FrontOptions {
+        FrontOptions { backend: DomainId(0), abi: Abi::X86_64, order: 0, segments_max: SEGMENTS_MAX }
+    }
+}
+
+/// A disk of a guest, on one executor.
+#[derive(Clone)]
+pub struct Front(Rc<Inner>);
+
+struct Inner {
+    executor: Executor,
+    guest: Guest,
+    options: FrontOptions,
+    ring: RefCell<FrontRing>,
+    channel: GuestChannel,
+    /// Requests without a response: what they asked.
+    waiting: RefCell<HashMap<u64, (OperationCode, ReplyTo<Status>)>>,
+    next_id: Cell<u64>,
+    /// There is room in the ring.
+    room: Signal,
+    stray: Cell<u64>,
+    listening: RefCell<Option<Task<()>>>,
+}
+
+impl Front {
+    /// Makes a ring and leaves an end of an event channel open; the backend can be told of both.
+    ///
+    /// # Errors
+    /// What the guest has run out of.
+    pub fn new(executor: &Executor, guest: &Guest, options: FrontOptions) -> Result<Front> {
+        let ring = FrontRing::new(guest, options.backend, options.abi, options.order)?;
+        let channel = guest.allocate_unbound(executor, options.backend)?;
+        let inner = Rc::new(Inner {
+            executor: executor.clone(),
+            guest: guest.clone(),
+            options,
+            ring: RefCell::new(ring),
+            channel,
+            waiting: RefCell::default(),
+            next_id: Cell::new(1),
+            room: Signal::new(),
+            stray: Cell::new(0),
+            listening: RefCell::default(),
+        });
+        let weak = Rc::downgrade(&inner);
+        let listening = executor.spawn(async move {
+            // Whoever waits for a response holds the disk.
+            while let Some(inner) = weak.upgrade() {
+                if inner.channel.wait().await.is_err() {
+                    return;
+                }
+                inner.take_responses();
+            }
+        });
+        inner.listening.replace(Some(listening));
+        Ok(Front(inner))
+    }
+
+    /// The grants of the ring's pages, in order.
+    pub fn ring_grants(&self) -> Vec<GrantRef> {
+        self.0.ring.borrow().grants().to_vec()
+    }
+
+    /// The end of the event channel for the backend to bind to.
+    pub fn port(&self) -> Port {
+        self.0.channel.port()
+    }
+
+    /// Pages that the backend still used when their request had been answered. There should be none, ever.
+    pub fn stray_pages(&self) -> u64 {
+        self.0.stray.get()
+    }
+
+    /// Requests without a response.
+    pub fn in_flight(&self) -> usize {
+        self.0.waiting.borrow().len()
+    }
+
+    /// Reads so many sectors.
+    ///
+    /// # Errors
+    /// What the backend says.
+    pub async fn read(&self, sector: u64, sectors: usize) -> Result<Vec<u8>> {
+        let data = Data::new(&self.0.guest, self.0.options.backend, sectors, Access::Write)?;
+        let status = self.transfer(Transfer::Read, sector, &data).await?;
+        let bytes = data.bytes();
+        self.release(data.release()?);
+        okay(status).map(|()| bytes)
+    }
+
+    /// Writes whole sectors.
+    ///
+    /// # Errors
+    /// What the backend says.
+    pub async fn write(&self, sector: u64, bytes: &[u8]) -> Result<()> {
+        let data = Data::new(&self.0.guest, self.0.options.backend, bytes.len() / 512, Access::Read)?;
+        data.fill(bytes);
+        let status = self.transfer(Transfer::Write, sector, &data).await?;
+        self.release(data.release()?);
+        okay(status)
+    }
+
+    /// What was answered survives a loss of power.
+    ///
+    /// # Errors
+    /// What the backend says.
+    pub async fn flush(&self) -> Result<()> {
+        let body = RequestBody::Flush { sector: 0, segments: Vec::new() };
+        okay(self.request(OperationCode::FlushDiskCache, body).await?)
+    }
+
+    /// Writes at most eleven pages as a barrier: what was asked before is durable before it, and it before what comes.
+    ///
+    /// # Errors
+    /// What the backend says.
+    pub async fn write_barrier(&self, sector: u64, bytes: &[u8]) -> Result<()> {
+        let data = Data::new(&self.0.guest, self.0.options.backend, bytes.len() / 512, Access::Read)?;
+        data.fill(bytes);
+        let body = RequestBody::Barrier { sector, segments: data.segments() };
+        let status = self.request(OperationCode::WriteBarrier, body).await?;
+        self.release(data.release()?);
+        okay(status)
+    }
+
+    /// The content of some sectors no longer matters.
+    ///
+    /// # Errors
+    /// What the backend says.
+    pub async fn discard(&self, sector: u64, sectors: u64) -> Result<()> {
+        let body = RequestBody::Discard { sector, sectors, flags: DiscardFlags::EMPTY };
+        okay(self.request(OperationCode::Discard, body).await?)
+    }
+
+    async fn transfer(&self, transfer: Transfer, sector: u64, data: &Data) -> Result<Status> {
+        let segments = data.segments();
+        if segments.len() <= SEGMENTS_MAX {
+            let body = RequestBody::Transfer { transfer, sector, segments };
+            return self.request(transfer.operation(), body).await;
+        }
+        if segments.len() > self.0.options.segments_max {
+            return Err(Error::new(ErrorKind::LimitReached, "a request has no more segments than were offered"));
+        }
+        let pages = SegmentPages::new(&self.0.guest, self.0.options.backend, &segments)?;
+        let count = u16::try_from(segments.len()).expect("few");
+        let body = RequestBody::Indirect { transfer, sector, pages: IndirectPages::new(pages.grants(), count) };
+        let status = self.request(transfer.operation(), body).await?;
+        self.release(pages.release()?);
+        Ok(status)
+    }
+
+    fn release(&self, stray: u64) {
+        self.0.stray.set(self.0.stray.get() + stray);
+    }
+
+    /// Sends a request, and waits for its response.
+    ///
+    /// # Errors
+    /// When the disk goes away first.
+    pub async fn request(&self, operation: OperationCode, body: RequestBody) -> Result<Status> {
+        let inner = &self.0;
+        inner.room.until(|| inner.ring.borrow().free() > 0).await;
+        let id = inner.next_id.get();
+        inner.next_id.set(id + 1);
+        let (to, answer) = reply();
+        inner.waiting.borrow_mut().insert(id, (operation, to));
+        let slot = Request { id, operation, body }.encode(inner.options.abi, 0);
+        let wants_to_know = {
+            let mut ring = inner.ring.borrow_mut();
+            ring.put(&slot);
+            ring.push()
+        };
+        if wants_to_know {
+            inner.channel.notify();
+        }
+        answer.await.ok_or_else(|| Error::new(ErrorKind::Closed, "the disk has gone"))
+    }
+
+    /// Ends the disk: its backend has let go of the ring. Says how many pages of the ring it still has.
+    ///
+    /// # Errors
+    /// When the platform has gone.
+    ///
+    /// # Panics
+    /// When others still use the disk.
+    pub fn release_ring(self) -> Result<usize> {
+        let listening = self.0.listening.take();
+        drop(listening);
+        let inner = Rc::into_inner(self.0).expect("nobody else has the disk");
+        inner.ring.into_inner().release()
+    }
+
+    /// The executor that it lives on.
+    pub fn executor(&self) -> &Executor {
+        &self.0.executor
+    }
+}
+
+impl Inner {
+    fn take_responses(&self) {
+        loop {
+            let response = self.ring.borrow_mut().take();
+            match response {
+                Some(response) => self.end(&response),
+                None if self.ring.borrow().arm() => {}
+                None => break,
+            }
+        }
+        self.room.notify();
+    }
+
+    /// A guest's kernel ends a disk for any of these; here, a test ends.
+    fn end(&self, response: &Response) {
+        let asked = self.waiting.borrow_mut().remove(&response.id);
+        let (operation, to) = asked.unwrap_or_else(|| panic!("{response:?} answers nothing that was asked"));
+        assert_eq!(response.operation, operation, "the answer to something else");
+        // Whoever asked may have gone.
+        let _ = to.answer(response.status);
+    }
+}
+
+fn okay(status: Status) -> Result<()> {
+    match status {
+        Status::Okay => Ok(()),
+        Status::Error => Err(Error::new(ErrorKind::Io, "the backend says that it failed")),
+        Status::Unsupported => Err(Error::new(ErrorKind::Unsupported, "the backend does not offer it")),
+    }
+}

@@ -1,0 +1,20 @@
+//! A guest in software: the frontend's half of a block device, on the hosted platform.
+//!
+//! ```text
+//!   read, write, flush, discard --> Front --> FrontRing: slots in granted pages --> (a backend)
+//!                                     ^                                               |
+//!                                     +---- responses, an event <---------------------+
+//! ```
+//!
+//! It is what the backend is tested and measured against, so it watches what a guest's kernel would not: each grant is
+//! taken back as soon as its request is answered, and one that somebody still uses then is counted as stray. A guest that
+//! means harm uses [`FrontRing`] directly and writes into it what it likes.
+
+#![forbid(unsafe_code)]
+
+mod data;
+mod front;
+mod ring;
+
+pub use front::{Front, FrontOptions};
+pub use ring::FrontRing;
