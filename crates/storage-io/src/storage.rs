@@ -135,7 +135,8 @@ pub enum StorageKind {
 }
 
 impl StorageKind {
-    /// Whether a network lies in between, whose failures may pass.
+    /// Whether a network lies in between, whose failures may pass. A block device counts as local whatever is behind it:
+    /// its driver has its own retries, and an error is its last word.
     pub fn is_remote(self) -> bool {
         self == StorageKind::NetworkFile
     }

@@ -7,13 +7,17 @@ mod common;
 use std::{
     fs,
     os::unix::net::UnixStream,
+    pin::pin,
     sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
 
 use common::{at, directory, open, pattern};
-use storage_io::{EngineChoice, EngineKind, Executor, LoopTrace, OpenOptions, StorageExt, Turn, Wait, Woken, mailbox};
+use futures_util::future::{Either, select};
+use storage_io::{
+    EngineChoice, EngineKind, Executor, LoopTrace, OpenOptions, Receiver, StorageExt, Turn, Wait, Woken, mailbox,
+};
 
 /// Far longer than anything here takes: a test that hangs fails.
 const HANG: Duration = Duration::from_secs(60);
@@ -110,46 +114,89 @@ fn watch(trace: &Arc<LoopTrace>, before: u64, release: &mpsc::Sender<()>) {
     release.send(()).unwrap();
 }
 
+/// Runs `story`, which must end: a wake-up that is lost leaves it waiting for ever.
+fn in_time<T>(executor: &Executor, story: impl Future<Output = T>) -> T {
+    let limit = executor.sleep(HANG);
+    executor.block_on(async {
+        match select(pin!(story), pin!(limit)).await {
+            Either::Left((result, _)) => result,
+            Either::Right(_) => panic!("a wake-up was lost"),
+        }
+    })
+}
+
+const ENGINES: [EngineChoice; 4] =
+    [EngineChoice::IoUring, EngineChoice::Libaio, EngineChoice::Threads, EngineChoice::Inline];
+
 /// Messages and turns in large numbers, with a reader beside them: nothing gets lost, and every turn that is seen is whole.
 #[test]
 fn threads_that_send_wake_and_look_at_once_lose_nothing() {
     const SENDERS: u64 = 4;
-    let each = test_support::cycles(20_000, 1_000_000);
-    let executor = Executor::new(EngineChoice::Probe).unwrap();
-    let trace = executor.trace();
-    let (sender, mut receiver) = mailbox();
-    let (stop, stopped) = mpsc::channel::<()>();
-    let looker = thread::spawn(move || {
-        let mut looks = 0_u64;
-        while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
-            let turns = trace.turns();
-            assert!(turns.windows(2).all(|pair| pair[0].number < pair[1].number && pair[0].began <= pair[1].began));
-            assert!(turns.iter().all(|turn| turn.took < HANG && turn.idle < HANG));
-            looks += 1;
-        }
-        looks
-    });
-    let senders: Vec<_> = (0..SENDERS)
-        .map(|from| {
-            let sender = sender.clone();
-            thread::spawn(move || (0..each).for_each(|number| sender.send((from, number)).unwrap()))
-        })
-        .collect();
-    drop(sender);
-    let mut next = [0; 4];
-    executor.block_on(async {
-        while let Some((from, number)) = receiver.recv().await {
-            let expected = &mut next[usize::try_from(from).unwrap()];
-            assert_eq!(number, *expected, "messages of sender {from} arrive in order");
-            *expected += 1;
-            if number % 64 == 0 {
-                // Falls asleep often, so that there is somebody to wake.
-                executor.sleep(Duration::from_micros(1)).await;
+    let each = test_support::cycles(5_000, 1_000_000);
+    for choice in ENGINES {
+        let executor = Executor::new(choice).unwrap();
+        let trace = executor.trace();
+        let (sender, receiver) = mailbox();
+        let (stop, stopped) = mpsc::channel::<()>();
+        let looker = thread::spawn(move || {
+            while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                let turns = trace.turns();
+                assert!(turns.windows(2).all(|pair| pair[0].number < pair[1].number && pair[0].began <= pair[1].began));
+                assert!(turns.iter().all(|turn| turn.took < HANG && turn.idle < HANG));
             }
+        });
+        let senders: Vec<_> = (0..SENDERS)
+            .map(|from| {
+                let sender = sender.clone();
+                thread::spawn(move || (0..each).for_each(|number| sender.send((from, number)).unwrap()))
+            })
+            .collect();
+        drop(sender);
+        assert_eq!(in_time(&executor, receive_in_order(&executor, receiver)), [each; 4], "{choice:?}");
+        senders.into_iter().for_each(|sender| sender.join().unwrap());
+        drop(stop);
+        looker.join().unwrap();
+    }
+}
+
+/// How many messages of each sender there were.
+async fn receive_in_order(executor: &Executor, mut receiver: Receiver<(u64, u64)>) -> [u64; 4] {
+    let mut next = [0; 4];
+    while let Some((from, number)) = receiver.recv().await {
+        let expected = &mut next[usize::try_from(from).unwrap()];
+        assert_eq!(number, *expected, "messages of sender {from} arrive in order");
+        *expected += 1;
+        if number % 64 == 0 {
+            // Falls asleep often, so that there is somebody to wake.
+            executor.sleep(Duration::from_micros(1)).await;
         }
-    });
-    senders.into_iter().for_each(|sender| sender.join().unwrap());
-    assert_eq!(next, [each; 4]);
-    drop(stop);
-    assert!(looker.join().unwrap() > 0);
+    }
+    next
+}
+
+/// Each side sleeps until the other has sent: one wake-up lost, and both sleep for ever.
+#[test]
+fn two_executors_that_take_turns_never_both_sleep() {
+    let rounds = test_support::cycles(5_000, 500_000);
+    for choice in ENGINES {
+        let (there, mut arrived) = mailbox();
+        let (back, mut returned) = mailbox();
+        let other = thread::spawn(move || {
+            let executor = Executor::new(choice).unwrap();
+            in_time(&executor, async {
+                while let Some(number) = arrived.recv().await {
+                    back.send(number).unwrap();
+                }
+            });
+        });
+        let executor = Executor::new(choice).unwrap();
+        in_time(&executor, async {
+            for round in 0..rounds {
+                there.send(round).unwrap();
+                assert_eq!(returned.recv().await, Some(round));
+            }
+        });
+        drop(there);
+        other.join().unwrap();
+    }
 }

@@ -247,7 +247,7 @@ impl FaultScript {
             is_struck = true;
             verdict.then = match rule.fault {
                 Fault::Delay(delay) => {
-                    verdict.delay += delay;
+                    verdict.delay = verdict.delay.saturating_add(delay);
                     continue;
                 }
                 Fault::Hang => Then::Hang,

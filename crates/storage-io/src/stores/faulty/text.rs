@@ -275,6 +275,54 @@ mod tests {
         }
     }
 
+    /// Whatever is written, it is understood or refused; what is understood means what it says.
+    #[test]
+    fn any_text_is_a_rule_or_an_error() {
+        const WORDS: [&str; 24] = [
+            "any",
+            "read",
+            "write-zeroes",
+            "sync",
+            "@",
+            "+",
+            "/",
+            "x",
+            "=",
+            ",",
+            "0",
+            "7",
+            "0x",
+            "1f",
+            "K",
+            "T",
+            "18446744073709551615",
+            "EIO",
+            "hang",
+            "delay(",
+            "torn(",
+            "ms",
+            ")",
+            "\u{e9}",
+        ];
+        let mut state = test_support::seed() | 1;
+        let mut draw = |count: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from((state >> 8) % count).unwrap()
+        };
+        let mut understood = 0;
+        for _ in 0..test_support::cycles(100_000, 10_000_000) {
+            let text: String = (0..1 + draw(9)).map(|_| WORDS[draw(24)]).collect();
+            for rule in parse(&text).unwrap_or_default() {
+                understood += 1;
+                let again = rule.to_string().parse::<FaultRule>().unwrap();
+                assert_eq!(format!("{again:?}"), format!("{rule:?}"), "{text}");
+            }
+        }
+        assert!(understood > 0);
+    }
+
     #[test]
     fn what_is_no_rule_is_refused_by_name() {
         for (text, words) in [
