@@ -177,7 +177,7 @@ async fn receive_in_order(executor: &Executor, mut receiver: Receiver<(u64, u64)
 /// Each side sleeps until the other has sent: one wake-up lost, and both sleep for ever.
 #[test]
 fn two_executors_that_take_turns_never_both_sleep() {
-    let rounds = test_support::cycles(5_000, 500_000);
+    let rounds = test_support::cycles(5_000, 1_000_000);
     for choice in ENGINES {
         let (there, mut arrived) = mailbox();
         let (back, mut returned) = mailbox();
