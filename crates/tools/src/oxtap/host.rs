@@ -119,6 +119,7 @@ pub(super) fn ask_all<T: Send + 'static>(
 pub(super) mod tests {
     use super::*;
     use control_api::native::ProcessStatistics;
+    use std::{fs, io::Write, os::unix::net::UnixListener};
 
     /// A tapdisk with running disks of these minors and images.
     pub(in super::super) fn process(pid: u32, disks: &[(u16, &str)]) -> Process {
@@ -140,6 +141,32 @@ pub(super) mod tests {
         let answers = ask_all(&[1, 2, 3], Duration::from_millis(200), ask);
         assert_eq!(answers, [(1, Some(10)), (2, None), (3, Some(30))]);
         drop(release);
+    }
+
+    #[test]
+    fn one_who_dribbles_is_as_silent_as_one_who_sleeps() {
+        let directory = tempfile::tempdir().unwrap();
+        let run = RunDir::at(directory.path());
+        fs::write(run.control_socket(7), "").unwrap();
+        let listener = UnixListener::bind(run.native_socket(7)).unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // Always something, and never a line.
+            while stream.write_all(b" ").is_ok() {
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let processes = processes_within(&run, Duration::from_millis(200)).unwrap();
+        assert!(processes.len() == 1 && processes[0].is_silent(), "{processes:?}");
+    }
+
+    #[test]
+    fn who_has_gone_and_left_his_sockets_is_not_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let run = RunDir::at(directory.path());
+        drop(UnixListener::bind(run.control_socket(7)).unwrap());
+        drop(UnixListener::bind(run.native_socket(7)).unwrap());
+        assert!(processes(&run).unwrap().is_empty());
     }
 
     #[test]

@@ -204,6 +204,16 @@ pub struct Metrics {
 
 /// `oxtap top`.
 #[derive(Debug, Args)]
+#[command(after_help = "Keys:
+  q                end
+  l i b p e n      sort by load, IOPS, bandwidth, latency (p99), errors, image name; s takes the next
+  r                turn the order round
+  /                show only what matches; Enter keeps the filter, Esc drops it
+  space            let the picture stand still, and go on
+  arrows, PgUp, PgDn, Home   move through the list
+
+BUSY is requests in flight + requests to be tried again; LOAD is how many were in the disk on average. Without a terminal,
+or with --once, one table is printed.")]
 pub struct Top {
     /// Time between two looks.
     #[arg(long, short, value_name = "SECONDS", value_parser = size::parse_seconds, default_value = "1")]

@@ -2,6 +2,7 @@
 
 use std::{
     io::stdout,
+    panic,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -41,8 +42,7 @@ const LAST_PICTURE_MAX: Duration = Duration::from_millis(300);
 pub(super) fn run(run: RunDir, mut model: Model, interval: Duration) -> Result<()> {
     // Ctrl-C is a key here; the others end the process, which must leave a usable terminal. Before any thread.
     let signals = Signals::take(&[Signal::TERM, Signal::HUP])?;
-    // A panic gives it back, too.
-    let mut terminal = ratatui::try_init().context("terminal")?;
+    let mut terminal = take()?;
     let is_over = Arc::new(AtomicBool::new(false));
     end_on(signals, Arc::clone(&is_over))?;
     let (stop, stopped) = channel();
@@ -56,6 +56,17 @@ pub(super) fn run(run: RunDir, mut model: Model, interval: Duration) -> Result<(
         thread::park();
     }
     result.context("terminal")
+}
+
+/// Takes the terminal. A panic gives it back, with the cursor, before it is told.
+fn take() -> Result<DefaultTerminal> {
+    let terminal = ratatui::try_init().context("terminal")?;
+    let tell = panic::take_hook();
+    panic::set_hook(Box::new(move |panicked| {
+        give_back();
+        tell(panicked);
+    }));
+    Ok(terminal)
 }
 
 /// On a signal: lets the picture come to its end, so that nothing is drawn behind it, and then ends the process.
