@@ -48,6 +48,7 @@ impl Home {
             self.disk.limiter().set(limits);
         }
         // Before the first request, and whether or not the limiter is there.
+        self.is_valve_told.set(false);
         self.limit_by(layers.valve.as_ref());
         let opened = self.disk.open(spec, open.settings(self.retry_eio)).await;
         let geometry = opened.inspect_err(|_| self.limit_by(None))?;
@@ -137,7 +138,7 @@ impl Home {
         if result.is_ok() || is_another_disk {
             self.published.words().name = open.name.clone();
             self.opened.replace(Some(open));
-            if is_named {
+            if is_named && !self.is_valve_told.get() {
                 self.limit_by(valve.as_ref());
             }
         }

@@ -115,6 +115,7 @@ fn run(setup: Setup, up: ReplyTo<Result<Up>>) {
         opened: RefCell::default(),
         exports: RefCell::default(),
         valve: RefCell::default(),
+        is_valve_told: Cell::new(false),
         pages,
         is_forced: Cell::new(false),
         current: Cell::new(None),
@@ -146,6 +147,8 @@ struct Home {
     opened: RefCell<Option<Open>>,
     exports: RefCell<Option<Exports>>,
     valve: RefCell<Option<Valve>>,
+    /// Whether a command has decided about it since the images were opened; their names then do not.
+    is_valve_told: Cell<bool>,
     pages: Pages,
     is_forced: Cell<bool>,
     /// The job that is being done.
@@ -192,6 +195,7 @@ impl Home {
                     let _ = done.answer(self.current.get() == Some(number) && self.turn_back());
                 }
                 Urgent::DrawOn(valve, done) => {
+                    self.is_valve_told.set(true);
                     self.limit_by(valve.as_ref());
                     let _ = done.answer(());
                 }

@@ -1,6 +1,7 @@
 //! Disks that are held back, and storage that fails to order.
 
 use std::{
+    fs,
     process::Stdio,
     thread,
     time::{Duration, Instant},
@@ -72,6 +73,11 @@ fn a_service_whose_budget_is_shared_is_named_and_forgotten() {
     let expected = place.scratch().join("gold").display().to_string();
     assert_eq!(json(&place, &["stats", "0"])["valve"], expected);
     succeed(&mut disk.qemu_io(&["write 0 4k"]));
+    // As a snapshot does: the images get another name, and it is still the same disk.
+    oxtap(&place, &["pause", "0"]);
+    fs::hard_link(&disk.image, place.scratch().join("b.vhd")).unwrap();
+    oxtap(&place, &["resume", "0", "--image", "vhd:b.vhd"]);
+    assert_eq!(json(&place, &["stats", "0"])["valve"], expected);
     oxtap(&place, &["budget", "0", "--none"]);
     assert_eq!(json(&place, &["stats", "0"])["valve"], Value::Null);
     let nothing = crate::tapdisk::run(&place, &["budget", "0"]);
