@@ -15,6 +15,7 @@ use crate::{
     piece::{Owner, Piece},
     registry::Registry,
     shared::Shared,
+    statistics::Recorder,
     walk::walk,
 };
 
@@ -23,6 +24,8 @@ pub(crate) struct Chain<F> {
     pub(crate) executor: Executor,
     pub(crate) layers: Vec<F>,
     pub(crate) shared: Arc<Shared>,
+    /// Counts what jobs do.
+    pub(crate) recorder: Recorder,
     pub(crate) claiming: Rc<Claiming>,
     pub(crate) reclaim: Reclaim,
     pub(crate) jobs: Rc<Jobs>,
@@ -41,6 +44,7 @@ impl<F: Format + 'static> Chain<F> {
         Rc::new(Chain {
             executor: executor.clone(),
             layers,
+            recorder: shared.statistics.add_queue(),
             shared,
             claiming: Rc::default(),
             reclaim: Reclaim::default(),

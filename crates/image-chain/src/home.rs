@@ -13,7 +13,8 @@ use crate::{
     owners::OwnerWriter,
     queue::QueueSeed,
     resting::Resting,
-    shared::{ChainStatistics, LayerStatus, Shared, TableClock},
+    shared::{Shared, TableClock},
+    statistics::{ChainStatistics, LayerStatus},
 };
 
 /// One image of a chain, opened.
@@ -135,7 +136,9 @@ impl<F: Format + 'static> Home<F> {
     pub fn attach(&self) -> QueueSeed {
         let (to_queue, mail) = mailbox();
         let (id, claims) = self.chain.claiming.add_queue(to_queue);
-        QueueSeed { id, shared: self.chain.shared.clone(), home: self.mail.clone(), mail, claims }
+        let shared = self.chain.shared.clone();
+        let recorder = shared.statistics.add_queue();
+        QueueSeed { id, shared, recorder, home: self.mail.clone(), mail, claims }
     }
 
     /// Makes what any queue has answered durable. It is done whether or not the answer is waited for.

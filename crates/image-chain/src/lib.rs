@@ -36,6 +36,7 @@ mod queue;
 mod registry;
 mod resting;
 mod shared;
+mod statistics;
 mod transfer;
 mod walk;
 
@@ -45,4 +46,4 @@ pub use name::ImageName;
 pub use open::{ChainSpec, DEPTH_DEFAULT};
 pub use queue::{Queue, QueueSeed};
 pub use resting::Resting;
-pub use shared::{ChainStatistics, LayerStatus};
+pub use statistics::{ChainStatistics, LayerStatus};

@@ -19,6 +19,7 @@ use crate::{
     piece::{Piece, extents_of, push_piece},
     registry::{Registry, Ticket},
     shared::Shared,
+    statistics::Recorder,
     transfer::{bytes, read_pieces, write_pieces},
 };
 
@@ -37,6 +38,7 @@ pub(crate) struct QueueId(pub(crate) u64);
 pub struct QueueSeed {
     pub(crate) id: QueueId,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) recorder: Recorder,
     pub(crate) home: Sender<ToHome>,
     pub(crate) mail: Receiver<ToQueue>,
     /// The claims that were held, or asked for, when it was made.
@@ -57,6 +59,7 @@ impl QueueSeed {
             id: self.id,
             executor: executor.clone(),
             shared: self.shared,
+            recorder: self.recorder,
             registry,
             home: self.home,
         }))
@@ -91,6 +94,7 @@ struct Inner {
     id: QueueId,
     executor: Executor,
     shared: Arc<Shared>,
+    recorder: Recorder,
     registry: Rc<Registry>,
     home: Sender<ToHome>,
 }
@@ -129,7 +133,7 @@ impl Queue {
             Err(error) => return (buffer, Err(error)),
         };
         let pieces = first.into_iter().chain(more);
-        read_pieces(&self.0.executor, &self.0.shared, pieces, buffer, Some(ticket)).await
+        read_pieces(&self.0.executor, (&self.0.shared, &self.0.recorder), pieces, buffer, Some(ticket)).await
     }
 
     /// Writes `buffer`, which is as long as `range`.
@@ -163,7 +167,8 @@ impl Queue {
         let tables_are_durable = self.0.shared.tables.is_durable();
         let pieces = std::iter::once(first).chain(more);
         let by_itself = durable && tables_are_durable;
-        let (buffer, result) = write_pieces(&self.0.executor, &self.0.shared, pieces, buffer, by_itself, ticket).await;
+        let (buffer, result) =
+            write_pieces(&self.0.executor, (&self.0.shared, &self.0.recorder), pieces, buffer, by_itself, ticket).await;
         match result {
             Ok(()) if durable && !by_itself => (buffer, self.flush().await),
             Err(error) if by_itself => {

@@ -1,4 +1,4 @@
-//! What the queues of a disk share with home: the owner map to read, the storages to use, counters. No locks.
+//! What the queues of a disk share with home: the owner map to read, the storages to use. No locks.
 
 use std::sync::{
     Arc, OnceLock,
@@ -6,12 +6,12 @@ use std::sync::{
 };
 
 use block_core::{Error, ErrorKind, Result};
-use image_format::ImageKind;
 use storage_io::{Limits, Storage, StorageKind};
 
 use crate::{
     owners::OwnerMap,
     piece::{LayerId, Owner, Piece},
+    statistics::ChainStatistics,
 };
 
 /// Shared by home and all queues of a chain.
@@ -109,89 +109,6 @@ impl TableClock {
     pub(crate) fn is_durable(&self) -> bool {
         self.running.load(Ordering::Acquire) == 0
             && self.durable.load(Ordering::Acquire) >= self.changes.load(Ordering::Acquire)
-    }
-}
-
-/// What a transfer does; the index of its counters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Direction {
-    Read = 0,
-    Write = 1,
-}
-
-/// Counters of one image, in sectors.
-#[derive(Debug)]
-struct LayerCounters {
-    name: String,
-    kind: ImageKind,
-    hits: [AtomicU64; 2],
-    fails: [AtomicU64; 2],
-}
-
-/// A snapshot of one image's counters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LayerStatus {
-    /// The image, as it was named when it was opened.
-    pub name: String,
-    /// Its format.
-    pub kind: ImageKind,
-    /// Sectors that this image read and wrote, failures included.
-    pub hits: [u64; 2],
-    /// Sectors of reads and writes that failed.
-    pub fails: [u64; 2],
-}
-
-/// Live counters of a chain. A handle: any thread reads them, and it keeps no image open.
-#[derive(Clone, Debug)]
-pub struct ChainStatistics(Arc<Counters>);
-
-#[derive(Debug)]
-struct Counters {
-    /// Base first.
-    layers: Vec<LayerCounters>,
-    gaps_written: AtomicU64,
-    gaps_skipped: AtomicU64,
-}
-
-impl ChainStatistics {
-    pub(crate) fn new(names: impl IntoIterator<Item = (String, ImageKind)>) -> ChainStatistics {
-        let layers = names
-            .into_iter()
-            .map(|(name, kind)| LayerCounters { name, kind, hits: Default::default(), fails: Default::default() })
-            .collect();
-        ChainStatistics(Arc::new(Counters { layers, gaps_written: AtomicU64::new(0), gaps_skipped: AtomicU64::new(0) }))
-    }
-
-    /// The images' counters, leaf first.
-    pub fn layers(&self) -> Vec<LayerStatus> {
-        let read = |counters: &[AtomicU64; 2]| counters.each_ref().map(|counter| counter.load(Ordering::Relaxed));
-        let status = |layer: &LayerCounters| LayerStatus {
-            name: layer.name.clone(),
-            kind: layer.kind,
-            hits: read(&layer.hits),
-            fails: read(&layer.fails),
-        };
-        self.0.layers.iter().rev().map(status).collect()
-    }
-
-    /// Gaps between blocks that were written with the data behind them to keep a sequential write sequential, and those
-    /// that were skipped over.
-    pub fn gaps(&self) -> [u64; 2] {
-        [&self.0.gaps_written, &self.0.gaps_skipped].map(|counter| counter.load(Ordering::Relaxed))
-    }
-
-    pub(crate) fn count(&self, layer: LayerId, direction: Direction, bytes: u64, succeeded: bool) {
-        let layer = &self.0.layers[layer.index()];
-        let sectors = bytes / block_core::SECTOR;
-        layer.hits[direction as usize].fetch_add(sectors, Ordering::Relaxed);
-        if !succeeded {
-            layer.fails[direction as usize].fetch_add(sectors, Ordering::Relaxed);
-        }
-    }
-
-    pub(crate) fn count_gap(&self, written: bool) {
-        let counter = if written { &self.0.gaps_written } else { &self.0.gaps_skipped };
-        counter.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -9,7 +9,8 @@ use storage_io::{Buffer, Completion, Executor, Hold, Pending, Storage, StorageOp
 use crate::{
     piece::{LayerId, Owner, Piece},
     registry::Ticket,
-    shared::{Direction, Shared},
+    shared::Shared,
+    statistics::{Direction, Recorder},
 };
 
 /// A started part of a transfer.
@@ -23,7 +24,7 @@ enum Part {
 /// Reads the pieces, which follow one another, into `buffer`. `ticket` is kept until the last I/O has ended.
 pub(crate) async fn read_pieces(
     executor: &Executor,
-    shared: &Shared,
+    (shared, recorder): (&Shared, &Recorder),
     pieces: impl IntoIterator<Item = Piece>,
     buffer: Buffer,
     ticket: Option<Rc<Ticket>>,
@@ -40,13 +41,13 @@ pub(crate) async fn read_pieces(
             Part::Running { layer, bytes: piece.range.length(), pending }
         }
     };
-    collect(shared, Direction::Read, start_all(pieces, buffer, start)).await
+    collect(recorder, Direction::Read, start_all(pieces, buffer, start)).await
 }
 
 /// Writes `buffer` over the pieces, which all have a place in the leaf. `ticket` is kept until the last I/O has ended.
 pub(crate) async fn write_pieces(
     executor: &Executor,
-    shared: &Shared,
+    (shared, recorder): (&Shared, &Recorder),
     pieces: impl IntoIterator<Item = Piece>,
     buffer: Buffer,
     durable: bool,
@@ -60,7 +61,7 @@ pub(crate) async fn write_pieces(
         let pending = shared.storage(layer).submit(executor, operation, Some(ticket.clone()));
         Part::Running { layer, bytes: piece.range.length(), pending }
     };
-    collect(shared, Direction::Write, start_all(pieces, buffer, start)).await
+    collect(recorder, Direction::Write, start_all(pieces, buffer, start)).await
 }
 
 fn hold(ticket: &Option<Rc<Ticket>>) -> Option<Hold> {
@@ -82,7 +83,7 @@ fn start_all(
 }
 
 /// Waits for all parts; puts the buffer together again. The first error counts.
-async fn collect(shared: &Shared, direction: Direction, parts: Vec<Part>) -> (Buffer, Result<()>) {
+async fn collect(recorder: &Recorder, direction: Direction, parts: Vec<Part>) -> (Buffer, Result<()>) {
     let mut whole = Buffer::empty();
     let mut result = Ok(());
     for part in parts {
@@ -91,7 +92,7 @@ async fn collect(shared: &Shared, direction: Direction, parts: Vec<Part>) -> (Bu
             Part::Running { layer, bytes, pending } => {
                 let Completion { buffer, result: ended } = pending.await;
                 whole.append(buffer.expect("reads and writes give their buffer back"));
-                shared.statistics.count(layer, direction, bytes, ended.is_ok());
+                recorder.count(layer, direction, bytes, ended.is_ok());
                 result = result.and(ended);
             }
         }

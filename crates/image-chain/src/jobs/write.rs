@@ -18,7 +18,7 @@ use storage_io::Buffer;
 
 use crate::{
     chain::Chain,
-    shared::Direction,
+    statistics::Direction,
     transfer::{Segment, bytes, read_pieces, write_segments},
 };
 
@@ -81,7 +81,7 @@ impl<F: Format + 'static> Chain<F> {
     async fn read_sector(&self, sector: GuestRange) -> Result<Vec<u8>> {
         let pieces = self.resolve(sector).await?;
         let buffer = Buffer::zeroed(bytes(sector));
-        let (buffer, result) = read_pieces(&self.executor, &self.shared, pieces, buffer, None).await;
+        let (buffer, result) = read_pieces(&self.executor, (&self.shared, &self.recorder), pieces, buffer, None).await;
         result.map(|()| buffer.to_vec())
     }
 
@@ -100,7 +100,7 @@ impl<F: Format + 'static> Chain<F> {
             Ok(()) => join_all(written.into_iter().map(|part| self.commit(part))).await.into_iter().collect(),
             failed => failed,
         };
-        self.shared.statistics.count(self.shared.leaf(), Direction::Write, range.length(), result.is_ok());
+        self.recorder.count(self.shared.leaf(), Direction::Write, range.length(), result.is_ok());
         (buffer, result)
     }
 
