@@ -33,6 +33,8 @@ use receiver::{Connection, Sent};
 
 /// What may wait for a receiver, counted in bytes of text.
 const WAITING_BYTES_MAX: usize = 64 << 10;
+/// How long a receiver without room is left alone.
+const DEAF_TIME: Duration = Duration::from_micros(100);
 /// What of a text is sent: receivers cut, or refuse, what is much longer.
 const TEXT_BYTES_MAX: usize = 8000;
 
@@ -124,6 +126,8 @@ pub struct HostLog {
     connection: Option<Connection>,
     /// Nobody listened when we looked last.
     is_absent: bool,
+    /// When the receiver had no room last.
+    refused: Option<Instant>,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
     /// Dropped, and not told yet.
@@ -151,6 +155,7 @@ impl HostLog {
             receivers,
             connection: None,
             is_absent: false,
+            refused: None,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             untold: 0,
@@ -164,6 +169,11 @@ impl HostLog {
         self.counters.clone()
     }
 
+    /// Whether fields arrive, as far as is known: a syslog daemon gets none.
+    pub fn takes_fields(&self) -> bool {
+        self.connection.as_ref().map_or(self.receivers.journal.is_some(), Connection::takes_fields)
+    }
+
     /// Whether messages wait for their receiver: then [`retry`](Self::retry) should be called now and then.
     pub fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
@@ -172,15 +182,17 @@ impl HostLog {
     /// Takes one message, and sends it if that is possible at once.
     pub fn send(&mut self, record: Record) {
         self.counters.sent.fetch_add(1, Relaxed);
-        // Looking for a receiver that is not there is for those who have the time.
-        let may_pass = self.is_absent || self.flush();
+        // Looking for a receiver that is not there is for those who have the time; nor is one that had no room a moment
+        // ago asked for each message.
+        let is_deaf = self.refused.is_some_and(|refused| refused.elapsed() < DEAF_TIME);
+        let may_pass = !self.is_absent && !is_deaf && self.flush();
         if self.untold > 0 || self.waiting_bytes + record.bytes() > WAITING_BYTES_MAX {
             self.untold += 1;
             self.counters.dropped.fetch_add(1, Relaxed);
             return;
         }
         self.wait(record, false);
-        if may_pass && !self.is_absent {
+        if may_pass {
             self.flush();
         }
     }
@@ -215,6 +227,7 @@ impl HostLog {
 
     /// Sends what waits; says whether everything is gone.
     fn flush(&mut self) -> bool {
+        self.refused = None;
         while let Some(first) = self.waiting.front() {
             match transmit(&mut self.connection, &self.receivers, &self.speaker, &first.record, &mut self.datagram) {
                 Sent::Taken => self.has_gone(|counters| &counters.delivered),
@@ -222,7 +235,10 @@ impl HostLog {
                     self.untold += 1;
                     self.has_gone(|counters| &counters.dropped);
                 }
-                Sent::Later => return false,
+                Sent::Later => {
+                    self.refused = Some(Instant::now());
+                    return false;
+                }
                 Sent::Nobody => {
                     self.is_absent = true;
                     return false;

@@ -98,6 +98,10 @@ impl Connection {
         }
     }
 
+    pub(super) fn takes_fields(&self) -> bool {
+        matches!(self.form, Form::Journal)
+    }
+
     pub(super) fn send(&self, datagram: &[u8]) -> Sent {
         match self.socket.send(datagram) {
             Ok(_) => Sent::Taken,

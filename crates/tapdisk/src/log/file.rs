@@ -1,8 +1,10 @@
-//! The file: a write for each line, so that whoever reads it sees everything.
+//! The file. What is written gathers until it is flushed, which the thread does whenever nothing more waits for it: then
+//! many lines cost one write, and a single one is there at once.
 
 use std::{
+    fmt::Write as _,
     fs::{self, File, OpenOptions},
-    io::Write,
+    io::Write as _,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{SystemTime, UNIX_EPOCH},
@@ -15,11 +17,17 @@ use super::Counters;
 /// What lines about requests may fill: other processes need the room too. Begun anew, the file has all of it again.
 const REQUEST_LINES_BYTES_MAX: u64 = 256 << 20;
 
+/// How much gathers before it is written whatever still waits.
+const GATHERED_BYTES_MAX: usize = 64 << 10;
+
 /// The log file.
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
     file: Option<File>,
+    /// Whole lines that are to be written next.
+    gathered: String,
+    /// All that was written or gathered.
     bytes: u64,
     bytes_max: u64,
     /// The last line has no end.
@@ -34,6 +42,7 @@ impl LogFile {
         LogFile {
             path: path.into(),
             file: open(path),
+            gathered: String::new(),
             bytes: 0,
             bytes_max: REQUEST_LINES_BYTES_MAX,
             is_torn: false,
@@ -44,68 +53,91 @@ impl LogFile {
 
     /// Opens it by its name again.
     pub(super) fn reopen(&mut self) {
+        self.flush();
         *self = LogFile { untold: self.untold, ..LogFile::open(&self.path, self.counters.clone()) };
     }
 
     /// Removes it.
     pub(super) fn remove(&mut self) {
+        self.gathered.clear();
         if self.file.take().is_some() {
             let _ = fs::remove_file(&self.path);
         }
     }
 
-    /// Writes one line.
+    /// Takes one line.
     pub(super) fn write(&mut self, time: SystemTime, text: &str) {
-        if self.untold > 0 && self.put(time, &format!("{} lines could not be written", self.untold)) {
-            self.untold = 0;
+        let before = self.gathered.len();
+        put_line(&mut self.gathered, time, text);
+        self.bytes += (self.gathered.len() - before) as u64;
+        if self.gathered.len() >= GATHERED_BYTES_MAX {
+            self.flush();
         }
-        match self.put(time, text) {
-            true => self.counters.written.fetch_add(1, Relaxed),
-            false => self.is_lost(),
-        };
     }
 
-    /// Writes one of the lines that may come in any number.
+    /// Takes one of the lines that may come in any number.
     pub(super) fn write_about_request(&mut self, time: SystemTime, text: &str) {
         match self.bytes < self.bytes_max {
             true => self.write(time, text),
             // Not told line by line, but when something else is told.
-            false => drop(self.is_lost()),
+            false => self.are_lost(1),
         }
     }
 
-    fn is_lost(&mut self) -> u64 {
-        self.untold += 1;
-        self.counters.unwritten.fetch_add(1, Relaxed)
+    /// Writes what has gathered, and before it how much is missing.
+    pub(super) fn flush(&mut self) {
+        if self.gathered.is_empty() {
+            return;
+        }
+        let lines = std::mem::take(&mut self.gathered);
+        if self.untold > 0 {
+            let mut notice = String::new();
+            put_line(&mut notice, SystemTime::now(), &format!("{} lines could not be written", self.untold));
+            if self.put(&notice) == 1 {
+                self.untold = 0;
+            }
+        }
+        let written = self.put(&lines);
+        self.counters.written.fetch_add(written, Relaxed);
+        self.are_lost(lines_in(lines.as_bytes()) - written);
+        self.gathered = lines;
+        self.gathered.clear();
     }
 
-    /// A full disk must not end the daemon, nor be talked about on that disk.
-    fn put(&mut self, time: SystemTime, text: &str) -> bool {
-        let Some(file) = &mut self.file else { return false };
-        let mut line = stamped(time, text);
-        if self.is_torn {
-            line.insert(0, '\n');
+    fn are_lost(&mut self, count: u64) {
+        self.untold += count;
+        self.counters.unwritten.fetch_add(count, Relaxed);
+    }
+
+    /// Writes lines; gives how many of them are in the file. A full disk must not end the daemon, nor be talked about on
+    /// that disk.
+    fn put(&mut self, lines: &str) -> u64 {
+        let Some(file) = &mut self.file else { return 0 };
+        if self.is_torn && !matches!(file.write(b"\n"), Ok(1)) {
+            return 0;
         }
-        let before = self.bytes;
-        let written = write_counted(file, line.as_bytes(), &mut self.bytes);
-        self.is_torn = if written { false } else { self.is_torn || self.bytes > before };
-        written
+        let written = write_some(file, lines.as_bytes());
+        self.is_torn = written > 0 && lines.as_bytes()[written - 1] != b'\n';
+        lines_in(&lines.as_bytes()[..written])
     }
 }
 
-fn write_counted(file: &mut File, mut bytes: &[u8], count: &mut u64) -> bool {
-    while !bytes.is_empty() {
-        match file.write(bytes) {
-            Ok(0) => return false,
-            Ok(written) => {
-                *count += written as u64;
-                bytes = &bytes[written..];
-            }
+fn lines_in(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
+/// Writes as much as it can; gives how much.
+fn write_some(file: &mut File, bytes: &[u8]) -> usize {
+    let mut count = 0;
+    while count < bytes.len() {
+        match file.write(&bytes[count..]) {
+            Ok(0) => break,
+            Ok(written) => count += written,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return false,
+            Err(_) => break,
         }
     }
-    true
+    count
 }
 
 fn open(path: &Path) -> Option<File> {
@@ -113,11 +145,18 @@ fn open(path: &Path) -> Option<File> {
     OpenOptions::new().append(true).create(true).open(path).ok()
 }
 
-fn stamped(time: SystemTime, text: &str) -> String {
+fn put_line(out: &mut String, time: SystemTime, text: &str) {
     let stamp = timestamp(time);
     let clock = stamp.rsplit(' ').next().unwrap_or_default();
     let milliseconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_millis());
-    format!("{stamp}: [{clock}.{milliseconds:03}] {}\n", text.replace('\n', " "))
+    write!(out, "{stamp}: [{clock}.{milliseconds:03}] ").expect("a string takes everything");
+    let start = out.len();
+    out.push_str(text);
+    if text.contains('\n') {
+        let line = out.split_off(start).replace('\n', " ");
+        out.push_str(&line);
+    }
+    out.push('\n');
 }
 
 #[cfg(test)]
@@ -137,7 +176,9 @@ mod tests {
     #[test]
     fn a_line_tells_its_time_in_the_form_of_logs() {
         let time = UNIX_EPOCH + Duration::from_millis(1_795_236_245_007);
-        assert_eq!(stamped(time, "one\ntwo"), "Nov 21 04:44:05: [04:44:05.007] one two\n");
+        let mut line = String::new();
+        put_line(&mut line, time, "one\ntwo");
+        assert_eq!(line, "Nov 21 04:44:05: [04:44:05.007] one two\n");
     }
 
     #[test]
@@ -146,10 +187,26 @@ mod tests {
         file.bytes_max = 100;
         (0..10).for_each(|_| file.write_about_request(START, "a failure"));
         file.write(START, "the end");
+        file.flush();
         let text = fs::read_to_string(path).unwrap();
         let lines: Vec<&str> = text.lines().map(|line| line.split_once("] ").unwrap().1).collect();
-        assert_eq!(lines, ["a failure", "a failure", "a failure", "7 lines could not be written", "the end"]);
+        assert_eq!(lines, ["7 lines could not be written", "a failure", "a failure", "a failure", "the end"]);
         assert_eq!((file.counters.written(), file.counters.lost()), (4, 7));
+    }
+
+    #[test]
+    fn what_a_full_disk_did_not_take_is_known_to_the_line() {
+        let Ok(full) = OpenOptions::new().write(true).open("/dev/full") else { return };
+        let (_directory, path, mut file) = file();
+        let good = file.file.replace(full);
+        (0..3).for_each(|_| file.write(START, "lost"));
+        file.flush();
+        file.file = good;
+        file.write(START, "found");
+        file.flush();
+        let text = fs::read_to_string(path).unwrap();
+        assert!(text.contains("3 lines could not be written") && text.contains("found"), "{text}");
+        assert_eq!((file.counters.written(), file.counters.lost()), (1, 3));
     }
 
     #[test]
@@ -160,6 +217,7 @@ mod tests {
         fs::rename(&path, path.with_extension("1")).unwrap();
         file.reopen();
         file.write_about_request(START, "found");
+        file.flush();
         let text = fs::read_to_string(path).unwrap();
         assert!(text.contains("1 lines could not be written") && text.contains("found"), "{text}");
     }
@@ -170,6 +228,7 @@ mod tests {
         fs::write(&path, "half a li").unwrap();
         file.is_torn = true;
         file.write(START, "a whole one");
+        file.flush();
         let text = fs::read_to_string(path).unwrap();
         assert_eq!(text.lines().last().unwrap(), "Jan  1 00:00:00: [00:00:00.000] a whole one");
     }

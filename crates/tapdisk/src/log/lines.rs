@@ -18,19 +18,31 @@ pub(super) struct Told {
 }
 
 /// What is said about a report of a disk.
-pub(super) fn tell(minor: Minor, image: &str, report: &Report) -> Told {
-    let (severity, words, mut fields) = match report {
-        Report::Failed(failure) => (severity(failure), failed(failure), fields_of_failure(failure)),
-        Report::Retrying(retrying) => (Severity::Warning, retried(retrying), fields_of_error(&retrying.error)),
-        Report::Stuck(request) => (Severity::Warning, stuck(request), Vec::new()),
-        Report::Ended(request) => (Severity::Info, ended(request), Vec::new()),
+pub(super) fn tell(minor: Minor, image: &str, report: &Report, has_fields: bool) -> Told {
+    let (severity, words) = match report {
+        Report::Failed(failure) => (severity(failure), failed(failure)),
+        Report::Retrying(retrying) => (Severity::Warning, retried(retrying)),
+        Report::Stuck(request) => (Severity::Warning, stuck(request)),
+        Report::Ended(request) => (Severity::Info, ended(request)),
+    };
+    let (_, kind, range) = subject(report);
+    let text = format!("minor={minor} image={image}: {} {words}", request(kind, range));
+    let fields = if has_fields { fields(minor, image, report) } else { Vec::new() };
+    Told { severity, text, fields }
+}
+
+fn fields(minor: Minor, image: &str, report: &Report) -> Vec<Field> {
+    let mut fields = match report {
+        Report::Failed(failure) => fields_of_failure(failure),
+        Report::Retrying(retrying) => fields_of_error(&retrying.error),
+        Report::Stuck(_) | Report::Ended(_) => Vec::new(),
     };
     let (queue, kind, range) = subject(report);
     fields.push(("OXTAP_MINOR", minor.to_string()));
     fields.push(("OXTAP_IMAGE", image.to_owned()));
     fields.push(("OXTAP_QUEUE", queue.to_string()));
     fields.push(("OXTAP_REQUEST", request(kind, range)));
-    Told { severity, text: format!("minor={minor} image={image}: {} {words}", request(kind, range)), fields }
+    fields
 }
 
 fn subject(report: &Report) -> (u16, RequestKind, Option<GuestRange>) {
@@ -132,7 +144,7 @@ mod tests {
     use super::{super::samples::failure, *};
 
     fn told(report: Report) -> Told {
-        tell(Minor::new(4).unwrap(), "vhd:/a.vhd", &report)
+        tell(Minor::new(4).unwrap(), "vhd:/a.vhd", &report, true)
     }
 
     fn stuck_request(operations: usize) -> StuckRequest {

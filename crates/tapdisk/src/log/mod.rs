@@ -188,6 +188,7 @@ impl Log {
     pub(crate) fn last_words(&self, text: &str) {
         let mut file = LogFile::open(&self.path, self.counters.clone());
         file.write(SystemTime::now(), text);
+        file.flush();
     }
 
     /// Gives the thread an entry, unless too many wait already.

@@ -64,7 +64,11 @@ impl Writer {
     pub(super) fn run(mut self, entries: &Receiver<Stamped>) {
         self.file.write(SystemTime::now(), &format!("{}: log start, level 0", self.name));
         loop {
-            match entries.recv_timeout(self.retry.patience()) {
+            let next = entries.try_recv().or_else(|_| {
+                self.file.flush();
+                entries.recv_timeout(self.retry.patience())
+            });
+            match next {
                 Ok(Stamped { time, entry }) => {
                     self.counters.waiting.fetch_sub(1, Relaxed);
                     if let Entry::End(done) = entry {
@@ -93,6 +97,7 @@ impl Writer {
                 self.is_precious = true;
                 text.lines().for_each(|line| self.file.write(time, line));
                 self.tell_causes(time);
+                self.file.flush();
                 self.tell_counters(time);
             }
             Entry::Reopen => self.file.reopen(),
@@ -108,7 +113,7 @@ impl Writer {
             self.file.write(time, &words);
         }
         let image = disk.published.words().name.to_string();
-        let told = lines::tell(disk.minor, &image, report);
+        let told = lines::tell(disk.minor, &image, report, self.host.takes_fields());
         self.send(time, told.severity, &told.text, told.fields);
         self.file.write_about_request(time, &told.text);
     }
@@ -160,6 +165,7 @@ impl Writer {
             self.file.write(time, &format!("tapdisk-syslog: {dropped} messages dropped"));
         }
         self.file.write(time, &format!("{}: closing log, {} errors", self.name, self.errors));
+        self.file.flush();
         if self.errors == 0 && !self.is_precious {
             self.file.remove();
         }
