@@ -77,3 +77,20 @@ fn what_is_not_understood_is_told_as_ever() {
     assert!(stderr.starts_with("usage: close ") && stderr.ends_with("\nInvalid argument\n"), "{stderr}");
     assert!(host.ok(&["close", "-h"]).starts_with("usage: close "));
 }
+
+#[test]
+fn a_path_need_not_be_text() {
+    use std::{ffi::OsString, os::unix::ffi::OsStringExt};
+    let host = Host::new();
+    let path = host.place.scratch().join(OsString::from_vec(b"a\xff.img".to_vec()));
+    std::fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
+    let (pid, _) = host.attached(1);
+    let image = [OsString::from("aio:"), path.into_os_string()].into_iter().collect::<OsString>();
+    let mut open = host.command(&["open", "-p", &pid.to_string(), "-m", "0", "-a"]);
+    let opened = open.arg(&image).output().unwrap();
+    assert!(opened.status.success(), "{opened:?}");
+    assert_eq!(*host.client(pid).list().unwrap()[0].path, *image.into_vec());
+    // Where there is no way to say it, it is shown.
+    let shown = host.native(pid).list().unwrap().remove(0).image.unwrap();
+    assert!(shown.ends_with("a\u{fffd}.img"), "{shown}");
+}

@@ -173,3 +173,49 @@ fn requests_of_one_connection_are_bounded_and_told_apart() {
     assert!((33..=40).all(|id| ended[&Some(id)] == 16));
     is_served(&mut stream);
 }
+
+#[test]
+fn mangled_requests_are_answered_and_harm_nobody() {
+    let host = Host::new();
+    let pid = host.spawn();
+    let golden = include_str!("../../../control-api/src/native/golden/v1.jsonl");
+    let requests: Vec<&str> = golden.lines().filter(|line| line.contains("\"command\":{\"")).collect();
+    assert!(requests.len() > 10);
+    let mut random: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut below = |end: usize| {
+        // As in xorshift64; every run is the same.
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        usize::try_from(random % u64::try_from(end).unwrap()).unwrap()
+    };
+    for _ in 0..test_support::cycles(20, 1000) {
+        let stream = connect(&host, pid);
+        let mut writing = stream.get_ref().try_clone().unwrap();
+        let lines: Vec<u8> = (0..200)
+            .flat_map(|_| {
+                let mut line = requests[below(requests.len())].as_bytes().to_vec();
+                for _ in 0..below(4) {
+                    let index = below(line.len());
+                    match below(3) {
+                        0 => line[index] = u8::try_from(below(256)).unwrap(),
+                        1 => drop(line.drain(index..)),
+                        _ => line.insert(index, b"{}[]\",:0\n\xff"[below(10)]),
+                    }
+                    line.push(b' ');
+                }
+                line.push(b'\n');
+                line
+            })
+            .collect();
+        let sending = std::thread::spawn(move || {
+            writing.write_all(&lines).unwrap();
+            writing.shutdown(std::net::Shutdown::Write).unwrap();
+        });
+        // Every line that comes back is an answer, also to nonsense.
+        let answers = stream.lines().map(|line| serde_json::from_str::<Answer>(&line.unwrap()).unwrap()).count();
+        sending.join().unwrap();
+        assert!(answers >= 200, "{answers}");
+    }
+    is_served(&mut connect(&host, pid));
+}
