@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::process::Signal;
-use test_support::{ProcessGuard, RunDirectory};
+use test_support::{ProcessGuard, RunDirectory, require_tool};
 
 use crate::tapdisk::{Tapdisk, json, oxtap, refused};
 
@@ -140,6 +140,22 @@ fn a_deadline_says_what_did_not_end() {
     assert_eq!(status, 110, "ETIMEDOUT");
     assert!(said.contains("1 request in flight: write 0x0+0x1000"), "{said}");
     assert_eq!(hung.state(), "running");
+    hung.heal();
+}
+
+#[test]
+fn a_terminal_shows_one_line_that_changes_and_goes() {
+    let place = RunDirectory::new();
+    let hung = Hung::new(&place);
+    let line = format!("{} pause 0 --deadline 1.5", test_support::target_program("oxtap").display());
+    let mut script = place.command(require_tool("script"));
+    script.args(["-q", "-e", "-c", &line, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::null());
+    let output = script.output().unwrap();
+    assert_eq!(output.status.code(), Some(110));
+    let shown = String::from_utf8_lossy(&output.stdout);
+    let at = shown.find("pause of minor 0: waiting for requests to end, 1 request in flight (").expect("the line");
+    let cleared = shown[at..].find("\u{1b}[2K").expect("it is cleared");
+    assert!(shown[at + cleared..].contains("oxtap: 1 request in flight: write "), "{shown:?}");
     hung.heal();
 }
 
