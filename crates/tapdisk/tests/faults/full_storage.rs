@@ -12,7 +12,7 @@ use test_support::{require_root, require_tool, skip};
 use crate::{
     host::Host,
     pipeline::{Answered, ENOSPC, Pipeline},
-    served::{ENGINES, Served, only_byte, read, write},
+    served::{Served, only_byte, read, with_each_engine, write},
 };
 
 const BLOCK: u64 = 2 << 20;
@@ -73,13 +73,13 @@ fn fills_up_and_goes_on(disk: Served, image: &str, no_room: impl FnOnce(&Served)
 
 #[test]
 fn by_the_layer_of_faults() {
-    for engine in ENGINES {
+    with_each_engine(|_, engine| {
         let disk = Served::new(engine);
         disk.vhd_util("create -n a.vhd -s 64");
         let image = disk.image("vhd", "a.vhd");
         let full = "allocate=ENOSPC,set-length=ENOSPC";
         fills_up_and_goes_on(disk, &image, |disk| disk.strike(full), |disk| disk.strike(""));
-    }
+    });
 }
 
 /// A small file system, unmounted when it goes out of scope.

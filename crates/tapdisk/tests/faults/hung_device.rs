@@ -11,7 +11,7 @@ use test_support::{HangingFile, LoopDevice};
 use crate::{
     host::{Host, LONG, aio, eventually, minor},
     pipeline::{Answered, Asked, Pipeline},
-    served::{Served, only_byte, read, write},
+    served::{Served, only_byte, read, with_each_engine, write},
 };
 
 const PLACE: u64 = 0x1000;
@@ -139,11 +139,11 @@ fn a_block_device_over_it() {
 
 #[test]
 fn the_layer_of_faults() {
-    for engine in crate::served::ENGINES {
+    with_each_engine(|_, engine| {
         let disk = Served::new(engine);
         let image = aio(&disk.host.raw_image("a.img", 1 << 20));
         hangs_and_comes_back(disk, &image, &Layer);
-    }
+    });
 }
 
 #[test]

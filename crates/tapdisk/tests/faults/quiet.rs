@@ -7,7 +7,7 @@ use control_api::{errno, native::State};
 use crate::{
     host::{aio, eventually},
     pipeline::{Answered, Asked},
-    served::{ENGINES, Served, only_byte, read, write},
+    served::{Served, only_byte, read, with_each_engine, write},
 };
 
 const UNIT: usize = 4096;
@@ -45,23 +45,17 @@ fn comes_to_rest(engine: &str, rest: fn(&Served), is_closed: bool) {
 
 #[test]
 fn no_write_comes_after_the_answer_to_a_pause() {
-    for engine in ENGINES {
-        comes_to_rest(engine, |disk| assert!(disk.pause(None).is_ok()), false);
-    }
+    with_each_engine(|_, engine| comes_to_rest(engine, |disk| assert!(disk.pause(None).is_ok()), false));
 }
 
 #[test]
 fn no_write_comes_after_the_answer_to_a_quiesce() {
-    for engine in ENGINES {
-        comes_to_rest(engine, |disk| assert!(disk.quiesce(None).is_ok()), false);
-    }
+    with_each_engine(|_, engine| comes_to_rest(engine, |disk| assert!(disk.quiesce(None).is_ok()), false));
 }
 
 #[test]
 fn no_write_comes_after_the_answer_to_a_close() {
-    for engine in ENGINES {
-        comes_to_rest(engine, |disk| disk.close().unwrap(), true);
-    }
+    with_each_engine(|_, engine| comes_to_rest(engine, |disk| disk.close().unwrap(), true));
 }
 
 #[test]

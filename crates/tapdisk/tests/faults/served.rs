@@ -1,6 +1,6 @@
 //! A tapdisk with one disk, told what to do by both protocols, and struck by rules of faults.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, thread};
 
 use block_core::Result;
 use control_api::native::{Client, Command, Faults, OpenImages, Quiet, ResultOf, State};
@@ -11,7 +11,17 @@ use crate::{
 };
 
 /// The engines, all of which must behave the same.
-pub(crate) const ENGINES: [&str; 3] = ["io_uring", "libaio", "threads"];
+const ENGINES: [&str; 3] = ["io_uring", "libaio", "threads"];
+
+/// Tells the same story of each engine, all at the same time: most of it is waiting. The number tells them apart.
+pub(crate) fn with_each_engine(story: impl Fn(u64, &str) + Sync) {
+    thread::scope(|scope| {
+        let story = &story;
+        for (number, engine) in (0..).zip(ENGINES) {
+            scope.spawn(move || story(number, engine));
+        }
+    });
+}
 
 pub(crate) struct Served {
     pub(crate) host: Host,

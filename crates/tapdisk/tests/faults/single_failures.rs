@@ -8,7 +8,7 @@ use test_support::cycles;
 use crate::{
     host::aio,
     pipeline::{Answered, Asked, EIO, Pipeline},
-    served::{ENGINES, Served, only_byte, read, write},
+    served::{Served, only_byte, read, with_each_engine, write},
 };
 
 const UNIT: u32 = 4096;
@@ -47,7 +47,7 @@ const RAW_OPERATIONS: u64 = 20;
 
 #[test]
 fn on_a_raw_image_one_operation_is_one_request() {
-    for (number, engine) in (0..).zip(ENGINES) {
+    with_each_engine(|number, engine| {
         let disk = Served::new(engine);
         disk.open(&aio(&disk.host.raw_image("a.img", 1 << 20)));
         let mut client = disk.connect();
@@ -75,7 +75,7 @@ fn on_a_raw_image_one_operation_is_one_request() {
             assert!(matches!(client.one(Asked::Flush), Answered::Done(_)));
         }
         disk.destroy();
-    }
+    });
 }
 
 /// More than the sequence on a VHD needs: tables and room besides the data.
@@ -135,7 +135,7 @@ fn strikes_a_vhd(disk: &Served, strike: u64, is_burst: bool) -> usize {
 
 #[test]
 fn on_a_vhd_whoever_fails_is_told_once() {
-    for (number, engine) in (0..).zip(ENGINES) {
+    with_each_engine(|number, engine| {
         let disk = Served::new(engine);
         disk.vhd_util("create -n model.vhd -s 16");
         let mut told = 0;
@@ -149,5 +149,5 @@ fn on_a_vhd_whoever_fails_is_told_once() {
         }
         assert!(told > 0, "{engine}: nothing was struck");
         disk.destroy();
-    }
+    });
 }
