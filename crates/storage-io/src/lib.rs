@@ -14,6 +14,10 @@
 //! [`Buffer`] from `submit` until its completion: buffers go in by value and come back with the answer, and dropping a
 //! future gives up the answer, never the I/O.
 //!
+//! What an executor does can be seen while it does nothing: its [`LoopTrace`] is read from other threads,
+//! [`Executor::operations`] lists what kernel and workers have not finished, and every error carries the storage it comes
+//! from. [`FaultyFiles`] makes storage fail, hang and dawdle by rules, in tests and in the product.
+//!
 //! This crate knows nothing of images, disks or guests.
 
 mod buffer;
