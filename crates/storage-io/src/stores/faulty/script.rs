@@ -136,7 +136,7 @@ impl FaultRule {
     }
 }
 
-/// The rules of one or more [`FaultyStorage`]s, and how many operations they have seen. Clones are the same script; it
+/// The rules of one or more [`crate::FaultyStorage`]s, and how many operations they have seen. Clones are the same script; it
 /// can be changed from any thread while the storages are in use.
 #[derive(Clone, Default)]
 pub struct FaultScript(Arc<Mutex<Script>>);
