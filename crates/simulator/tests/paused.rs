@@ -1,5 +1,5 @@
-//! Pause and resume under requests in flight: what is held is answered afterwards, also when the disk has got a new leaf
-//! meanwhile, and a crash at any step of it loses nothing.
+//! Pause, quiesce and resume under requests in flight on two queues: what is held is answered afterwards, also when the
+//! disk has got a new leaf meanwhile, and a crash at any step of it loses nothing.
 
 use std::rc::Rc;
 
@@ -27,22 +27,32 @@ fn pause_and_resume(simulation: &mut Simulation, inspector: &mut Inspector) {
     let files = simulation.files();
     let disk = Disk::new(&executor, Rc::new(files.clone()), BufferPool::new(1 << 20), std::sync::Arc::new(()));
     executor.block_on(disk.open(spec(simulation), Settings::default())).expect("the images can be opened");
-    let serving = disk.queue().serve(simulation.source(400));
+    let far = disk.add_queue().start(&executor, BufferPool::new(1 << 20));
+    let serving = [disk.queue(), far].map(|queue| queue.serve(simulation.source(400)));
     for _ in 0..3 {
         let steps = simulation.random().below(1500);
         (0..steps).all(|_| executor.step());
         let flush = simulation.begin_flush();
-        step_through(simulation, inspector, &executor, job(&executor, &disk, Job::Pause));
+        let quiesces = simulation.random().once_in(3);
+        let rest = if quiesces { Job::Quiesce } else { Job::Pause };
+        step_through(simulation, inspector, &executor, job(&executor, &disk, rest));
         simulation.end_flush(flush);
+        if quiesces {
+            step_through(simulation, inspector, &executor, job(&executor, &disk, Job::Resume(None)));
+            continue;
+        }
         if simulation.random().once_in(2) {
             simulation.put_leaf();
             let leaf = simulation.images().leaf();
             files.put(&leaf.path, std::sync::Arc::new(leaf.storage.clone()));
         }
-        step_through(simulation, inspector, &executor, job(&executor, &disk, Job::Resume(spec(simulation))));
+        let named = Some(spec(simulation));
+        step_through(simulation, inspector, &executor, job(&executor, &disk, Job::Resume(named)));
     }
-    let source = executor.block_on(serving);
-    assert_eq!(source.unanswered(), 0, "all requests were answered");
+    for serving in serving {
+        let source = executor.block_on(serving);
+        assert_eq!(source.unanswered(), 0, "all requests were answered");
+    }
     let flush = simulation.begin_flush();
     step_through(simulation, inspector, &executor, job(&executor, &disk, Job::Close));
     simulation.end_flush(flush);
@@ -56,7 +66,8 @@ fn spec(simulation: &Simulation) -> ChainSpec {
 
 enum Job {
     Pause,
-    Resume(ChainSpec),
+    Quiesce,
+    Resume(Option<ChainSpec>),
     Close,
 }
 
@@ -66,7 +77,8 @@ fn job(executor: &Executor, disk: &Disk, job: Job) -> Task<()> {
     executor.spawn(async move {
         let done = match job {
             Job::Pause => disk.pause(None).await.map(drop),
-            Job::Resume(spec) => disk.resume(Some(spec)).await.map(drop),
+            Job::Quiesce => disk.quiesce(None).await.map(drop),
+            Job::Resume(spec) => disk.resume(spec).await.map(drop),
             Job::Close => disk.close().await,
         };
         done.expect("the disk changes its state");
