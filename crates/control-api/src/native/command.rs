@@ -148,7 +148,7 @@ pub struct OpenImages {
     /// After how long a request that has not ended is reported; 10 if absent or 0.
     #[serde(default)]
     pub stuck_after_seconds: Option<u64>,
-    /// How many threads may serve the disk; by default as many as there are processors, at most 4.
+    /// How many threads may serve the disk, 1 to 64; by default as many as there are processors, at most 4.
     #[serde(default)]
     pub queues: Option<u16>,
     /// None if absent.

@@ -75,7 +75,7 @@ impl Home {
         if self.is_forced.get() {
             return Err(Error::new(ErrorKind::Closed, "the disk was closed by force"));
         }
-        let queues = open.queues.map_or_else(queues::usual, usize::from).max(1);
+        let queues = open.queues.map_or_else(queues::usual, usize::from);
         let threads = QueueThreads {
             engine: self.engine,
             minor: self.minor,

@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, rc::Rc, time::Duration};
 
-use block_core::Result;
+use block_core::{Error, ErrorKind, Result};
 use control_api::native::{
     Cancelled, Command, Disks, Done, Faults, Grow, JobList, Limits, LimitsInForce, OpenImages, ResultOf, Statistics,
 };
@@ -14,6 +14,9 @@ use crate::{
     jobs::JobRecord,
     layers::ValveName,
 };
+
+/// More threads than this serve no disk.
+const QUEUES_MAX: u16 = 64;
 
 /// How a command has begun.
 pub(super) enum Begun {
@@ -125,6 +128,9 @@ fn begun(job: Result<Rc<JobRecord>>) -> Begun {
 
 fn open(asked: &OpenImages) -> Result<Open> {
     let seconds = |given: Option<u64>| given.filter(|seconds| *seconds > 0).map(Duration::from_secs);
+    if asked.queues.is_some_and(|queues| !(1..=QUEUES_MAX).contains(&queues)) {
+        return Err(Error::new(ErrorKind::Invalid, format!("a disk has between 1 and {QUEUES_MAX} queues")));
+    }
     Ok(Open {
         name: asked.image.clone().into(),
         is_read_only: asked.read_only,

@@ -6,9 +6,10 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeSet,
+    future::Future,
     io::{self, Read, Write},
     os::unix::net::UnixStream,
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     time::Duration,
 };
@@ -22,7 +23,7 @@ use control_api::{
 use futures_util::future::{Either, select};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use storage_io::{Executor, Signal};
+use storage_io::{Executor, Signal, reply};
 
 use super::{
     commands::Begun,
@@ -160,9 +161,23 @@ impl Session {
             match self.control.begin_command(command) {
                 Begun::Answered(result) => self.answer(Some(id), result),
                 Begun::Job(job) => self.later(id, async move |session| session.report(id, &job).await),
-                Begun::Asked(asked) => self.later(id, async move |_| asked.await),
+                Begun::Asked(asked) => self.later(id, self.carried_out(asked)),
             }
         }
+    }
+
+    /// Waits for something that is carried out to its end, also when nobody waits for it any more.
+    fn carried_out(
+        &self,
+        asked: Pin<Box<dyn Future<Output = Result<ResultOf>>>>,
+    ) -> impl AsyncFnOnce(&Session) -> Result<ResultOf> + use<> {
+        let (to, answer) = reply();
+        let work = async move {
+            // The client may have gone.
+            let _ = to.answer(asked.await);
+        };
+        self.executor.spawn(work).detach();
+        async move |_: &Session| answer.await.expect("a task that is detached ends")
     }
 
     /// Answers when `work` has ended, unless the session ends before.

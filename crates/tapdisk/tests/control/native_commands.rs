@@ -90,6 +90,8 @@ fn refusals_have_the_same_numbers_as_ever() {
         36,
         "a name that the protocol of tap-ctl cannot say"
     );
+    let queues = Some(0);
+    assert_eq!(refusal(Command::Open(OpenImages { minor: 0, queues, ..OpenImages::default() })), 22);
     assert_eq!(refusal(Command::Resume { minor: 0, image: None }), 22);
     assert_eq!(refusal(Command::Stats { minor: Some(7) }), 19);
     assert_eq!(refusal(Command::Watch { job: 1000 }), 3);

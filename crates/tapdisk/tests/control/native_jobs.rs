@@ -4,7 +4,7 @@ use std::thread::{self, JoinHandle};
 
 use control_api::{
     errno,
-    native::{Client, Command, Done, Faults, JobState, OpenImages, OutcomeOfJob, ResultOf, State},
+    native::{AnswerBody, Client, Command, Done, Faults, JobState, OpenImages, OutcomeOfJob, ResultOf, State},
     reason,
 };
 use export::nbd;
@@ -62,7 +62,7 @@ impl Hung {
     /// Begins a job, and gives its number.
     fn begin(&self, client: &mut Client, command: Command) -> u64 {
         client.begin(command).unwrap();
-        let control_api::native::AnswerBody::Progress(progress) = client.next_answer().unwrap().body else {
+        let AnswerBody::Progress(progress) = client.next_answer().unwrap().body else {
             panic!("the first answer tells the number")
         };
         progress.job
@@ -87,6 +87,12 @@ fn a_pause_that_waits_blocks_nobody_who_asks() {
     assert_eq!((running.kind.as_str(), running.offset, running.length), ("write", 0x1000, 4096));
     // Also in the other protocol, and what event loops do.
     assert!(hung.host.ok(&["list"]).contains("state=0x14"));
+    // Who waits is told for what, again and again.
+    let mut told = 0;
+    while told < 2 {
+        let AnswerBody::Progress(made) = waiting.next_answer().unwrap().body else { panic!("it cannot end") };
+        told += u32::from(made.step == "waiting for requests to end" && (made.job, made.in_flight) == (job, 1));
+    }
     let ResultOf::Dump(dump) = client.ask(Command::Dump {}).unwrap() else { panic!("a dump") };
     assert!(dump.loops.iter().any(|of| of.minor == Some(0) && !of.turns.is_empty()), "{dump:?}");
     hung.let_go();
@@ -138,9 +144,9 @@ fn a_job_goes_on_when_its_client_has_gone_and_is_watched_by_another() {
 fn last_answer(mut client: Client) -> Result<ResultOf, i32> {
     loop {
         match client.next_answer().unwrap().body {
-            control_api::native::AnswerBody::Progress(_) => {}
-            control_api::native::AnswerBody::Result(result) => return Ok(*result),
-            control_api::native::AnswerBody::Error(failure) => return Err(failure.errno),
+            AnswerBody::Progress(_) => {}
+            AnswerBody::Result(result) => return Ok(*result),
+            AnswerBody::Error(failure) => return Err(failure.errno),
         }
     }
 }
@@ -199,4 +205,18 @@ fn a_job_that_waits_for_others_keeps_its_deadline() {
     hung.let_go();
     assert!(matches!(last_answer(first), Ok(ResultOf::Pause(_))));
     assert!(hung.writing.join().unwrap());
+}
+
+#[test]
+fn a_close_that_takes_too_long_is_continued_by_force() {
+    let hung = Hung::new();
+    let close = Command::Close { minor: 0, force: false, deadline_ms: Some(10) };
+    let error = hung.client().ask(close).unwrap_err();
+    assert_eq!(errno(&error), 110);
+    assert!(reason(&error).contains("by force") && reason(&error).contains("write 0x1000+0x1000"), "{error}");
+    assert_eq!(hung.state(), State::Stuck);
+    let Hung { host, pid, writing } = hung;
+    assert!(!writing.join().unwrap());
+    assert_eq!(host.native(pid).ask(faults("")).unwrap(), ResultOf::Faults(Done {}));
+    eventually("storage has let go", || host.native(pid).list().unwrap()[0].state == State::Closed);
 }
