@@ -1,8 +1,8 @@
 //! `oxtap ls`: every disk of this host. Asks each tapdisk; one that does not answer in time is listed as such.
 
-use std::{collections::BTreeSet, io::Write};
+use std::collections::BTreeSet;
 
-use block_core::{Result, ResultExt};
+use block_core::Result;
 use control_api::{
     Minor, RunDir,
     native::{DiskStatistics, Limits},
@@ -34,7 +34,7 @@ struct Row {
 pub(super) fn run(arguments: &Ls) -> Result<()> {
     let rows = rows(&RunDir::from_environment())?;
     let text = if arguments.json { to_json(&rows) } else { to_table(&rows) };
-    std::io::stdout().write_all(text.as_bytes()).context("stdout")
+    text::print(&text)
 }
 
 fn rows(run: &RunDir) -> Result<Vec<Row>> {

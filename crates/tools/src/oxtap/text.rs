@@ -1,13 +1,16 @@
 //! Small pieces of output.
 
-use std::io::{Write, stdout};
+use std::io::{self, Write, stdout};
 
 use block_core::{Result, ResultExt};
 use serde::Serialize;
 
-/// Prints text.
+/// Prints text. A reader who has seen enough (`head`) is no error.
 pub(super) fn print(text: &str) -> Result<()> {
-    stdout().write_all(text.as_bytes()).context("stdout")
+    match stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("stdout"),
+    }
 }
 
 /// Prints a value as JSON, for people to read, too.

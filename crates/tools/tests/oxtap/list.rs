@@ -38,3 +38,15 @@ fn every_disk_is_listed_with_its_state_until_it_is_gone() {
     assert_eq!(table(&place), "no disks\n");
     place.assert_nothing_left();
 }
+
+#[test]
+fn a_reader_who_has_seen_enough_is_no_error() {
+    let place = RunDirectory::new();
+    let program = test_support::target_program("oxtap");
+    // The reader is gone before anything is written.
+    let line = format!("(sleep 0.1; {} metrics; echo $? >status) | true", program.display());
+    let output = place.command("sh").args(["-c", &line]).current_dir(place.scratch()).output().unwrap();
+    assert_eq!(text(&output), "");
+    let status = std::fs::read_to_string(place.scratch().join("status")).unwrap();
+    assert_eq!(status, "0\n");
+}

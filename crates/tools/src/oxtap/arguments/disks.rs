@@ -110,6 +110,9 @@ pub struct Resume {
 
 /// `oxtap close`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "The minor stays with its tapdisk and can be opened again; `tap-ctl detach` and `tap-ctl free` give both up."
+)]
 pub struct Close {
     /// Minor, pid:minor, image or NBD socket.
     pub disk: DiskName,
