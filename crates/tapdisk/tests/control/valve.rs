@@ -9,12 +9,12 @@ use std::{
     thread,
 };
 
-use control_api::OpenRequest;
+use control_api::{OpenRequest, native::Command};
 use export::nbd::client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 use test_support::ProcessGuard;
 
-use crate::host::{Host, LONG, eventually, minor};
+use crate::host::{Host, LONG, aio, eventually, minor};
 
 /// Bytes of one request of the tests below.
 const REQUEST: u64 = 64 << 10;
@@ -260,6 +260,32 @@ fn a_resume_by_another_name_may_bring_another_limit_or_none() {
     host.client(pid).resume(minor("0"), &OpenRequest::new(plain).unwrap()).unwrap();
     writing.join().unwrap();
     assert!(!statistics(&host, pid).contains("valve"));
+    rated.kill();
+}
+
+#[test]
+fn a_disk_begins_and_ends_to_draw_on_a_rate_while_it_serves() {
+    let host = Host::new();
+    let mut rated = Rated::start(&host, &["--rate", "1", "--cap", "1"]);
+    let (pid, _) = host.attached(1);
+    let slot = minor("0");
+    host.client(pid).open(slot, &OpenRequest::new(aio(&host.raw_image("a.img", 1 << 20))).unwrap()).unwrap();
+    let mut nbd = Client::connect_unix(&host.run.nbd_socket(pid, slot), "").unwrap();
+    nbd.write(0, &[7; 4096]).unwrap();
+    let mut client = host.native(pid);
+    let mut draw_on = |valve: Option<&str>| {
+        let valve = valve.map(str::to_owned);
+        client.ask(Command::Budget { minor: 0, valve }).map(|_| client.stats(Some(0)).unwrap().disks.remove(0).valve)
+    };
+    assert_eq!(draw_on(Some("gold")).unwrap(), Some("gold".into()));
+    eventually("it is connected", || is_connected(&host, pid));
+    nbd.write(0, &[7; 4096]).unwrap();
+    let writing = thread::spawn(move || nbd.write(0, &[7; 4096]).unwrap());
+    eventually("a request waits", || rated.status() == (1, 4096));
+    assert!(draw_on(Some("")).is_err());
+    assert_eq!(draw_on(None).unwrap(), None);
+    writing.join().unwrap();
+    eventually("it has left", || rated.status().0 == 0);
     rated.kill();
 }
 
