@@ -70,8 +70,10 @@ fn token(words: &mut VecDeque<OsString>) -> Result<Bucket, String> {
     let (options, names) = options_before_dashes(words, &["r:rate", "c:cap"])?;
     none_left(&names, words)?;
     let rate = value(&options, 'r').map(number).transpose()?.and_then(NonZeroU64::new);
-    let cap = value(&options, 'c').map(number).transpose()?.unwrap_or(0);
-    Ok(Bucket::new(rate.ok_or("token: --rate must be given, and more than 0")?, cap))
+    let rate = rate.ok_or("token: --rate must be given, and more than 0")?;
+    // As much as makes up for a moment in which nobody asked in time.
+    let cap = value(&options, 'c').map(number).transpose()?.unwrap_or(rate.get() / 10);
+    Ok(Bucket::new(rate, cap))
 }
 
 fn meminfo(words: &mut VecDeque<OsString>) -> Result<Meminfo, String> {
@@ -206,7 +208,8 @@ mod tests {
         for line in ["gold -t token -- -r 10M -c 2Mi", "-ttoken gold -D0 -- --rate 10M --cap=2Mi"] {
             assert_eq!(rate_and_cap(line), (10_000_000, 2 << 20), "{line}");
         }
-        assert_eq!(rate_and_cap("gold -t token -- -r 1"), (1, 0), "without a cap nothing is saved up");
+        assert_eq!(rate_and_cap("gold -t token -- -r 10M"), (10_000_000, 1_000_000));
+        assert_eq!(rate_and_cap("gold -t token -- -r 10M -c 0"), (10_000_000, 0));
         let arguments = arguments("/run/x -D 2 --type=token -- -r1");
         assert_eq!((arguments.name, arguments.level), (PathBuf::from("/run/x"), 2));
     }
