@@ -43,8 +43,8 @@ const LAYERS: &[Layer] = &[
     // storage-io besides the design's table: sockets are served by its executor, and requests carry its buffers.
     layer("export", &["block-core", "wire", "storage-io", "xen", "virtual-disk"], &["image-format", "image-chain", "guest"]),
     layer("control-api", &["block-core", "wire"], &[]),
-    layer("tapdisk", &["block-core", "wire", "storage-io", "image-format", "image-chain", "virtual-disk", "export",
-                       "control-api"], &[]),
+    layer("tapdisk", &["block-core", "wire", "storage-io", "xen", "image-format", "image-chain", "virtual-disk",
+                       "export", "control-api"], &["guest"]),
     // virtual-disk and export besides the design's table: `oxtap serve` is a disk and an NBD server in one process. wire,
     // because `td-rated` is a server of a protocol that is not the control protocol.
     layer("tools", &["block-core", "wire", "storage-io", "image-format", "image-chain", "virtual-disk", "export",

@@ -4,6 +4,8 @@ use std::ffi::{OsStr, OsString};
 
 use storage_io::EngineChoice;
 
+use crate::rings::{PLATFORM_VARIABLE, Platform};
+
 /// Says which engine does the I/O, where the command line does not.
 pub(crate) const ENGINE_VARIABLE: &str = "OXTAP_ENGINE";
 
@@ -18,6 +20,7 @@ usage: tapdisk [-D] [-h] [--engine NAME] [--retry-eio] [--no-jail]
                  OXTAP_ENGINE in the environment says the same
   --retry-eio    take EIO for something that may pass, also on files and devices: with several paths to a device,
                  another may take over; OXTAP_RETRY_EIO=1 in the environment says the same
+  OXTAP_XEN=hosted:DIRECTORY in the environment: guests are processes of this host, which has no Xen
   --no-jail      keep all capabilities and system calls, and do without OXTAP_IMAGE_DIRS: for debuggers
 ";
 
@@ -31,13 +34,15 @@ pub(crate) enum Arguments {
 }
 
 /// How to run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Options {
     pub(crate) in_foreground: bool,
     pub(crate) engine: EngineChoice,
     pub(crate) is_jailed: bool,
     /// Whether EIO may pass on local storage, of disks that are opened without a word about it.
     pub(crate) retry_eio: bool,
+    /// Where guests' rings come from.
+    pub(crate) platform: Platform,
 }
 
 /// Reads the command line, and from the environment what that does not say. None: it was not understood.
@@ -51,6 +56,7 @@ pub(crate) fn parse(
         engine: variable(ENGINE_VARIABLE).map_or(Some(EngineChoice::Probe), |name| engine_of(&name))?,
         is_jailed: true,
         retry_eio: variable(RETRY_EIO_VARIABLE).map_or(Some(false), |value| switch_of(&value))?,
+        platform: variable(PLATFORM_VARIABLE).map_or(Some(Platform::Xen), Platform::parse)?,
     };
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
@@ -99,7 +105,13 @@ mod tests {
     }
 
     fn run(in_foreground: bool, engine: EngineChoice) -> Option<Arguments> {
-        Some(Arguments::Run(Options { in_foreground, engine, is_jailed: true, retry_eio: false }))
+        Some(Arguments::Run(Options {
+            in_foreground,
+            engine,
+            is_jailed: true,
+            retry_eio: false,
+            platform: Platform::Xen,
+        }))
     }
 
     fn options(arguments: Option<Arguments>) -> Option<Options> {

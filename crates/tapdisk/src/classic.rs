@@ -3,14 +3,14 @@
 use std::rc::Rc;
 
 use block_core::{Error, ErrorKind, Result};
-use control_api::protocol::{ALL_MINORS, Body, DecodeError, ImageInformation, Message, Request};
-use rustix::io::Errno;
+use control_api::protocol::{ALL_MINORS, Body, DecodeError, ImageInformation, Message, Request, RingParameters};
 
 use crate::{
     answers,
-    control::{Control, os},
+    control::Control,
     home::{Gave, Job, Open},
-    slot::information,
+    rings::{self, RingName},
+    slot::{Slot, information},
     statistics::json_of_all,
 };
 
@@ -59,13 +59,12 @@ impl Control {
             Body::ForceShutdown => {
                 answers::done(cookie, self.order(cookie, Job::ForceClose).await, Body::CloseResponse)
             }
-            Body::RingConnect(_) => {
-                let no_xen = Error::new(ErrorKind::NotFound, "this host has no Xen");
-                answers::failure(cookie, &self.slot(cookie).and(Err::<(), _>(no_xen)).expect_err("both are errors"))
+            Body::RingConnect(parameters) => {
+                let result = self.connect_ring(cookie, parameters).await;
+                answers::done(cookie, result, Body::RingConnectResponse)
             }
             Body::RingDisconnect(ring) => {
-                let words = format!("ring {}-{} is not connected", ring.domid, ring.devid);
-                answers::failure(cookie, &os(words, Errno::NODEV))
+                answers::done(cookie, self.disconnect_ring(ring.into()).await, Body::RingDisconnectResponse)
             }
             other => {
                 let words = format!("'{}' is not served", other.kind().name());
@@ -92,6 +91,25 @@ impl Control {
             Gave::Opened(geometry) => information(geometry),
             _ => ImageInformation::default(),
         })
+    }
+
+    async fn connect_ring(self: &Rc<Self>, cookie: u16, ring: RingParameters) -> Result<()> {
+        let slot = self.slot(cookie)?;
+        let name = ring.identity.into();
+        if self.slot_of_ring(name).is_some() {
+            return Err(rings::known(name));
+        }
+        self.have_done(&slot, Job::ConnectRing(Box::new(ring))).await.map(drop)
+    }
+
+    /// Answers when the ring has been drained and let go of.
+    async fn disconnect_ring(self: &Rc<Self>, name: RingName) -> Result<()> {
+        let slot = self.slot_of_ring(name).ok_or_else(|| rings::unknown(name))?;
+        self.have_done(&slot, Job::DisconnectRing(name)).await.map(drop)
+    }
+
+    fn slot_of_ring(&self, name: RingName) -> Option<Rc<Slot>> {
+        self.slots.borrow().iter().find(|slot| slot.has_ring(name)).cloned()
     }
 
     async fn order(self: &Rc<Self>, cookie: u16, job: Job) -> Result<()> {

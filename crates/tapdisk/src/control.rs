@@ -157,6 +157,7 @@ impl Control {
             run: self.run.clone(),
             engine: self.options.engine,
             retry_eio: self.options.retry_eio,
+            platform: self.options.platform.clone(),
             jail: self.jail.clone(),
             log: self.log.clone(),
             loops: self.loops.clone(),

@@ -38,6 +38,7 @@ mod pages;
 mod process_limits;
 mod queues;
 mod receiver;
+mod rings;
 mod server;
 mod shared_memory;
 mod slot;

@@ -20,6 +20,7 @@ use crate::{
     layers::ValveName,
     log::seconds,
     native::report,
+    rings::RingName,
     statistics,
     valve::Shown,
 };
@@ -48,6 +49,11 @@ impl Slot {
     ) -> Slot {
         let (line, moved) = (RefCell::default(), Signal::new());
         Slot { held, published, up: OnceCell::new(), orders, urgent, line, moved }
+    }
+
+    /// Whether this guest's ring is connected here.
+    pub(crate) fn has_ring(&self, name: RingName) -> bool {
+        self.published.words().rings.contains(&name)
     }
 
     pub(crate) fn minor(&self) -> Minor {
@@ -276,6 +282,8 @@ pub(crate) struct Published(Mutex<Words>);
 /// See [`Published`].
 #[derive(Debug, Default)]
 pub(crate) struct Words {
+    /// Guests whose rings are connected.
+    pub(crate) rings: Vec<RingName>,
     /// `type:path` as it was given last.
     pub(crate) name: Name,
     /// Whether a slot without images is paused.

@@ -461,6 +461,11 @@ impl RequestSource for RingSource {
         }
     }
 
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.controls.waker.replace(Some(cx.waker().clone()));
+        if self.has_ended() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
     fn answer(&mut self, tag: Tag, outcome: Outcome) {
         let place = usize::try_from(tag.0).expect("tags are places of the table");
         let mut job = self.jobs[place].take().expect("an answer is for a request that waits for one");

@@ -3,8 +3,10 @@
 use std::{fmt, time::Duration};
 
 use block_core::Result;
-use control_api::protocol::Text;
+use control_api::protocol::{RingParameters, Text};
 use virtual_disk::{Geometry, Limits, Quiet, RetryPolicy, Settings};
+
+use crate::rings::RingName;
 
 /// What can be done to a disk.
 #[derive(Clone, Debug)]
@@ -32,6 +34,10 @@ pub(crate) enum Job {
     },
     /// Close in bounded time, whatever hangs.
     ForceClose,
+    /// Serve a guest's ring.
+    ConnectRing(Box<RingParameters>),
+    /// Drain a guest's ring, and let go of it.
+    DisconnectRing(RingName),
     /// Forget the disk: the thread ends.
     Detach,
 }
@@ -46,6 +52,8 @@ pub(crate) enum JobKind {
     Grow,
     Close,
     ForceClose,
+    ConnectRing,
+    DisconnectRing,
     Detach,
 }
 
@@ -59,6 +67,8 @@ impl Job {
             Job::Grow(_) => JobKind::Grow,
             Job::Close { .. } => JobKind::Close,
             Job::ForceClose => JobKind::ForceClose,
+            Job::ConnectRing(_) => JobKind::ConnectRing,
+            Job::DisconnectRing(_) => JobKind::DisconnectRing,
             Job::Detach => JobKind::Detach,
         }
     }
@@ -98,6 +108,8 @@ impl JobKind {
             JobKind::Quiesce => "quiesce",
             JobKind::Grow => "grow",
             JobKind::Close | JobKind::ForceClose => "close",
+            JobKind::ConnectRing => "connect-ring",
+            JobKind::DisconnectRing => "disconnect-ring",
             JobKind::Detach => "detach",
         }
     }

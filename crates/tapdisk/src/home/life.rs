@@ -3,6 +3,8 @@
 use std::{pin::pin, time::Duration};
 
 use block_core::{Error, ErrorKind, Result};
+use control_api::protocol::RingParameters;
+use export::blkif::{RingCounters, RingEnd};
 use futures_util::future::select;
 use image_chain::{ChainSpec, ImageName};
 use rustix::io::Errno;
@@ -14,6 +16,7 @@ use crate::{
     exports::Exports,
     layers::{Layers, ValveName, split_layers},
     queues::{self, QueueThreads},
+    rings::RingName,
     slot::EmptyPause,
     valve::Valve,
 };
@@ -195,7 +198,19 @@ impl Home {
         if let Some(exports) = &*self.exports.borrow() {
             exports.stop_listening();
         }
+        // Guests first: what they have asked is answered before the images are closed. What a disk that is paused holds
+        // of theirs is answered with an error by its closing.
+        if self.state() == DiskState::Running {
+            for name in self.rings.names() {
+                let ended = self.disconnect_ring(name).await;
+                self.count(ended);
+            }
+        }
         let result = self.disk.close().await;
+        for name in self.rings.names() {
+            let ended = self.disconnect_ring(name).await;
+            self.count(ended);
+        }
         self.stop_serving().await;
         result
     }
@@ -204,8 +219,28 @@ impl Home {
         self.is_forced.set(true);
         self.published.words().empty_pause = None;
         let result = self.disk.force_close().await;
+        self.rings.abandon();
+        self.published.words().rings = Vec::new();
         self.stop_serving().await;
         result
+    }
+
+    pub(super) fn connect_ring(&self, ring: &RingParameters) -> Result<()> {
+        let name = self.rings.connect(&self.disk.queue(), ring)?;
+        self.published.words().rings = self.rings.names();
+        self.log.info(format!("minor={}: ring {name} connected", self.minor));
+        Ok(())
+    }
+
+    pub(super) async fn disconnect_ring(&self, name: RingName) -> Result<()> {
+        let ended = self.rings.disconnect(name).await;
+        self.published.words().rings = self.rings.names();
+        let RingEnd { counters, broken } = ended?;
+        let RingCounters { requests, refused, kicks_in, kicks_out } = counters;
+        let broken = broken.map(|broken| format!(", broken: {broken}")).unwrap_or_default();
+        let words = format!("{requests} requests, {refused} refused, {kicks_in} kicks in, {kicks_out} out{broken}");
+        self.log.info(format!("minor={}: ring {name} disconnected: {words}", self.minor));
+        Ok(())
     }
 
     /// Ends all connections and removes their sockets.

@@ -32,6 +32,7 @@ use crate::{
     log::Log,
     loops::{Loops, Purpose},
     pages::Pages,
+    rings::{Platform, Rings},
     slot::Published,
     valve::Valve,
 };
@@ -72,6 +73,7 @@ pub(crate) struct Setup {
     pub(crate) engine: EngineChoice,
     pub(crate) jail: Jail,
     pub(crate) retry_eio: bool,
+    pub(crate) platform: Platform,
     pub(crate) log: Log,
     pub(crate) loops: Loops,
     pub(crate) published: Arc<Published>,
@@ -93,7 +95,7 @@ fn run(setup: Setup, up: ReplyTo<Result<Up>>) {
             return;
         }
     };
-    let Setup { minor, pid, run, engine, jail, retry_eio, log, loops, published, orders, urgent } = setup;
+    let Setup { minor, pid, run, engine, jail, retry_eio, platform, log, loops, published, orders, urgent } = setup;
     let known = loops.register(&executor, Purpose::Queue(minor, 0));
     let reporter = log.reporter(minor, published.clone());
     let files = Rc::new(DiskFiles::new(jail.opener(Rc::new(Files))));
@@ -114,6 +116,7 @@ fn run(setup: Setup, up: ReplyTo<Result<Up>>) {
         published,
         opened: RefCell::default(),
         exports: RefCell::default(),
+        rings: Rings::new(platform),
         valve: RefCell::default(),
         is_valve_told: Cell::new(false),
         pages,
@@ -146,6 +149,7 @@ struct Home {
     /// How the images were opened, which also holds for those of a resume.
     opened: RefCell<Option<Open>>,
     exports: RefCell<Option<Exports>>,
+    rings: Rings,
     valve: RefCell<Option<Valve>>,
     /// Whether a command has decided about it since the images were opened; their names then do not.
     is_valve_told: Cell<bool>,
@@ -213,6 +217,8 @@ impl Home {
             Job::Grow(bytes) => self.grow(bytes).await,
             Job::Close { .. } => self.close().await.map(nothing),
             Job::ForceClose => self.force_close().await.map(nothing),
+            Job::ConnectRing(ring) => self.connect_ring(&ring).map(nothing),
+            Job::DisconnectRing(name) => self.disconnect_ring(name).await.map(nothing),
             Job::Detach => self.detach().map(nothing),
         }
     }
