@@ -420,6 +420,46 @@ mod tests {
         assert_eq!(latest, Some(now + Duration::from_millis(1999)));
     }
 
+    /// What a bucket is meant to be: a level that rises with time, up to its size, and falls below zero.
+    struct PlainBucket {
+        rate: i128,
+        size: i128,
+        level: i128,
+        filled: i128,
+    }
+
+    impl PlainBucket {
+        fn take(&mut self, count: u64, now: u64) -> u64 {
+            let (count, now) = (i128::from(count), i128::from(now));
+            let billion = 1_000_000_000;
+            self.level = (self.level + (now - self.filled) * self.rate).min(self.size * billion);
+            self.filled = now;
+            let wait = if self.level < 0 { (-self.level + self.rate - 1) / self.rate } else { 0 };
+            self.level -= count * billion;
+            u64::try_from(now + wait).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_bucket_of_one_word_does_what_a_plain_one_does() {
+        let executor = storage_io::Executor::simulated(7, SimulatedClock::new());
+        let below = |limit: u64| executor.random() % limit;
+        for _ in 0..200 {
+            // Rates that divide a second, so that both are exact.
+            let rate = 10_u64.pow(u32::try_from(below(10)).unwrap());
+            let burst = below(3) * below(rate + 2);
+            let bucket = Bucket::new(Rate::new(rate).unwrap().with_burst(burst));
+            let (size, mut now) = (i128::from(burst), 1_000_000_000_000);
+            let mut plain =
+                PlainBucket { rate: i128::from(rate), size, level: size * 1_000_000_000, filled: i128::from(now) };
+            for _ in 0..200 {
+                let count = below(4) * below(1 + rate / 50);
+                assert_eq!(bucket.take(count, now), plain.take(count, now), "rate {rate}, burst {burst}");
+                now += below(3) * below(100_000_000);
+            }
+        }
+    }
+
     #[derive(Default)]
     struct Counter(AtomicUsize);
 
