@@ -2,60 +2,81 @@
 
 use std::{fs, thread, time::Duration};
 
-use control_api::{errno, native::State};
+use control_api::{
+    errno,
+    native::{AnswerBody, Command, ResultOf, State},
+};
 
 use crate::{
     host::{aio, eventually},
-    pipeline::{Answered, Asked},
+    pipeline::{Answered, Asked, Pipeline},
     served::{Served, only_byte, read, with_each_engine, write},
 };
 
 const UNIT: usize = 4096;
 const WRITES: usize = 32;
-const DELAY: Duration = Duration::from_millis(20);
 
-/// Lets a disk whose writes take their time come to rest while many of them run.
-fn comes_to_rest(engine: &str, rest: fn(&Served), is_closed: bool) {
+const PAUSE: Command = Command::Pause { minor: 0, deadline_ms: None };
+const QUIESCE: Command = Command::Quiesce { minor: 0, deadline_ms: None };
+const CLOSE: Command = Command::Close { minor: 0, force: false, deadline_ms: None };
+
+/// Lets a disk come to rest while `writes` writes run, which end only when it has begun to.
+fn comes_to_rest(disk: &Served, client: &mut Pipeline, writes: usize, command: Command) -> ResultOf {
+    disk.strike("write=hang");
+    for index in 0..writes {
+        client.ask(write((index * UNIT) as u64, 5, UNIT));
+    }
+    eventually("they run", || disk.running() == writes as u64);
+    let mut asking = disk.native();
+    asking.begin(command).unwrap();
+    eventually("it has begun", || disk.state() != State::Running);
+    // What hung begins, and the flush behind it takes its time.
+    disk.strike("sync=delay(20ms)");
+    loop {
+        match asking.next_answer().unwrap().body {
+            AnswerBody::Progress(_) => {}
+            AnswerBody::Result(result) => return *result,
+            AnswerBody::Error(failure) => panic!("{failure:?}"),
+        }
+    }
+}
+
+/// Nothing is written behind the answer; what was held is done when the disk goes on.
+fn writes_no_more(engine: &str, command: Command) {
+    let is_closed = command == CLOSE;
     let disk = Served::new(engine);
     let path = disk.host.raw_image("a.img", 1 << 20);
     disk.open(&aio(&path));
     let mut client = disk.connect();
-    disk.strike(&format!("write=delay({}ms)", DELAY.as_millis()));
-    for index in 0..WRITES {
-        client.ask(write((index * UNIT) as u64, 5, UNIT));
-    }
-    eventually("some run", || disk.running() > 1);
-    rest(&disk);
+    comes_to_rest(&disk, &mut client, WRITES, command);
     let then = fs::read(&path).unwrap();
-    thread::sleep(DELAY * 5);
-    assert!(fs::read(&path).unwrap() == then, "{engine}: a write came after the answer");
-
-    if is_closed {
-        disk.destroy();
-        return;
+    assert!(then[..WRITES * UNIT].iter().all(|byte| *byte == 5), "{engine}: it did not wait for the writes");
+    let held = if is_closed { None } else { Some(client.ask(write(1 << 19, 6, UNIT))) };
+    thread::sleep(Duration::from_millis(100));
+    assert!(fs::read(&path).unwrap() == then, "{engine}: a write came behind the answer");
+    if let Some(held) = held {
+        disk.resume().unwrap();
+        let answers = client.all();
+        assert!(answers.contains_key(&held) && answers.len() == 1 + WRITES);
+        assert!(answers.values().all(|(_, answer)| *answer == Answered::Done(Vec::new())), "{answers:?}");
+        assert_eq!(fs::read(&path).unwrap()[1 << 19], 6);
     }
-    // What was held is done when the disk goes on.
-    disk.strike("");
-    disk.resume().unwrap();
-    let answers = client.all();
-    assert!(answers.len() == WRITES && answers.values().all(|(_, answer)| *answer == Answered::Done(Vec::new())));
-    assert!(fs::read(&path).unwrap()[..WRITES * UNIT].iter().all(|byte| *byte == 5));
     disk.destroy();
 }
 
 #[test]
 fn no_write_comes_after_the_answer_to_a_pause() {
-    with_each_engine(|_, engine| comes_to_rest(engine, |disk| assert!(disk.pause(None).is_ok()), false));
+    with_each_engine(|_, engine| writes_no_more(engine, PAUSE));
 }
 
 #[test]
 fn no_write_comes_after_the_answer_to_a_quiesce() {
-    with_each_engine(|_, engine| comes_to_rest(engine, |disk| assert!(disk.quiesce(None).is_ok()), false));
+    with_each_engine(|_, engine| writes_no_more(engine, QUIESCE));
 }
 
 #[test]
 fn no_write_comes_after_the_answer_to_a_close() {
-    with_each_engine(|_, engine| comes_to_rest(engine, |disk| disk.close().unwrap(), true));
+    with_each_engine(|_, engine| writes_no_more(engine, CLOSE));
 }
 
 #[test]
@@ -63,15 +84,16 @@ fn a_quiet_disk_says_how_long_it_took_and_what_ended_first() {
     let disk = Served::new("probe");
     disk.open(&aio(&disk.host.raw_image("a.img", 1 << 20)));
     let mut client = disk.connect();
-    disk.strike("write=delay(20ms),sync=delay(10ms)");
-    client.ask(write(0, 1, UNIT));
-    eventually("it runs", || disk.running() == 1);
-    let quiet = disk.quiesce(None).unwrap();
+    let quiet = match comes_to_rest(&disk, &mut client, 1, QUIESCE) {
+        ResultOf::Quiesce(quiet) => quiet,
+        other => panic!("the answer to a quiesce: {other:?}"),
+    };
     assert_eq!(quiet.requests, 1);
-    assert!(quiet.drained_us > 0 && quiet.flushed_us >= 10_000, "{quiet:?}");
+    assert!(quiet.drained_us > 0 && quiet.flushed_us >= 20_000, "{quiet:?}");
     // A second time there is nothing to wait for.
     disk.resume().unwrap();
     assert_eq!(disk.quiesce(None).unwrap().requests, 0);
+    drop(client);
     disk.destroy();
 }
 
