@@ -64,11 +64,17 @@ impl Server {
     /// As [`new`](Self::new), but connections are spread over as many queues as `limits` say. When one more is wanted,
     /// `start_thread` starts a thread that runs the worker; if it fails, others serve the connection.
     ///
-    /// ```ignore
-    /// Server::on_threads(&disk, limits, move |worker| {
-    ///     let run = move || worker.run(engine, BufferPool::new(POOL_BYTES));
-    ///     thread::Builder::new().name("queue".into()).spawn(run).map(drop).context("queue")
-    /// })
+    /// ```no_run
+    /// # use block_core::ResultExt;
+    /// # use export::nbd::{Limits, Server, Worker};
+    /// # use storage_io::{BufferPool, EngineChoice};
+    /// # fn server(disk: &virtual_disk::Disk) -> Server {
+    /// let start = |worker: Worker| {
+    ///     let run = move || worker.run(EngineChoice::Probe, BufferPool::new(4 << 20));
+    ///     std::thread::Builder::new().name("queue".into()).spawn(run).map(drop).context("queue")
+    /// };
+    /// Server::on_threads(disk, Limits { queues: 4, ..Limits::default() }, start)
+    /// # }
     /// ```
     pub fn on_threads(disk: &Disk, limits: Limits, start_thread: impl Fn(Worker) -> Result<()> + 'static) -> Server {
         Server::build(disk, limits, Some(Box::new(start_thread)))
