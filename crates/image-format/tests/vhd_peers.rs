@@ -9,8 +9,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use common::{Disk, MIB, Random, SPB, Seen, options};
-use image_format::Format;
 use image_format::vhd::{self, CreateOptions};
+use image_format::{Format, Image, ImageKind};
 use storage_io::{CreateMode, EngineChoice, Executor, Files, OpenOptions, Opener, Storage};
 
 fn open_file(executor: &Executor, path: &Path, create: CreateMode) -> Arc<dyn Storage> {
@@ -144,4 +144,32 @@ fn libvhdi_sees_our_headers() {
     let listing = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && listing.contains("Dynamic"), "{listing}");
     assert!(listing.contains("00000000-0000-0000-0000-00000000abcd"), "{listing}");
+}
+
+/// A disk of 16 MiB that was made 48 MiB long within its table, with blocks on both sides of its old end.
+#[test]
+fn qemu_reads_what_was_written_behind_the_old_end_of_a_grown_image() {
+    let directory = tempfile::tempdir().unwrap();
+    let (image, raw) = (directory.path().join("a.vhd"), directory.path().join("a.raw"));
+    let executor = Executor::new(EngineChoice::Probe).unwrap();
+    let storage = open_file(&executor, &image, CreateMode::New);
+    let reserved = CreateOptions { reserved_bytes: 64 * MIB, ..options(16 * MIB) };
+    executor.block_on(vhd::create(&executor, &storage, &reserved)).unwrap();
+    let disk = Disk::open(&executor, storage.clone()).unwrap();
+    executor.block_on(disk.write(7 * SPB - 8, 16, 1)).unwrap();
+    executor.block_on(disk.close()).unwrap();
+    drop(disk);
+    executor.block_on(Image::grow(&executor, &storage, ImageKind::Vhd, 48 * MIB)).unwrap();
+    let disk = Disk::open(&executor, storage).unwrap();
+    executor.block_on(disk.write(20 * SPB, SPB, 2)).unwrap();
+    executor.block_on(disk.close()).unwrap();
+    drop(disk);
+    let listing = qemu_img(&["info", "--output=json", "-f", "vpc", text(&image)]);
+    assert!(listing.contains("\"virtual-size\": 50331648"), "{listing}");
+    qemu_img(&["convert", "-f", "vpc", "-O", "raw", text(&image), text(&raw)]);
+    let mut expected = vec![None; 24 * usize::try_from(SPB).unwrap()];
+    let sectors = |first: u64, count: u64| usize::try_from(first).unwrap()..usize::try_from(first + count).unwrap();
+    expected[sectors(7 * SPB - 8, 16)].fill(Some(1));
+    expected[sectors(20 * SPB, SPB)].fill(Some(2));
+    assert!(std::fs::read(&raw).unwrap() == bytes_of(&expected), "qemu reads other bytes");
 }
