@@ -31,11 +31,6 @@ fn failed(answers: Vec<(Asked, Answered)>) -> Vec<Asked> {
     answers.into_iter().filter(is_failure).map(|(asked, _)| asked).collect()
 }
 
-/// The operation behind so many others fails, and no later one. (`/0x1` would be a hexadecimal number.)
-fn once_behind(count: u64) -> String {
-    if count == 0 { "anyx1=EIO".to_owned() } else { format!("any/{count}x1=EIO") }
-}
-
 /// Which operations fail in this run. In a long one all of them do; else each engine takes its share.
 fn strikes(engine: u64, count: u64) -> impl Iterator<Item = u64> {
     let (step, first) = (cycles(3, 1), cycles(engine, 0));
@@ -54,7 +49,7 @@ fn on_a_raw_image_one_operation_is_one_request() {
         for strike in strikes(number, RAW_OPERATIONS) {
             let places = || (0..8).map(|index| index * u64::from(UNIT) * 4);
             client.burst(places().map(|place| write(place, OLD, UNIT as usize)).collect());
-            disk.strike(&once_behind(strike));
+            disk.strike(&format!("any/{strike}x1=EIO"));
             let writes = places().map(|place| write(place + (1 << 19), NEW, UNIT as usize));
             let burst = places().map(|place| read(place, UNIT)).chain(writes).chain([Asked::Flush]);
             let failed = failed(client.burst(burst.collect()));
@@ -108,7 +103,7 @@ fn strikes_a_vhd(disk: &Served, strike: u64, is_burst: bool) -> usize {
     disk.open(&image);
     let mut client = disk.connect();
     client.burst(vec![write(0, OLD, UNIT as usize), write(1 << 20, OLD, UNIT as usize), Asked::Flush]);
-    disk.strike(&once_behind(strike));
+    disk.strike(&format!("any/{strike}x1=EIO"));
     let answers = if is_burst {
         client.burst(sequence())
     } else {

@@ -7,7 +7,8 @@
 //!   EFFECT = ERRNO | torn(ERRNO) | done(ERRNO) | hang | delay(TIME)
 //! ```
 //!
-//! Numbers are decimal or `0x` hexadecimal, positions may end in K, M, G or T; a time is a number and `us`, `ms` or `s`.
+//! Positions are decimal or `0x` hexadecimal and may end in K, M, G or T; counts are decimal; a time is a number and `us`,
+//! `ms` or `s`.
 
 use std::{fmt, time::Duration};
 
@@ -109,10 +110,10 @@ impl std::str::FromStr for FaultRule {
             rule.range = Some(FileRange::new(FileOffset::new(start), length));
         }
         if rest.skip('/') {
-            rule.skip = rest.number()?;
+            rule.skip = rest.count()?;
         }
         if rest.skip('x') {
-            rule.times = rest.number()?;
+            rule.times = rest.count()?;
         }
         if rest.0.is_empty() { Ok(rule) } else { Err(invalid(format!("{:?} is not understood", rest.0))) }
     }
@@ -166,18 +167,27 @@ fn parse_time(text: &str) -> Result<Duration> {
 /// What is left of a rule.
 struct Cursor<'a>(&'a str);
 
-impl Cursor<'_> {
+impl<'a> Cursor<'a> {
     fn skip(&mut self, letter: char) -> bool {
         let rest = self.0.strip_prefix(letter);
         self.0 = rest.unwrap_or(self.0);
         rest.is_some()
     }
 
+    /// How many. Never hexadecimal: what is behind the 0 of `/0x1` is how often.
+    fn count(&mut self) -> Result<u64> {
+        self.digits(self.0, 10)
+    }
+
     fn number(&mut self) -> Result<u64> {
-        let (digits, radix) = match self.0.strip_prefix("0x") {
-            Some(digits) => (digits, 16),
-            None => (self.0, 10),
-        };
+        match self.0.strip_prefix("0x") {
+            Some(digits) => self.digits(digits, 16),
+            None => self.digits(self.0, 10),
+        }
+    }
+
+    /// Takes the digits at the start of what is left.
+    fn digits(&mut self, digits: &'a str, radix: u32) -> Result<u64> {
         let end = digits.find(|letter: char| !letter.is_digit(radix)).unwrap_or(digits.len());
         let number = u64::from_str_radix(&digits[..end], radix);
         let number = number.map_err(|_| invalid(format!("{:?} does not begin with a number", self.0)))?;
@@ -250,6 +260,7 @@ mod tests {
         assert_eq!((all.skip, all.times, all.fault), (3, 2, Fault::error(libc::ENOSPC)));
         assert_eq!(rule("read@0x10x3=hang").range, Some(range(16, 1)));
         assert_eq!(rule("read@0x10x3=hang").times, 3);
+        assert_eq!((rule("any/0x1=EIO").skip, rule("any/0x1=EIO").times), (0, 1));
         assert_eq!(rule("syncx1=done(EIO)").fault, Fault::Fail { errno: libc::EIO, effect: Effect::All });
         assert_eq!(rule("writex1=torn(121)").fault, Fault::Fail { errno: 121, effect: Effect::Torn });
         assert_eq!(rule("write-zeroes/7=delay(20ms)").fault, Fault::Delay(Duration::from_millis(20)));
