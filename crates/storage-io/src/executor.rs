@@ -546,7 +546,7 @@ impl Executor {
     pub(crate) fn start(
         &self,
         kind: CommandKind,
-        file: Arc<OpenFile>,
+        file: &Arc<OpenFile>,
         buffer: Option<Buffer>,
         hold: Option<Hold>,
     ) -> Pending {

@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     os::fd::{BorrowedFd, RawFd},
+    rc::{Rc, Weak},
     sync::Arc,
     task::{Context, Waker},
     time::Duration,
@@ -42,6 +43,7 @@ pub(crate) struct Reactor {
     orphans: Vec<Orphan>,
     /// What has completed since somebody asked.
     woken: Woken,
+    files: HeldFiles,
 }
 
 struct Entry {
@@ -55,7 +57,7 @@ struct Entry {
 
 enum Work {
     /// I/O on a file. The kernel reads or writes `buffer` until it completes; `file` keeps descriptor and lock.
-    Operation { kind: CommandKind, file: Arc<OpenFile>, buffer: Option<Buffer>, vectors: Vec<libc::iovec>, done: usize },
+    Operation { kind: CommandKind, file: HeldFile, buffer: Option<Buffer>, vectors: Vec<libc::iovec>, done: usize },
     /// Somebody wants to know that a descriptor is ready.
     Watch,
     /// A worker runs a job.
@@ -83,6 +85,7 @@ impl Reactor {
             collected: Vec::new(),
             orphans: Vec::new(),
             woken: Woken::default(),
+            files: HeldFiles::default(),
         }
     }
 
@@ -109,11 +112,12 @@ impl Reactor {
     pub(crate) fn start(
         &mut self,
         kind: CommandKind,
-        file: Arc<OpenFile>,
+        file: &Arc<OpenFile>,
         buffer: Option<Buffer>,
         hold: Option<Hold>,
         since: Moment,
     ) -> Key {
+        let file = self.files.hold(file);
         let work = Work::Operation { kind, file, buffer, vectors: Vec::new(), done: 0 };
         let key = self.entries.insert(Entry { work, waiter: Waiter::None, hold, since });
         self.issue(key);
@@ -132,7 +136,7 @@ impl Reactor {
             memory: buffer.as_mut().map_or(Memory::None, |buffer| memory_of(buffer, *done, vectors)),
             done: *done,
         };
-        let group = Arc::as_ptr(file).addr();
+        let group = Arc::as_ptr(&**file).addr();
         if let Started::Refused = self.engine.start(key, command) {
             let taken = self.workers.run_for(group, key, Box::new(move || command.run()));
             self.settle(key, taken);
@@ -264,6 +268,27 @@ impl Reactor {
             Waiter::None => {}
             Waiter::Answered(_) => unreachable!("an operation completes once"),
         }
+    }
+}
+
+/// A file that operations of this thread have in use.
+type HeldFile = Rc<Arc<OpenFile>>;
+
+/// The files in use, each held once for all operations on it: threads that share a file would otherwise write its count
+/// with every operation, in a line that all of them read.
+#[derive(Default)]
+struct HeldFiles(Vec<Weak<Arc<OpenFile>>>);
+
+impl HeldFiles {
+    fn hold(&mut self, file: &Arc<OpenFile>) -> HeldFile {
+        let mut held = self.0.iter().filter_map(Weak::upgrade);
+        if let Some(held) = held.find(|held| Arc::ptr_eq(held, file)) {
+            return held;
+        }
+        let held = Rc::new(file.clone());
+        self.0.retain(|other| other.strong_count() > 0);
+        self.0.push(Rc::downgrade(&held));
+        held
     }
 }
 

@@ -94,7 +94,7 @@ impl FileStorage {
         } else {
             CommandKind::Fallocate { range, mode: PUNCH_HOLE }
         };
-        executor.start(kind, self.file.clone(), None, hold)
+        executor.start(kind, &self.file, None, hold)
     }
 
     fn write_zeroes(&self, executor: &Executor, range: FileRange, may_free: bool, hold: Option<Hold>) -> Pending {
@@ -110,7 +110,7 @@ impl FileStorage {
 
     fn set_length(&self, executor: &Executor, length: u64, hold: Option<Hold>) -> Pending {
         if !self.is_device() {
-            return executor.start(CommandKind::SetLength(length), self.file.clone(), None, hold);
+            return executor.start(CommandKind::SetLength(length), &self.file, None, hold);
         }
         answer(if length == self.file.length() {
             Ok(())
@@ -150,14 +150,14 @@ impl Storage for FileStorage {
             StorageOperation::Read { offset, buffer } => {
                 let tail = self.tail(FileRange::new(offset, buffer.len() as u64));
                 let offset = offset.get();
-                executor.start(CommandKind::Read { offset, tail }, self.file.clone(), Some(buffer), hold)
+                executor.start(CommandKind::Read { offset, tail }, &self.file, Some(buffer), hold)
             }
             StorageOperation::Write { offset, buffer, durable } => {
                 let offset = offset.get();
                 let kind = CommandKind::Write { offset, durable };
-                executor.start(kind, self.file.clone(), Some(buffer), hold)
+                executor.start(kind, &self.file, Some(buffer), hold)
             }
-            StorageOperation::Sync => executor.start(CommandKind::Sync, self.file.clone(), None, hold),
+            StorageOperation::Sync => executor.start(CommandKind::Sync, &self.file, None, hold),
             StorageOperation::Allocate(range) => self.allocate(executor, range, hold),
             StorageOperation::Discard(range) => self.discard(executor, range, hold),
             StorageOperation::WriteZeroes { range, may_free } => self.write_zeroes(executor, range, may_free, hold),
@@ -195,7 +195,7 @@ fn completion(result: Result<()>) -> Completion {
 }
 
 async fn command(executor: &Executor, file: &Arc<OpenFile>, kind: CommandKind) -> Result<()> {
-    executor.start(kind, file.clone(), None, None).await.result
+    executor.start(kind, file, None, None).await.result
 }
 
 /// Whether file system, device or kernel have no such operation.
@@ -270,7 +270,7 @@ impl Zeroing {
         for piece in range.granules(ZERO_PIECE) {
             let rest = zeroes.split_off(usize::try_from(piece.length()).expect("at most a piece"));
             let kind = CommandKind::Write { offset: piece.start().get(), durable: false };
-            let done = self.executor.start(kind, self.file.clone(), Some(zeroes), None).await;
+            let done = self.executor.start(kind, &self.file, Some(zeroes), None).await;
             done.result?;
             zeroes = done.buffer.expect("writes give their buffer back");
             zeroes.append(rest);
