@@ -203,7 +203,8 @@ impl Disk {
     /// Opens the images of a paused disk again, or those of `spec`, and serves what was held. Of a quiesced disk the same
     /// files are read anew, unless there is a `spec`. The sector size must be what it was, and the disk may be larger than
     /// before, but not smaller; a leaf that is not named anew must be the same image. The disk stays paused, or quiesced,
-    /// if that fails, and the status says why.
+    /// if that fails, and the status says why. An image that is named and can be opened, but does not fit, is what the
+    /// next resume without a name tries: a disk that was quiesced closes its files and is paused from then on.
     pub async fn resume(&self, spec: Option<ChainSpec>) -> Result<Geometry> {
         let disk = &self.inner;
         disk.my_turn().await;

@@ -44,10 +44,11 @@ impl Inner {
         if result.is_ok() {
             self.let_go();
         }
-        self.enter(match (&result, resting) {
-            (Ok(_), _) => DiskState::Running,
-            (Err(_), None) => DiskState::ResumeFailed,
-            (Err(_), Some(_)) => DiskState::Quiesced,
+        let has_files = self.resting.borrow().is_some();
+        self.enter(match &result {
+            Ok(_) => DiskState::Running,
+            Err(_) if has_files => DiskState::Quiesced,
+            Err(_) => DiskState::ResumeFailed,
         });
         result
     }
@@ -63,6 +64,11 @@ impl Inner {
         match fit {
             Ok(()) => Ok(self.adopt_known(home)),
             Err(error) => {
+                if is_named {
+                    self.identity.set(home.identity());
+                    // Files of the image before are not to be served under this name.
+                    self.let_go();
+                }
                 // The mismatch is the news; a stranger's image that cannot be closed cleanly is not.
                 let _ = home.close().await;
                 Err(error)

@@ -13,7 +13,7 @@
 ///        |                               +-----------------------+     Resuming --- resumed -----+
 ///        |                               | pause                 |      ^ | | ^                 |
 ///     Running -- quiesce --> Quiescing --+-- drained ----> Quiesced ------+ | | +-- ResumeFailed  |
-///        ^                     |                             ^  ^           | +---> (of a pause)  |
+///        ^                     |                             ^  ^           | +---> (no files)    |
 ///        +--- not in time -----+                             |  +-- failed -+                     |
 ///        |                                                   |                                    |
 ///     Running -- grow -----> Growing ---- cannot be read ----+                                    |
@@ -39,7 +39,8 @@ pub enum DiskState {
     Paused,
     /// The images are being opened again.
     Resuming,
-    /// As `Paused`; the last attempt to resume failed, and the status says why.
+    /// As `Paused`; the last attempt to resume failed, and the status says why. What was quiesced gets here when the image
+    /// that was named for it does not fit.
     ResumeFailed,
     /// No new request is taken; those that run end, then the writer's lock is given up.
     Quiescing,

@@ -71,6 +71,41 @@ fn a_quiesced_disk_can_be_paused_resumed_elsewhere_and_closed() {
     assert_eq!(host.disk.status().state(), DiskState::Closed);
 }
 
+/// What is shown as the disk's image is what it goes on with.
+#[test]
+fn an_image_that_is_named_and_does_not_fit_takes_the_place_of_the_one_that_was_quiesced() {
+    let (host, script) = vhd_host(12);
+    let storage = host.files.get("/v").unwrap();
+    host.put_vhd("/w", &vhd_options(2, 4 * MIB, 0));
+    host.run(async |disk| disk.quiesce(None).await).unwrap();
+    let error = host.run(async |disk| disk.resume(Some(vhd_spec("/w"))).await).unwrap_err();
+    assert_eq!((error.kind(), host.disk.status().state()), (ErrorKind::SizeChanged, DiskState::ResumeFailed));
+    assert_eq!(Arc::strong_count(&storage), 2, "the old file was closed");
+    let error = host.run(async |disk| disk.resume(None).await).unwrap_err();
+    assert_eq!((error.kind(), host.disk.status().state()), (ErrorKind::SizeChanged, DiskState::ResumeFailed));
+    host.put_vhd("/w", &vhd_options(2, 8 * MIB, 0));
+    host.run(async |disk| disk.resume(None).await).expect("it is the image that was named");
+    assert_eq!(host.disk.status().image().unwrap().path.to_str(), Some("/w"));
+    let write = script.write(MIB, 5, 4096);
+    host.settle();
+    assert!(is_done(script.answer(write)));
+    assert_eq!(Arc::strong_count(&storage), 2, "the old file is not written to");
+}
+
+/// An image that cannot be opened at all is not the disk's: its own files are still there.
+#[test]
+fn an_image_that_is_named_and_cannot_be_opened_changes_nothing() {
+    let (host, script) = vhd_host(13);
+    host.run(async |disk| disk.quiesce(None).await).unwrap();
+    host.run(async |disk| disk.resume(Some(vhd_spec("/none"))).await).unwrap_err();
+    let status = host.disk.status();
+    assert_eq!((status.state(), status.image().unwrap().path.to_str()), (DiskState::Quiesced, Some("/v")));
+    host.run(async |disk| disk.resume(None).await).unwrap();
+    let write = script.write(MIB, 5, 4096);
+    host.settle();
+    assert!(is_done(script.answer(write)));
+}
+
 #[test]
 fn an_undo_that_fails_leaves_the_disk_quiesced_with_the_reason() {
     let (host, script) = vhd_host(3);

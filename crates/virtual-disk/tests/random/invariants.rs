@@ -56,11 +56,26 @@ impl Watch {
         if matches!(now, Running | Quiesced | Growing | Quiescing) {
             assert!(Arc::strong_count(&self.image) > HOLDERS, "{now:?}: the image is closed");
         }
+        self.check_name(host);
         let bytes = status.geometry().map_or(0, |geometry| geometry.bytes());
         assert!(bytes >= self.bytes, "the disk has shrunk from {} to {bytes}", self.bytes);
         let has_reason = !matches!(now, ResumeFailed | Stuck) || status.trouble().is_some();
         assert!(has_reason, "{now:?}, and nobody knows why");
         (self.state, self.asked, self.bytes) = (now, host.faults.seen(), bytes);
+    }
+
+    /// The image that is shown is the one that is open. (It may have got another name since.)
+    fn check_name(&self, host: &Host) {
+        let status = host.disk.status();
+        let Some(image) = status.image() else { return };
+        let named = host.files.get(&image.path);
+        if matches!(
+            status.state(),
+            DiskState::Running | DiskState::Quiesced | DiskState::Quiescing | DiskState::Growing
+        ) {
+            let is_open = named.is_none_or(|named| Arc::ptr_eq(&named, &self.image));
+            assert!(is_open, "{:?}: {image} is shown, and another image is open", status.state());
+        }
     }
 
     /// The disk is closed, and everybody has said what he had to say.
