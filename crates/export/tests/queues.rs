@@ -5,10 +5,11 @@
 mod support;
 
 use std::{
+    future::pending,
     pin::pin,
     process::Command,
     sync::{
-        Arc, Mutex,
+        Arc, Barrier, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
@@ -19,7 +20,7 @@ use block_core::{Error, ErrorKind};
 use export::nbd::{Limits, client::Client};
 use futures_util::future::select;
 use storage_io::{BufferPool, EngineChoice, Executor, MemoryStorage, Sender, TracedOperation, TracedStorage, mailbox};
-use support::{Options, Served, Starter, threads};
+use support::{HANG, Options, Served, Starter, threads};
 use test_support::require_tool;
 
 const QUEUES: Limits = Limits { queues: 3, ..limits() };
@@ -236,6 +237,54 @@ fn mortal() -> (Starter, Arc<Mutex<Vec<Sender<()>>>>) {
         Ok(())
     });
     (starter, killers)
+}
+
+type Halts = Arc<Mutex<Vec<Sender<Arc<Barrier>>>>>;
+
+/// Threads of queues that stand still: each takes a barrier from the mailbox, meets the test there, and goes on when they
+/// meet for the second time.
+fn halting() -> (Starter, Halts) {
+    let halts = Halts::default();
+    let kept = halts.clone();
+    let starter: Starter = Box::new(move |worker| {
+        let (halt, mut halted) = mailbox::<Arc<Barrier>>();
+        kept.lock().unwrap().push(halt);
+        thread::spawn(move || {
+            let executor = Executor::new(EngineChoice::Probe).unwrap();
+            let halts = async {
+                while let Some(barrier) = halted.recv().await {
+                    barrier.wait();
+                    barrier.wait();
+                }
+                pending::<()>().await;
+            };
+            let pool = BufferPool::new(1 << 20);
+            executor.block_on(async { _ = select(pin!(worker.serve(&executor, pool)), pin!(halts)).await });
+            executor.end_tasks();
+        });
+        Ok(())
+    });
+    (starter, halts)
+}
+
+#[test]
+fn a_queue_does_not_end_when_it_has_just_been_given_a_client() {
+    let idle_queue = Duration::from_millis(500);
+    let (starter, halts) = halting();
+    let limits = Limits { queues: 2, idle_queue, ..limits() };
+    let served = Served::with(Options { limits, starter, ..Options::default() });
+    let _stays = served.client();
+    drop(served.client());
+    served.await_spread(&[1, 0]);
+    // The queue takes notice of the client only when it has been idle for long enough to end, as home sees it.
+    let barrier = Arc::new(Barrier::new(2));
+    halts.lock().unwrap()[0].send(barrier.clone()).unwrap();
+    barrier.wait();
+    let stream = served.stream();
+    served.await_connections(2);
+    thread::sleep(idle_queue + Duration::from_millis(100));
+    barrier.wait();
+    assert_served(&mut Client::over(stream, "any", Some(HANG)).unwrap(), 1);
 }
 
 #[test]

@@ -234,8 +234,12 @@ impl Roster {
         drop(lost);
     }
 
-    /// Tells a worker that has had no connection for a while to end. Home's stays.
+    /// Tells a worker that has had no connection for a while to end. Home's stays. One that has been given a connection
+    /// in this moment stays too, though it has not reported anything of it: it would cut it off.
     fn dismiss(&self, worker: u64) {
+        if self.count_of(worker) > 0 {
+            return;
+        }
         let mut posts = self.posts.borrow_mut();
         let post = posts.iter_mut().find(|post| post.number == worker);
         post.into_iter().for_each(|post| post.orders = None);
