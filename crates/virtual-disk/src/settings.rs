@@ -23,7 +23,7 @@ impl Default for RetryPolicy {
 pub struct Settings {
     /// What happens to requests that fail.
     pub retry: RetryPolicy,
-    /// After how long a request that has not ended is reported.
+    /// After how long a request that has not ended is reported; zero: never.
     pub stuck_after: Duration,
 }
 

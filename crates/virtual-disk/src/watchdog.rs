@@ -29,6 +29,11 @@ async fn watch(core: Weak<Core>, executor: Executor) {
         let Some(stuck_after) = core.upgrade().map(|core| core.settings.get().stuck_after) else { return };
         executor.sleep(stuck_after / 4).await;
         let Some(core) = core.upgrade() else { return };
+        // The disk may have been opened anew meanwhile, with nobody to watch it.
+        if core.settings.get().stuck_after.is_zero() {
+            core.is_watched.set(false);
+            return;
+        }
         let in_flight = core.recorder.in_flight();
         let overdue = in_flight.take_overdue(core.executor.now(), stuck_after);
         if !overdue.is_empty() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use block_core::{ErrorKind, FileOffset, FileRange};
 use storage_io::{Buffer, Fault, FaultRule, OperationKind};
-use support::{Host, Script, bytes, failed, is_done, range};
+use support::{Host, Script, bytes, failed, is_done, range, spec};
 use virtual_disk::{DiskState, Operation, Outcome, Report, RequestKind, RetryPolicy, Settings};
 
 const EIO: i32 = 5;
@@ -213,4 +213,21 @@ fn what_is_stuck_is_told_once_and_when_it_ends_after_all() {
     let reports = host.reports.take();
     assert!(matches!(&reports[..], [Report::Ended(_), Report::Ended(_)]), "{reports:?}");
     assert!(host.executor.next_timer().is_none(), "an idle disk is not watched");
+}
+
+#[test]
+fn a_disk_that_is_opened_without_a_watch_reports_nothing() {
+    let host = Host::running(12);
+    let script = serve(&host);
+    let write = script.write(0, 1, 512);
+    host.settle();
+    assert!(is_done(script.answer(write)));
+    host.run(async |disk| disk.close().await).unwrap();
+    let settings = Settings { stuck_after: Duration::ZERO, ..Settings::default() };
+    host.run(async move |disk| disk.open(spec("/a"), settings).await).unwrap();
+    host.tap.close();
+    script.write(4096, 1, 512);
+    host.pass(Duration::from_secs(100));
+    assert!(host.reports.take().is_empty());
+    assert!(host.executor.next_timer().is_none(), "nobody looks now and then");
 }
