@@ -115,6 +115,13 @@ impl Bucket {
         let full_at = self.full_at.fetch_update(Relaxed, Relaxed, take).expect("it always takes");
         full_at.saturating_sub(size).max(now)
     }
+
+    /// Puts back what was taken and not used. Turns that others have reserved meanwhile stay where they are.
+    fn give_back(&self, count: u64) {
+        let cost = self.rate.duration_of(count);
+        let give = |full_at: u64| Some(full_at.saturating_sub(cost));
+        self.full_at.fetch_update(Relaxed, Relaxed, give).expect("it always gives");
+    }
 }
 
 /// The buckets of one setting of the limits. A new setting has new ones, full: nobody pays for a limit that has gone.
@@ -136,11 +143,22 @@ impl Buckets {
 
     fn take(&self, direction: Direction, bytes: u64, now: Moment) -> Moment {
         let start = nanoseconds(now.since_start());
-        let scopes = [0, direction as usize];
-        let requests = scopes.iter().filter_map(|scope| self.requests[*scope].as_ref()).map(|of| of.take(1, start));
-        let bytes = scopes.iter().filter_map(|scope| self.bytes[*scope].as_ref()).map(|of| of.take(bytes, start));
-        let go = requests.chain(bytes).max().unwrap_or(start);
+        let turns = self.of(direction, bytes).map(|(bucket, count)| bucket.take(count, start));
+        let go = turns.max().unwrap_or(start);
         now + Duration::from_nanos(go - start)
+    }
+
+    fn give_back(&self, direction: Direction, bytes: u64) {
+        self.of(direction, bytes).for_each(|(bucket, count)| bucket.give_back(count));
+    }
+
+    /// The buckets that a request falls under, each with what it takes.
+    fn of(&self, direction: Direction, bytes: u64) -> impl Iterator<Item = (&Bucket, u64)> {
+        let in_both = move |scope: usize| {
+            let requests = self.requests[scope].as_ref().map(|bucket| (bucket, 1));
+            requests.into_iter().chain(self.bytes[scope].as_ref().map(|bucket| (bucket, bytes)))
+        };
+        [0, direction as usize].into_iter().flat_map(in_both)
     }
 }
 
@@ -203,7 +221,8 @@ impl Limiter {
         self.budget.load_full()
     }
 
-    /// Makes the disk draw on this budget, beside its limits; `None`: on none.
+    /// Makes the disk draw on this budget, beside its limits; `None`: on none. Requests that wait keep their turns within
+    /// the limits.
     pub fn set_budget(&self, budget: Option<Arc<Budget>>) {
         self.budget.store(budget);
         self.changed();
@@ -221,8 +240,17 @@ impl Limiter {
         }
         let direction = Direction::of(kind)?;
         let bytes = if matches!(kind, RequestKind::Read | RequestKind::Write) { bytes } else { 0 };
-        let mut pass =
-            Pass { direction, bytes, came: now, change: 0, go_at: now, claim: None, place: None, has_gone: false };
+        let mut pass = Pass {
+            direction,
+            bytes,
+            came: now,
+            change: 0,
+            buckets: None,
+            go_at: now,
+            claim: None,
+            place: None,
+            has_gone: false,
+        };
         pass.measure(self, now);
         Some(pass)
     }
@@ -238,7 +266,7 @@ pub enum Turn {
 }
 
 /// The way of one request past the limits: keep it until the request has ended. What a request takes from a budget is
-/// given account of when this is dropped.
+/// given account of when this is dropped; what it took from the limits is put back if it has not gone by then.
 #[derive(Debug)]
 pub struct Pass {
     direction: Direction,
@@ -246,6 +274,8 @@ pub struct Pass {
     came: Moment,
     /// Of the limiter, when it was measured.
     change: u64,
+    /// From which it has taken.
+    buckets: Option<Arc<Buckets>>,
     go_at: Moment,
     claim: Option<Claim>,
     place: Option<Place>,
@@ -256,7 +286,11 @@ impl Pass {
     fn measure(&mut self, limiter: &Limiter, now: Moment) {
         // Before the buckets: a change that comes in between is then seen as one.
         self.change = limiter.changes.load(Acquire);
-        self.go_at = limiter.buckets.load().take(self.direction, self.bytes, now);
+        let buckets = limiter.buckets.load_full();
+        if !self.buckets.as_ref().is_some_and(|taken| Arc::ptr_eq(taken, &buckets)) {
+            self.go_at = buckets.take(self.direction, self.bytes, now);
+            self.buckets = Some(buckets);
+        }
         let budget = limiter.budget.load_full();
         let budget = budget.filter(|budget| self.bytes > 0 && budget.covers(self.direction));
         self.claim = budget.map(|budget| Claim::new(budget, self.bytes));
@@ -293,6 +327,14 @@ impl Pass {
     /// What it waits for.
     pub fn turn(&self, now: Moment) -> Turn {
         if now < self.go_at { Turn::At(self.go_at) } else { Turn::WhenWoken }
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if let Some(buckets) = self.buckets.as_ref().filter(|_| !self.has_gone) {
+            buckets.give_back(self.direction, self.bytes);
+        }
     }
 }
 
@@ -411,11 +453,13 @@ mod tests {
         let now = start();
         let latest = std::thread::scope(|scope| {
             let queue = || {
-                let turn = |_| limiter.pass(RequestKind::Read, 512, now).unwrap().go_at;
-                (0..1000).map(turn).max()
+                let passes: Vec<_> = (0..1000).map(|_| limiter.pass(RequestKind::Read, 512, now).unwrap()).collect();
+                let latest = passes.iter().map(|pass| pass.go_at).max();
+                (passes, latest)
             };
             let queues = [scope.spawn(queue), scope.spawn(queue)];
-            queues.into_iter().filter_map(|queue| queue.join().unwrap()).max()
+            let ended = queues.map(|queue| queue.join().unwrap());
+            ended.iter().filter_map(|(_, latest)| *latest).max()
         });
         assert_eq!(latest, Some(now + Duration::from_millis(1999)));
     }
@@ -473,7 +517,7 @@ mod tests {
     fn a_change_wakes_those_who_wait_and_measures_them_anew() {
         let limiter = limiter(Limits { total: bytes(1, 0), ..Limits::NONE });
         let now = start();
-        drop(limiter.pass(RequestKind::Write, 1 << 20, now));
+        assert!(go(&mut limiter.pass(RequestKind::Write, 1 << 20, now).unwrap(), &limiter, now));
         let mut pass = limiter.pass(RequestKind::Write, 1 << 20, now).unwrap();
         let woken = Arc::new(Counter::default());
         let waker = Waker::from(woken.clone());
@@ -483,6 +527,42 @@ mod tests {
         limiter.set(Limits::NONE);
         assert_eq!(woken.0.load(SeqCst), 1);
         assert_eq!(pass.poll_go(&limiter, now + SECOND, &mut Context::from_waker(&waker)), Poll::Ready(SECOND));
+    }
+
+    #[test]
+    fn another_budget_moves_no_turn_within_the_limits() {
+        let limiter = limiter(Limits { total: requests(10, 0), ..Limits::NONE });
+        let now = start();
+        let mut passes: Vec<Pass> = (0..5).map(|_| limiter.pass(RequestKind::Write, 512, now).unwrap()).collect();
+        assert!(go(&mut passes[0], &limiter, now));
+        let turns = |passes: &[Pass]| -> Vec<Turn> { passes.iter().map(|pass| pass.turn(now)).collect() };
+        let before = turns(&passes);
+        for budget in [Some(Budget::new(false)), Some(Budget::new(true)), None] {
+            limiter.set_budget(budget);
+            assert!(passes[1..].iter_mut().all(|pass| !go(pass, &limiter, now)));
+            assert_eq!(turns(&passes), before);
+        }
+        let next = limiter.pass(RequestKind::Write, 512, now).unwrap();
+        assert_eq!(next.turn(now), Turn::At(now + SECOND / 2), "nobody has paid twice");
+    }
+
+    #[test]
+    fn a_turn_that_is_not_used_costs_nothing() {
+        let limits = Limits { total: requests(10, 0), write: bytes(1000, 0), ..Limits::NONE };
+        let limiter = limiter(limits);
+        let now = start();
+        assert!(go(&mut limiter.pass(RequestKind::Write, 100, now).unwrap(), &limiter, now));
+        let waits = limiter.pass(RequestKind::Write, 1 << 30, now).unwrap();
+        assert_eq!(waits.turn(now), Turn::At(now + SECOND / 10));
+        drop(waits);
+        assert_eq!(limiter.pass(RequestKind::Write, 1, now).unwrap().turn(now), Turn::At(now + SECOND / 10));
+        assert!(go(
+            &mut limiter.pass(RequestKind::Write, 1 << 20, now + SECOND / 10).unwrap(),
+            &limiter,
+            now + SECOND / 10
+        ));
+        let after = limiter.pass(RequestKind::Write, 1, now + SECOND).unwrap();
+        assert!(matches!(after.turn(now + SECOND), Turn::At(_)), "what has gone is paid for");
     }
 
     #[test]

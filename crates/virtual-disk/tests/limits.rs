@@ -11,7 +11,7 @@ use std::{
 
 use block_core::ErrorKind;
 use storage_io::{Fault, FaultRule, OperationKind};
-use support::{Host, Script, failed, is_done};
+use support::{Host, Script, failed, is_done, spec};
 use virtual_disk::{Account, Budget, LatencyClass, Limits, Operation, Rate, RateLimits, RequestKind, Settings};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -244,4 +244,22 @@ fn a_request_that_fails_is_done_with_as_well() {
     host.settle();
     assert_eq!(failed(scripts[0].answer(write)), ErrorKind::NoSpace);
     assert_eq!(account(&budget), Some(Account { need: 0, done: 4096 }));
+}
+
+/// What is refused while it waits for its turn has used nothing of it.
+#[test]
+fn a_close_gives_reserved_turns_back() {
+    let (host, scripts) = limited(31, Limits { total: bytes(1 << 20, 0), ..Limits::NONE }, 1);
+    let [script] = &scripts[..] else { panic!("there is one client") };
+    let first = script.read(0, 4096);
+    let large = script.read(0, 3 << 20);
+    host.settle();
+    assert!(script.answer(first).is_some() && script.answer(large).is_none());
+    host.run(async |disk| disk.close().await).unwrap();
+    assert_eq!(failed(script.answer(large)), ErrorKind::Closed);
+    host.run(async |disk| disk.open(spec("/a"), Settings::default()).await).unwrap();
+    host.pass(SECOND / 100);
+    let small = script.read(0, 512);
+    host.settle();
+    assert!(script.answer(small).is_some(), "only the first request is paid for");
 }
