@@ -187,6 +187,8 @@ impl<S: RequestSource> Serve<S> {
             Idle::Gate => !matches!(self.core.gate(), Gate::Open(_)),
         };
         assert!(is_explained, "a source is left alone with work pending: {idle:?}");
+        let under_way = || self.core.recorder.in_flight().count() + self.core.recorder.parked().count();
+        debug_assert!(self.outbox.taken() <= under_way(), "what was taken neither runs nor waits, and has no answer");
     }
 }
 

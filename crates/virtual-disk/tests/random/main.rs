@@ -43,6 +43,8 @@ struct Client {
 struct Asked {
     slot: usize,
     written: Option<u8>,
+    /// It was on its way while the disk was stuck: its answer may have been given up.
+    may_be_lost: bool,
 }
 
 #[derive(Clone)]
@@ -124,8 +126,16 @@ impl World {
             80..=180 => self.ask(),
             _ => _ = self.host.step(),
         }
-        self.watch.look(&self.host);
+        self.look();
         self.collect();
+    }
+
+    fn look(&mut self) {
+        self.watch.look(&self.host);
+        if self.host.disk.status().state() == DiskState::Stuck {
+            let waiting = self.clients.iter_mut().flat_map(|client| client.waiting.values_mut());
+            waiting.for_each(|asked| asked.may_be_lost = true);
+        }
     }
 
     /// Some of the operations to come fail: a few in a way that passes, one for good, and rarely a sync.
@@ -176,7 +186,7 @@ impl World {
         let chosen = self.random(self.clients.len());
         let client = &mut self.clients[chosen];
         let tag = client.script.ask(operation);
-        client.waiting.insert(tag, Asked { slot, written });
+        client.waiting.insert(tag, Asked { slot, written, may_be_lost: false });
     }
 
     fn collect(&mut self) {
@@ -216,7 +226,7 @@ impl World {
     /// Runs everything that can run without time passing.
     fn settle(&mut self) {
         while self.host.step() {
-            self.watch.look(&self.host);
+            self.look();
         }
     }
 
@@ -240,8 +250,8 @@ impl World {
         assert_eq!(self.host.disk.status().state(), DiskState::Closed);
         self.operator.check_all_ended();
         let was_stuck = self.operator.was_stuck.get();
-        let unanswered = self.clients.iter().any(|client| !client.waiting.is_empty());
-        assert!(!unanswered || was_stuck, "a request was never answered");
+        let mut waiting = self.clients.iter().flat_map(|client| client.waiting.values());
+        assert!(waiting.all(|asked| asked.may_be_lost), "a request was never answered");
         self.watch.check_end(&self.host, self.queues.len());
         let Watch { states, retries, .. } = self.watch;
         Story { answered: self.answered, failed: self.failed, lost: self.lost, was_stuck, states, retries }
