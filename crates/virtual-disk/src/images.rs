@@ -34,7 +34,8 @@ impl Inner {
     pub(crate) async fn resume(&self, spec: Option<ChainSpec>) -> Result<Geometry> {
         let resting = self.resting.borrow().clone();
         let result = match (&resting, spec) {
-            (Some(resting), None) => self.wake(resting).await,
+            (Some(resting), None) => self.wake(resting).await.map_err(|error| self.expecting(error)),
+            (None, None) => self.reopen(None).await.map_err(|error| self.expecting(error)),
             (_, spec) => self.reopen(spec).await,
         };
         if self.is_forced() {
@@ -131,6 +132,14 @@ impl Inner {
                 Err(Error::new(ErrorKind::Mismatch, format!("{name}: was {was}, and is {is} now")))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// What is no image any more cannot tell which it was: the error does.
+    fn expecting(&self, error: Error) -> Error {
+        match self.identity.get() {
+            Some(was) if error.kind() == ErrorKind::Corrupt => error.context(format!("image {was} was expected")),
+            _ => error,
         }
     }
 

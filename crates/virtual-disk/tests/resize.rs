@@ -7,7 +7,7 @@ mod support;
 use block_core::ErrorKind;
 use image_format::vhd::create;
 use storage_io::{Fault, FaultRule, MemoryStorage, OperationKind, Storage, StorageExt};
-use support::{DISK_BYTES, Host, Script, bytes, failed, is_done, spec, vhd_options, vhd_spec};
+use support::{DISK_BYTES, Host, Posing, Script, bytes, failed, is_done, spec, vhd_options, vhd_spec};
 use virtual_disk::{DiskState, Settings};
 
 const MIB: u64 = 1 << 20;
@@ -205,6 +205,49 @@ fn a_grown_device_with_garbage_at_its_end_is_resumed_by_its_own_footer() {
     let (mine, foreign) = (uuid::Uuid::from_u128(1).to_string(), uuid::Uuid::from_u128(0xf).to_string());
     assert!(error.to_string().contains(&mine) && error.to_string().contains(&foreign), "{error}");
     assert_eq!(host.disk.status().state(), DiskState::ResumeFailed);
+}
+
+/// A fixed image has one footer, at the end: where that is not, nothing tells which image it is.
+#[test]
+fn a_resume_that_finds_no_image_names_the_one_that_was_expected() {
+    for closes_files in [false, true] {
+        let host = Host::new(9);
+        let options = image_format::vhd::CreateOptions { fixed: true, ..vhd_options(0xe, 2 * MIB, 0) };
+        host.put_vhd("/v", &options);
+        host.run(async |disk| disk.open(vhd_spec("/v"), Settings::default()).await).unwrap();
+        host.run(async move |disk| if closes_files { disk.pause(None).await } else { disk.quiesce(None).await })
+            .unwrap();
+        let length = host.files.get("/v").unwrap().length();
+        host.scribble("/v", length + MIB, &[0xa5; 512]);
+        let error = host.run(async |disk| disk.resume(None).await).unwrap_err();
+        let expected = uuid::Uuid::from_u128(0xe).to_string();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains(&expected) && error.to_string().contains("/v"), "{error}");
+        assert_eq!(host.disk.status().trouble().unwrap().to_string(), error.to_string());
+        let error = host.run(async |disk| disk.resume(Some(vhd_spec("/v"))).await).unwrap_err();
+        assert!(!error.to_string().contains(&expected), "who names an image expects no other: {error}");
+    }
+}
+
+/// Clients that have read and written single sectors cannot go on with larger ones.
+#[test]
+fn an_image_with_larger_sectors_is_not_this_disk() {
+    let host = Host::running(10);
+    let script = serve(&host);
+    for (path, sector) in [("/same", 512), ("/other", 4096)] {
+        host.files.put(path, Posing::new(false, sector));
+    }
+    for closes_files in [false, true] {
+        host.run(async move |disk| if closes_files { disk.pause(None).await } else { disk.quiesce(None).await })
+            .unwrap();
+        let error = host.run(async |disk| disk.resume(Some(spec("/other"))).await).unwrap_err();
+        assert_eq!((error.kind(), host.disk.status().state()), (ErrorKind::SizeChanged, DiskState::ResumeFailed));
+        assert!(error.to_string().contains("512") && error.to_string().contains("4096"), "{error}");
+        host.run(async |disk| disk.resume(Some(spec("/same"))).await).unwrap();
+        let write = script.write(512, 1, 512);
+        host.settle();
+        assert!(is_done(script.answer(write)));
+    }
 }
 
 /// The footer of a foreign image.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use block_core::{ErrorKind, FileOffset, FileRange};
 use storage_io::{Buffer, Fault, FaultRule, OperationKind};
-use support::{Host, Script, bytes, failed, is_done, range, spec};
+use support::{Host, Posing, Script, bytes, failed, is_done, range, spec};
 use virtual_disk::{DiskState, Operation, Outcome, Report, RequestKind, RetryPolicy, Settings};
 
 const EIO: i32 = 5;
@@ -118,6 +118,31 @@ fn where_another_path_may_take_over_io_errors_may_pass() {
     let write = script.write(4096, 1, 512);
     host.pass(Duration::from_secs(1));
     assert!(is_done(script.answer(write)));
+}
+
+#[test]
+fn io_errors_may_pass_where_a_network_lies_between() {
+    for is_remote in [true, false] {
+        let host = Host::new(13);
+        host.files.put("/far", Posing::new(is_remote, 512));
+        host.run(async |disk| disk.open(spec("/far"), Settings::default()).await).unwrap();
+        let script = serve(&host);
+        host.faults.add(failing(EIO, 3));
+        let write = script.write(4096, 7, 4096);
+        host.settle();
+        if !is_remote {
+            assert_eq!(error(script.answer(write)), EIO, "what is near fails at once");
+            assert_eq!(host.disk.status().totals().retries, 0);
+            continue;
+        }
+        assert!(script.answer(write).is_none());
+        host.pass(Duration::from_secs(1));
+        assert!(is_done(script.answer(write)));
+        assert_eq!(host.disk.status().totals().retries, 3);
+        let read = script.read(4096, 4096);
+        host.settle();
+        assert_eq!(bytes(script.answer(read)), [7; 4096]);
+    }
 }
 
 /// The kernel has dropped what it could not write: a second sync would succeed without it.

@@ -336,6 +336,40 @@ impl Storage for Hanging {
     }
 }
 
+/// A storage that says of itself what it is told to.
+#[derive(Debug)]
+pub(crate) struct Posing {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) is_remote: bool,
+    pub(crate) logical_block_size: u32,
+}
+
+impl Posing {
+    /// An empty one in memory, as long as the disk.
+    pub(crate) fn new(is_remote: bool, logical_block_size: u32) -> Arc<Posing> {
+        let storage = Arc::new(MemoryStorage::new(DISK_BYTES as usize));
+        Arc::new(Posing { storage, is_remote, logical_block_size })
+    }
+}
+
+impl Storage for Posing {
+    fn submit(&self, executor: &Executor, operation: StorageOperation, hold: Option<Hold>) -> Pending {
+        self.storage.submit(executor, operation, hold)
+    }
+
+    fn length(&self) -> u64 {
+        self.storage.length()
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { logical_block_size: self.logical_block_size, ..self.storage.limits() }
+    }
+
+    fn origin(&self) -> Origin {
+        Origin { is_remote: self.is_remote, ..self.storage.origin() }
+    }
+}
+
 /// A source that is told from outside what to ask, and tells what was answered. Clones are the same source.
 #[derive(Clone, Default)]
 pub(crate) struct Script(Rc<RefCell<Lines>>);
