@@ -21,7 +21,7 @@ usage: tapdisk [-D] [-h] [--engine NAME] [--retry-eio] [--no-jail]
   --retry-eio    take EIO for something that may pass, also on files and devices: with several paths to a device,
                  another may take over; OXTAP_RETRY_EIO=1 in the environment says the same
   OXTAP_XEN=hosted:DIRECTORY in the environment: guests are processes of this host, which has no Xen
-  --no-jail      keep all capabilities and system calls, and do without OXTAP_IMAGE_DIRS: for debuggers
+  --no-jail      keep all capabilities and system calls, for debuggers; not with OXTAP_IMAGE_DIRS in the environment
 ";
 
 /// What was asked for.

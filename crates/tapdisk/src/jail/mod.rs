@@ -33,13 +33,17 @@ pub(crate) struct Jail {
 }
 
 impl Jail {
-    /// What the environment asks for, and nothing at all if the command line says so. A relative directory is meant from
+    /// What the environment asks for; nothing at all if the command line says so, which cannot be both. A relative directory is meant from
     /// here, so this comes before a daemon moves to `/`.
     ///
     /// # Errors
-    /// A directory without a name.
+    /// A directory without a name; directories, and no jail.
     pub(crate) fn from_environment(is_wanted: bool) -> Result<Jail> {
-        let named = env::var_os(DIRECTORIES_VARIABLE).filter(|value| is_wanted && !value.is_empty());
+        let named = env::var_os(DIRECTORIES_VARIABLE).filter(|value| !value.is_empty());
+        if named.is_some() && !is_wanted {
+            let words = format!("{DIRECTORIES_VARIABLE} and --no-jail contradict each other");
+            return Err(Error::new(ErrorKind::Invalid, words));
+        }
         let directories = named.as_deref().map(parse).transpose()?;
         Ok(Jail { is_wanted, directories })
     }

@@ -209,6 +209,16 @@ fn directories_that_are_not_there_keep_it_from_starting() {
     host.place.assert_nothing_left();
 }
 
+#[test]
+fn directories_without_a_jail_are_a_contradiction() {
+    let host = Host::new();
+    let mut command = host.place.program("tapdisk");
+    let told = said(command.arg("--no-jail").env("OXTAP_IMAGE_DIRS", host.place.scratch()).output().unwrap());
+    assert_eq!((told.status, told.stdout.as_str()), (22, ""), "{told:?}");
+    assert!(told.stderr.contains("OXTAP_IMAGE_DIRS and --no-jail contradict each other"), "{told:?}");
+    host.place.assert_nothing_left();
+}
+
 /// Runs a command as if the kernel did not know one of its calls.
 fn without(call: i64, mut command: Command) -> Said {
     thread::scope(|scope| {
