@@ -8,7 +8,10 @@
 //!
 //! The list holds what the Rust library, glibc or musl, and our own code call on x86-64 and aarch64, with arguments where
 //! they make the difference: no memory becomes code, no process is started, no signal is sent to others, sockets are
-//! those of this host. What io_uring carries is not seen here; its rings are restricted where they are made.
+//! those of this host. What io_uring carries is not seen here. Our own rings are restricted where they
+//! are made; an intruder can make one that is not (every disk needs a new ring, and a filter cannot see what a ring is to
+//! be). With it he can make sockets of other families and connect them, and make, rename and link files, where landlock
+//! and the capabilities that are left do not forbid it; start programs, map code or signal others he cannot.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +31,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_openat, libc::SYS_close, libc::SYS_read, libc::SYS_write, libc::SYS_readv, libc::SYS_writev,
     libc::SYS_pread64, libc::SYS_pwrite64, libc::SYS_preadv, libc::SYS_pwritev, libc::SYS_preadv2, libc::SYS_pwritev2,
     libc::SYS_lseek, libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_ftruncate, libc::SYS_fallocate, libc::SYS_flock,
-    libc::SYS_fcntl, libc::SYS_fadvise64, libc::SYS_statx, libc::SYS_fstat, libc::SYS_newfstatat, libc::SYS_statfs,
+    libc::SYS_fadvise64, libc::SYS_statx, libc::SYS_fstat, libc::SYS_newfstatat, libc::SYS_statfs,
     libc::SYS_fstatfs, libc::SYS_faccessat, libc::SYS_readlinkat, libc::SYS_getdents64, libc::SYS_getcwd,
     libc::SYS_mkdirat, libc::SYS_unlinkat, libc::SYS_renameat, libc::SYS_fchmod, libc::SYS_fchmodat, libc::SYS_umask,
     libc::SYS_dup, libc::SYS_dup3, libc::SYS_pipe2, libc::SYS_memfd_create,
@@ -97,6 +100,11 @@ const REQUESTS: [u64; 8] = [
     0x5401, // TCGETS
 ];
 
+/// Commands of `fcntl` that our code and the libraries use, besides `F_SETFL`. Not those that name whom a descriptor
+/// signals, and with what: they reach processes that `kill` here does not.
+const FCNTL_COMMANDS: [libc::c_int; 6] =
+    [libc::F_GETFL, libc::F_GETFD, libc::F_SETFD, libc::F_DUPFD_CLOEXEC, libc::F_ADD_SEALS, libc::F_GET_SEALS];
+
 /// Names of threads and of memory, and what the kernel tells every program at its start.
 #[rustfmt::skip]
 const PROCESS_OPTIONS: [u64; 3] = [
@@ -152,6 +160,7 @@ fn with_arguments(pid: u32) -> Result<Rules> {
     let requests = REQUESTS.iter().map(|request| is(1, *request)).collect::<Result<Vec<_>>>()?;
     let options = PROCESS_OPTIONS.iter().map(|option| is(0, *option)).collect::<Result<Vec<_>>>()?;
     Ok(Rules::from([
+        (libc::SYS_fcntl, fcntl()?),
         (libc::SYS_clone, vec![when(0, SeccompCmpOp::MaskedEq(thread), thread)?]),
         (libc::SYS_mmap, vec![without(2, libc::PROT_EXEC)?]),
         (libc::SYS_mprotect, vec![without(2, libc::PROT_EXEC)?]),
@@ -164,6 +173,18 @@ fn with_arguments(pid: u32) -> Result<Rules> {
         (libc::SYS_ioctl, requests),
         (libc::SYS_prctl, options),
     ]))
+}
+
+/// `F_SETFL` sets any flag but the one that makes a descriptor send signals.
+fn fcntl() -> Result<Vec<SeccompRule>> {
+    let is = |command: libc::c_int| {
+        let command = u64::from(command.unsigned_abs());
+        SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, command)
+    };
+    let quiet = SeccompCmpOp::MaskedEq(u64::from(libc::O_ASYNC.unsigned_abs()));
+    let quiet = SeccompCondition::new(2, SeccompCmpArgLen::Dword, quiet, 0).map_err(ours)?;
+    let set_flags = SeccompRule::new(vec![is(libc::F_SETFL).map_err(ours)?, quiet]).map_err(ours)?;
+    FCNTL_COMMANDS.into_iter().map(|command| rule(is(command))).chain([Ok(set_flags)]).collect()
 }
 
 /// A rule about the lower half of an argument, which is all of an `int`.
@@ -245,6 +266,24 @@ mod tests {
             std::fs::write(file.path(), "bytes").unwrap();
             UnixStream::pair().unwrap().0.set_nonblocking(true).unwrap();
             thread::Builder::new().name("named".into()).spawn(|| ()).unwrap().join().unwrap();
+        });
+    }
+
+    #[test]
+    fn descriptors_send_no_signals_to_others() {
+        use rustix::{
+            fs::{FlockOperation, OFlags, fcntl_getfl, fcntl_lock, fcntl_setfl},
+            io::{Errno, FdFlags, fcntl_setfd},
+            pipe::fcntl_setpipe_size,
+        };
+        let (pipe, _other_end) = rustix::pipe::pipe().unwrap();
+        locked_in(|| {
+            assert_eq!(fcntl_setfl(&pipe, OFlags::ASYNC | OFlags::NONBLOCK), Err(Errno::PERM));
+            fcntl_setfl(&pipe, fcntl_getfl(&pipe).unwrap() | OFlags::NONBLOCK).unwrap();
+            fcntl_setfd(&pipe, FdFlags::CLOEXEC).unwrap();
+            // Commands that are not on the list, as those that say whom to signal are not.
+            assert_eq!(fcntl_setpipe_size(&pipe, 4096), Err(Errno::PERM));
+            assert_eq!(fcntl_lock(&pipe, FlockOperation::Unlock), Err(Errno::PERM));
         });
     }
 
