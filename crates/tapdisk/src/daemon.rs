@@ -82,7 +82,7 @@ fn serve(run: RunDir, options: Options, jail: Jail, starter: Starter) -> Result<
     let signals = Signals::take(&signals)?;
     make_directory(run.path(), 0o755).context(run.path().display())?;
     let (listener, cleaned) = control_socket(&run, pid)?;
-    let statistics = StatisticsDirectory::create(&run, pid)?;
+    let (statistics, no_metrics) = StatisticsDirectory::create(&run, pid)?;
     // Above here is what the jail forbids, below what starts threads.
     let refused = process_limits::raise();
     let missing = jail.enter(&run, pid).context("jail")?;
@@ -96,6 +96,7 @@ fn serve(run: RunDir, options: Options, jail: Jail, starter: Starter) -> Result<
     }
     refused.iter().for_each(|refused| log.info(refused));
     missing.iter().for_each(|missing| log.warning(format!("jail: {missing}")));
+    no_metrics.iter().for_each(|error| log.warning(format!("no pages for metrics: {error}")));
     let control = Control::new(&executor, run, pid, options, found, jail, log.clone());
     let server = Server::new(&executor, control.clone());
     let descriptors = Listener::bind(control.run.nbd_client_socket(pid))?;

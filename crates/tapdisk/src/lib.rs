@@ -34,6 +34,7 @@ mod listener;
 mod log;
 mod loops;
 mod native;
+mod own_directory;
 mod pages;
 mod process_limits;
 mod queues;

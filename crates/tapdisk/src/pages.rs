@@ -6,14 +6,19 @@
 //! | `nbd-<minor>`, `nbd-old-<minor>` | open | close |
 //! | `metrics/tap-<pid>-<minor>`, beside the process's directory: empty, for those who look for it | open, resume | pause, close |
 
-use std::{cell::RefCell, path::PathBuf, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
 
-use block_core::Result;
+use block_core::{Result, ResultExt};
 use control_api::{Minor, RunDir};
 use storage_io::Task;
 use virtual_disk::Disk;
 
-use crate::shared_memory::StatisticsFile;
+use crate::{own_directory::OwnDirectory, shared_memory::StatisticsFile};
 
 /// How old they may be.
 const AGE_MAX: Duration = Duration::from_secs(1);
@@ -22,6 +27,7 @@ const AGE_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct Pages {
     directory: PathBuf,
     metrics: PathBuf,
+    pid: u32,
     minor: Minor,
     files: Rc<RefCell<Files>>,
     writer: RefCell<Option<Task<()>>>,
@@ -41,7 +47,8 @@ impl Pages {
     pub(crate) fn new(run: &RunDir, pid: u32, minor: Minor) -> Pages {
         Pages {
             directory: run.shared_memory(pid),
-            metrics: run.metrics_page(pid, minor),
+            metrics: run.metrics(),
+            pid,
             minor,
             files: Rc::default(),
             writer: RefCell::default(),
@@ -66,7 +73,7 @@ impl Pages {
     /// The images are open again.
     pub(crate) fn resume(&self) -> Result<()> {
         self.files.borrow_mut().vdi = Some(self.create("vdi")?);
-        self.files.borrow_mut()._metrics = Some(StatisticsFile::create(self.metrics.clone())?);
+        self.files.borrow_mut()._metrics = Some(create(&self.metrics, format!("tap-{}-{}", self.pid, self.minor))?);
         Ok(())
     }
 
@@ -77,8 +84,13 @@ impl Pages {
     }
 
     fn create(&self, name: &str) -> Result<StatisticsFile> {
-        StatisticsFile::create(self.directory.join(format!("{name}-{}", self.minor)))
+        create(&self.directory, format!("{name}-{}", self.minor))
     }
+}
+
+fn create(directory: &Path, name: String) -> Result<StatisticsFile> {
+    let path = directory.join(&name);
+    StatisticsFile::create(Rc::new(OwnDirectory::open(directory)?), name).context(path.display())
 }
 
 async fn write(disk: Disk, files: Rc<RefCell<Files>>) {

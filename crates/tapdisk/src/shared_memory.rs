@@ -7,15 +7,18 @@
 //! ```
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File},
     io,
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
-use block_core::{Result, ResultExt};
+use block_core::{Error, Result, ResultExt};
 use control_api::{RunDir, make_directory};
 use virtual_disk::{RequestKind, Status};
+
+use crate::own_directory::OwnDirectory;
 
 /// Readers map a page.
 const FILE_BYTES: u64 = 4096;
@@ -27,17 +30,13 @@ const RECORD_BYTES: usize = 96;
 pub(crate) struct StatisticsDirectory(PathBuf);
 
 impl StatisticsDirectory {
-    /// Makes it, empty: a process that was killed may have left one of this name. The one that all share is made as well.
-    pub(crate) fn create(run: &RunDir, pid: u32) -> Result<StatisticsDirectory> {
+    /// Makes it, empty: a process that was killed may have left one of this name. The one that all share is made as well;
+    /// without it there is a page less of each disk, and the reason is given.
+    pub(crate) fn create(run: &RunDir, pid: u32) -> Result<(StatisticsDirectory, Option<Error>)> {
         let (path, parent) = (run.shared_memory(pid), run.shared_memory_root());
         make_directory(parent, 0o755).context(parent.display())?;
-        match DirBuilder::new().mode(0o700).create(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => empty(&path).context(path.display())?,
-            made => made.context(path.display())?,
-        }
-        // Its bits let its owner in, also one that may not ignore them. Whoever misses a page in it is told when it is made.
-        let _ = DirBuilder::new().mode(0o700).create(run.metrics());
-        Ok(StatisticsDirectory(path))
+        OwnDirectory::make(&path)?.remove_all("").context(path.display())?;
+        Ok((StatisticsDirectory(path), OwnDirectory::make(&run.metrics()).err()))
     }
 }
 
@@ -47,48 +46,36 @@ impl Drop for StatisticsDirectory {
     }
 }
 
-/// Removes a directory of statistics and the files in it.
+/// Removes a directory of statistics and the files in it, if it is ours.
 pub(crate) fn remove(path: &Path) {
     // What cannot be removed is not worth more than the next process's attempt.
-    let _ = empty(path).and_then(|()| fs::remove_dir(path));
-}
-
-fn empty(path: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() {
-            fs::remove_file(entry.path())?;
-        }
+    if let Ok(ours) = OwnDirectory::open(path) {
+        let _ = ours.remove_all("").and_then(|()| fs::remove_dir(path));
     }
-    Ok(())
 }
 
 /// Removes the metrics pages of a process, which may be gone.
 pub(crate) fn remove_metrics(directory: &Path, pid: u32) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    let prefix = format!("tap-{pid}-");
-    for entry in entries.flatten() {
-        if entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
-            let _ = fs::remove_file(entry.path());
-        }
+    if let Ok(ours) = OwnDirectory::open(directory) {
+        let _ = ours.remove_all(&format!("tap-{pid}-"));
     }
 }
 
 /// The page of one disk; it goes when the disk is closed or paused.
 #[derive(Debug)]
 pub(crate) struct StatisticsFile {
-    path: PathBuf,
+    directory: Rc<OwnDirectory>,
+    name: String,
     file: File,
     written: [u8; RECORD_BYTES],
 }
 
 impl StatisticsFile {
     /// Makes the page, with nothing counted yet.
-    pub(crate) fn create(path: PathBuf) -> Result<StatisticsFile> {
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
-        let file = file.context(path.display())?;
-        let page = StatisticsFile { path, file, written: [0; RECORD_BYTES] };
-        page.file.set_len(FILE_BYTES).context(page.path.display())?;
+    pub(crate) fn create(directory: Rc<OwnDirectory>, name: String) -> io::Result<StatisticsFile> {
+        let file = directory.create(&name)?;
+        let page = StatisticsFile { directory, name, file, written: [0; RECORD_BYTES] };
+        page.file.set_len(FILE_BYTES)?;
         Ok(page)
     }
 
@@ -103,7 +90,7 @@ impl StatisticsFile {
 
 impl Drop for StatisticsFile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        let _ = self.directory.remove(&self.name);
     }
 }
 
@@ -127,30 +114,60 @@ fn put(record: &mut [u8], at: usize, value: u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
+
+    fn place() -> (tempfile::TempDir, RunDir) {
+        let place = tempfile::tempdir().unwrap();
+        let run = RunDir::at(place.path().join("run"));
+        make_directory(run.shared_memory_root(), 0o755).unwrap();
+        (place, run)
+    }
 
     #[test]
     fn the_directory_is_emptied_when_it_was_left_and_goes_with_us() {
-        let place = tempfile::tempdir().unwrap();
-        let run = RunDir::at(place.path().join("run"));
+        let (_place, run) = place();
         let path = run.shared_memory(7);
-        fs::create_dir_all(&path).unwrap();
+        make_directory(&path, 0o755).unwrap();
         fs::write(path.join("vdi-3"), "old").unwrap();
-        let directory = StatisticsDirectory::create(&run, 7).unwrap();
-        assert!(run.metrics().is_dir());
+        let (directory, missing) = StatisticsDirectory::create(&run, 7).unwrap();
+        assert!(missing.is_none() && run.metrics().is_dir());
         assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
         drop(directory);
         assert!(!path.exists());
     }
 
     #[test]
+    fn links_of_others_lead_nowhere() {
+        let (place, run) = place();
+        let precious = place.path().join("precious");
+        fs::create_dir(&precious).unwrap();
+        let files = ["vdi-3", "tap-7-3"].map(|name| precious.join(name));
+        files.iter().for_each(|file| fs::write(file, "keep").unwrap());
+        symlink(&precious, run.shared_memory(7)).unwrap();
+        symlink(&precious, run.metrics()).unwrap();
+        // As the cleaning of what the dead have left, and as a start.
+        remove(&run.shared_memory(7));
+        remove_metrics(&run.metrics(), 7);
+        let (directory, missing) = StatisticsDirectory::create(&run, 7).unwrap();
+        assert!(missing.is_none());
+        for path in [run.shared_memory(7), run.metrics()] {
+            assert!(fs::symlink_metadata(path).unwrap().is_dir());
+        }
+        drop(directory);
+        files.iter().for_each(|file| assert_eq!(fs::read(file).unwrap(), b"keep"));
+    }
+
+    #[test]
     fn a_page_is_there_while_somebody_counts() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("vdi-3");
-        let mut page = StatisticsFile::create(path.clone()).unwrap();
+        let (_place, run) = place();
+        let path = run.shared_memory(7);
+        let directory = Rc::new(OwnDirectory::make(&path).unwrap());
+        let mut page = StatisticsFile::create(directory, "vdi-3".into()).unwrap();
         page.update(&Status::new());
-        assert_eq!(fs::read(&path).unwrap(), vec![0; 4096]);
+        assert_eq!(fs::read(path.join("vdi-3")).unwrap(), vec![0; 4096]);
         drop(page);
-        assert!(!path.exists());
+        assert!(!path.join("vdi-3").exists());
     }
 }

@@ -28,6 +28,7 @@ use rustix::io::Errno;
 use storage_io::{Executor, OpenOptions, Opener, Storage};
 
 use super::DIRECTORIES_VARIABLE;
+use crate::own_directory::OwnDirectory;
 
 /// What is refused unless it is granted: all that this version of the kernel's interface knows. Older kernels know the
 /// first of them, which hold the door; devices and shortening came later.
@@ -104,11 +105,14 @@ fn own(run: &RunDir, pid: u32) -> Vec<(PathBuf, BitFlags<AccessFs>)> {
     let mut all = vec![
         (run.path().to_owned(), OWN),
         (run.shared_memory(pid), OWN),
-        (run.metrics(), OWN),
         // Its own directory in there is removed at the end; one with something in it cannot be.
         (run.shared_memory_root().to_owned(), AccessFs::RemoveDir.into()),
         ("/dev/null".into(), AccessFs::ReadFile | AccessFs::WriteFile),
     ];
+    // What others have put in its place is not opened to us.
+    if OwnDirectory::open(&run.metrics()).is_ok() {
+        all.push((run.metrics(), OWN));
+    }
     if let Some(logs) = run.log_file(pid).parent() {
         // It is made here, since out there nothing can be made any more. Without a log, the process works all the same.
         let _ = make_directory(logs, 0o755);

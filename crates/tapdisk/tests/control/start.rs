@@ -83,6 +83,20 @@ fn an_engine_that_does_not_work_is_the_reason() {
 }
 
 #[test]
+fn a_statistics_directory_of_others_is_the_reason() {
+    let host = Host::new();
+    let root = host.run.shared_memory_root();
+    fs::create_dir_all(root).unwrap();
+    let text = format!("d={}/td3-$$; mkdir $d; chmod 777 $d; echo >$d/vdi-0; exec tapdisk -D \"$@\"", root.display());
+    let Said { status, stdout, stderr } = said(script(&host, "squatter", &text).output().unwrap());
+    assert_eq!((status, stdout.as_str(), stderr.lines().count()), (1, "", 1), "{stderr}");
+    assert!(stderr.contains("/td3-") && stderr.contains("belongs to somebody else"), "{stderr}");
+    let [left] = &names(root)[..] else { panic!("nothing else is there") };
+    assert!(root.join(left).join("vdi-0").exists());
+    fs::remove_dir_all(root.join(left)).unwrap();
+}
+
+#[test]
 fn a_script_that_forks_may_stand_in_for_it() {
     let host = Host::new();
     let output = said(script(&host, "wrapper", "tapdisk -D 2>/dev/null &").output().unwrap());
