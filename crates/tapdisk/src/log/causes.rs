@@ -7,9 +7,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use block_core::Error;
+use block_core::{Error, ErrorKind};
 use control_api::{Minor, describe, errno, reason, timestamp};
-use virtual_disk::{Report, RequestKind};
+use virtual_disk::{Failure, Report, RequestKind};
 
 /// Causes that are known; beyond that the one that was seen longest ago is forgotten.
 const CAUSES_MAX: usize = 64;
@@ -107,6 +107,12 @@ impl Refusals {
     }
 }
 
+/// Whether a request was refused since it makes no sense: the asker's mistake, nothing of ours has failed. One that waited
+/// until its disk was closed is another matter: it made sense, and is lost.
+pub(super) fn is_nonsense(failure: &Failure) -> bool {
+    failure.attempts == 0 && failure.error.kind() != ErrorKind::Closed
+}
+
 /// All causes of the process.
 #[derive(Debug, Default)]
 pub(super) struct Causes {
@@ -118,8 +124,7 @@ impl Causes {
     /// Counts a report, and says whether it gets a line.
     pub(super) fn note(&mut self, minor: Minor, time: SystemTime, report: &Report) -> Telling {
         let Some(counted) = self.count(minor, time, report) else { return Telling::Tell { suppressed: 0 } };
-        let is_refusal = matches!(report, Report::Failed(failure) if failure.attempts == 0);
-        let telling = match is_refusal {
+        let telling = match matches!(report, Report::Failed(failure) if is_nonsense(failure)) {
             true => counted.refusals.telling(time),
             false => Telling::Tell { suppressed: 0 },
         };
@@ -191,8 +196,6 @@ impl Causes {
 mod tests {
     use std::time::UNIX_EPOCH;
 
-    use virtual_disk::Failure;
-
     use super::{super::samples::failure, *};
 
     fn at(seconds: u64) -> SystemTime {
@@ -249,5 +252,9 @@ mod tests {
         assert_eq!(told(&refused, 90).len(), 0);
         let later = told(&refused, 91);
         assert_eq!((later.len(), later[0]), (16, Telling::Tell { suppressed: 1984 }));
+        // What a disk held when it was closed made sense.
+        let error = Error::new(ErrorKind::Closed, "the disk is closed");
+        let closed = Report::Failed(Failure { attempts: 0, error, ..failure(0, "") });
+        assert_eq!(told(&closed, 92).len(), 1000);
     }
 }

@@ -8,6 +8,9 @@ use std::{
     thread,
 };
 
+use block_core::{Error, ErrorKind};
+use virtual_disk::Failure;
+
 use super::{samples::failure, *};
 
 struct Place {
@@ -49,6 +52,20 @@ fn a_log_with_an_error_stays() {
         "tapdisk[7]: closing log, 1 errors",
     ];
     assert_eq!(lines(&place.path), expected);
+}
+
+#[test]
+fn what_a_disk_held_when_it_was_closed_is_an_error_each() {
+    let place = log();
+    let error = Error::new(ErrorKind::Closed, "the disk is closed");
+    let closed = Failure { attempts: 0, error, ..failure(0, "") };
+    let disk = reporter(&place.log);
+    (0..100).for_each(|_| disk.report(Report::Failed(closed.clone())));
+    drop(disk);
+    place.log.finish();
+    let lines = lines(&place.path);
+    assert_eq!(lines.iter().filter(|line| line.contains(": the disk is closed")).count(), 100, "{lines:?}");
+    assert!(lines.last().unwrap().ends_with("closing log, 100 errors"));
 }
 
 #[test]
