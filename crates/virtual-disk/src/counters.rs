@@ -420,8 +420,8 @@ mod tests {
     fn what_waits_now_is_summed_over_queues() {
         let disk = disk();
         let (first, second) = (disk.add_queue(), disk.add_queue());
-        let running =
-            RunningRequest { kind: RequestKind::Flush, range: None, attempts: 1, since: SimulatedClock::new().now() };
+        let since = SimulatedClock::new().now();
+        let running = RunningRequest { kind: RequestKind::Flush, range: None, attempts: 1, since, began: since };
         (0..2).for_each(|_| _ = first.in_flight().insert(running, false));
         (0..3).for_each(|_| _ = second.in_flight().insert(running, false));
         second.parked().insert(running, false);

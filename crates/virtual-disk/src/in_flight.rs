@@ -22,6 +22,8 @@ pub struct RunningRequest {
     pub attempts: u32,
     /// Since when this one runs, or the request waits for the next.
     pub since: Moment,
+    /// When the first began.
+    pub began: Moment,
 }
 
 /// The requests that run on one queue, in slots that are used again. Its own thread writes; others look when somebody
@@ -40,6 +42,12 @@ struct Slot {
     request: RunningRequest,
     /// It was reported as stuck.
     is_told: bool,
+}
+
+impl Slot {
+    fn is_overdue(&self, now: Moment, stuck_after: Duration) -> bool {
+        !self.is_told && now - self.request.began >= stuck_after
+    }
 }
 
 /// How many requests a description names.
@@ -66,12 +74,12 @@ impl InFlight {
         slot
     }
 
-    /// A request has ended. Gives it back, whether it was reported as stuck, and how many are left.
-    pub(crate) fn remove(&self, slot: usize) -> (RunningRequest, bool, usize) {
+    /// A request leaves. Says whether it was reported as stuck, and how many are left.
+    pub(crate) fn remove(&self, slot: usize) -> (bool, usize) {
         let mut slots = self.slots();
-        let Slot { request, is_told } = slots.slots[slot].take().expect("a request ends once");
+        let Slot { is_told, .. } = slots.slots[slot].take().expect("a request ends once");
         slots.free.push(slot);
-        (request, is_told, slots.count())
+        (is_told, slots.count())
     }
 
     /// What runs.
@@ -79,19 +87,22 @@ impl InFlight {
         self.slots().slots.iter().flatten().map(|slot| slot.request).collect()
     }
 
-    /// What has run for as long as `stuck_after`, and was not reported yet. From now on it was. Oldest first.
+    /// Whether there is something for [`take_overdue`](Self::take_overdue).
+    pub(crate) fn has_overdue(&self, now: Moment, stuck_after: Duration) -> bool {
+        self.slots().slots.iter().flatten().any(|slot| slot.is_overdue(now, stuck_after))
+    }
+
+    /// What has not ended for as long as `stuck_after`, over all its attempts, and was not reported yet. From now on it
+    /// was.
     pub(crate) fn take_overdue(&self, now: Moment, stuck_after: Duration) -> Vec<RunningRequest> {
         let mut slots = self.slots();
-        let is_overdue = |slot: &&mut Slot| !slot.is_told && now - slot.request.since >= stuck_after;
-        let overdue = slots.slots.iter_mut().flatten().filter(is_overdue);
-        let mut requests: Vec<_> = overdue
+        let overdue = slots.slots.iter_mut().flatten().filter(|slot| slot.is_overdue(now, stuck_after));
+        overdue
             .map(|slot| {
                 slot.is_told = true;
                 slot.request
             })
-            .collect();
-        requests.sort_by_key(|request| request.since);
-        requests
+            .collect()
     }
 
     /// Whether something runs that was not reported.
@@ -119,12 +130,17 @@ pub(crate) fn describe(mut running: Vec<RunningRequest>, now: Moment) -> String 
         if let Some(range) = request.range {
             write!(words, " {range}").expect("a string takes everything");
         }
-        write!(words, " for {:.1} s", (now - request.since).as_secs_f64()).expect("a string takes everything");
+        write!(words, " for {}", seconds(now - request.since)).expect("a string takes everything");
     }
     if running.len() > NAMED_MAX {
         words.push_str(", ...");
     }
     words
+}
+
+/// `3.9 s`: cut, never rounded, so that no time is shown that has not passed yet.
+pub(crate) fn seconds(duration: Duration) -> String {
+    format!("{}.{} s", duration.as_secs(), duration.subsec_millis() / 100)
 }
 
 #[cfg(test)]
@@ -136,16 +152,17 @@ mod tests {
     fn slots_are_used_again_and_the_oldest_is_named_first() {
         let start = SimulatedClock::new().now();
         let request =
-            |kind, since| RunningRequest { kind, range: None, attempts: 1, since: start + Duration::from_secs(since) };
+            |kind, since| RunningRequest { kind, range: None, attempts: 1, since: start + since, began: start };
         let in_flight = InFlight::default();
-        let first = in_flight.insert(request(RequestKind::Read, 0), false);
-        in_flight.insert(request(RequestKind::Flush, 2), false);
+        let first = in_flight.insert(request(RequestKind::Read, Duration::ZERO), false);
+        in_flight.insert(request(RequestKind::Flush, Duration::from_millis(2040)), false);
         in_flight.remove(first);
         let range = GuestRange::checked(512, 1024);
-        let again = in_flight.insert(RunningRequest { range, ..request(RequestKind::Write, 1) }, false);
+        let again =
+            in_flight.insert(RunningRequest { range, ..request(RequestKind::Write, Duration::from_secs(1)) }, false);
         assert_eq!((again, in_flight.count()), (first, 2));
         let words = describe(in_flight.running(), start + Duration::from_secs(3));
-        assert_eq!(words, "2 requests in flight: write 0x200+0x400 for 2.0 s, flush for 1.0 s");
+        assert_eq!(words, "2 requests in flight: write 0x200+0x400 for 2.0 s, flush for 0.9 s");
     }
 
     #[test]
@@ -153,7 +170,8 @@ mod tests {
         let since = SimulatedClock::new().now();
         let in_flight = InFlight::default();
         for _ in 0..9 {
-            in_flight.insert(RunningRequest { kind: RequestKind::Flush, range: None, attempts: 1, since }, false);
+            let request = RunningRequest { kind: RequestKind::Flush, range: None, attempts: 1, since, began: since };
+            in_flight.insert(request, false);
         }
         let words = describe(in_flight.running(), since);
         assert!(words.starts_with("9 requests in flight: flush for 0.0 s, "), "{words}");

@@ -17,8 +17,7 @@ use block_core::{Error, ErrorKind};
 use storage_io::{BufferPool, Executor, Receiver, ReplyTo, Sender, Signal, Task};
 
 use crate::{
-    Geometry, Limiter, Reporter, RequestSource, RunningRequest, Settings, Status, counters::Recorder, outbox::Outbox,
-    serve::Serve,
+    Geometry, Limiter, Reporter, RequestSource, Settings, Status, counters::Recorder, outbox::Outbox, serve::Serve,
 };
 
 /// From home to a queue.
@@ -217,11 +216,6 @@ impl Core {
         self.wake_sources();
     }
 
-    /// Lists a request that waits to be attempted again, until what is returned is dropped.
-    pub(crate) fn park(self: &Rc<Self>, request: RunningRequest) -> Parked {
-        Parked { core: self.clone(), slot: self.recorder.parked().insert(request, false) }
-    }
-
     /// Counts a request that waits for its turn within the limits, until what is returned is dropped.
     pub(crate) fn hold(self: &Rc<Self>) -> Counting {
         self.held.set(self.held.get() + 1);
@@ -282,18 +276,6 @@ impl Core {
     }
 }
 
-/// A request that waits to be attempted again.
-pub(crate) struct Parked {
-    core: Rc<Core>,
-    slot: usize,
-}
-
-impl Drop for Parked {
-    fn drop(&mut self) {
-        self.core.recorder.parked().remove(self.slot);
-    }
-}
-
 /// Counts a request that waits for its turn within the limits.
 pub(crate) struct Counting(Rc<Core>);
 
@@ -328,7 +310,11 @@ pub(crate) mod tests {
             limiter: Arc::default(),
             home: mailbox().0,
         };
-        seed.start(&executor, BufferPool::new(0)).0
+        started(seed, &executor)
+    }
+
+    pub(crate) fn started(seed: QueueSeed, executor: &Executor) -> Rc<Core> {
+        seed.start(executor, BufferPool::new(0)).0
     }
 
     #[test]

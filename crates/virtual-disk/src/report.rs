@@ -1,7 +1,7 @@
 //! What a disk tells by itself, at once and without being asked: requests that failed for good, and those that take
 //! very long.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use block_core::{Error, GuestRange};
 
@@ -25,9 +25,10 @@ pub enum Report {
     Failed(Failure),
     /// A request failed for the first time, and will be attempted again.
     Retrying(Retrying),
-    /// A request has not ended for a long time; told once. Nothing is done about it.
+    /// A request has not ended for a long time, whether it hangs or fails again and again; told once for all its
+    /// attempts. Nothing is done about it.
     Stuck(StuckRequest),
-    /// A request that was told as stuck has ended after all.
+    /// A request that was told as stuck has ended after all: it was answered, or nobody waits for it any more.
     Ended(StuckRequest),
 }
 
@@ -76,10 +77,11 @@ pub struct StuckRequest {
     pub kind: RequestKind,
     /// Which bytes; a flush is about none.
     pub range: Option<GuestRange>,
-    /// Since it came.
+    /// Since its first attempt began; before that, limits may have held it.
     pub lasted: Duration,
     /// The images of the disk, leaf first.
-    pub images: Vec<String>,
-    /// What the queue's executor and the disk's home have under way, oldest first.
-    pub operations: Vec<String>,
+    pub images: Arc<[String]>,
+    /// What the queue's executor and the disk's home have under way, oldest first: a few of each, and the number of the
+    /// rest.
+    pub operations: Arc<[String]>,
 }

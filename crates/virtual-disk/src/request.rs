@@ -101,6 +101,12 @@ fn count_end(core: &Core, ended: Ended, outcome: &Outcome) {
     }
 }
 
+#[derive(Clone, Copy)]
+enum Place {
+    Running(usize),
+    Parked(usize),
+}
+
 /// A request that has been taken and has no answer yet. The only way out is [`answer`](Self::answer); dropping it is a
 /// bug that shouts, since a guest waits for the answer forever.
 struct Unanswered {
@@ -111,9 +117,9 @@ struct Unanswered {
     tag: Tag,
     kind: RequestKind,
     range: Option<GuestRange>,
-    /// Its place among what runs, while it runs.
-    slot: Option<usize>,
-    /// It was reported as stuck.
+    /// Its place among what runs, or among what waits for another attempt.
+    place: Option<Place>,
+    /// It was reported as stuck, in this attempt or an earlier one.
     is_told: bool,
     attempts: u32,
     came: Moment,
@@ -134,7 +140,7 @@ impl Unanswered {
             tag,
             kind: RequestKind::of(operation),
             range: operation.range(),
-            slot: None,
+            place: None,
             is_told: false,
             attempts: 0,
             came,
@@ -145,24 +151,36 @@ impl Unanswered {
 
     /// It runs from now on: whoever drains the disk waits for it.
     fn starts(&mut self) {
+        self.leaves();
         let running = self.as_it_is(self.attempts + 1);
-        self.slot = Some(self.core.recorder.in_flight().insert(running, self.is_told));
+        self.place = Some(Place::Running(self.core.recorder.in_flight().insert(running, self.is_told)));
         watchdog::begin(&self.core);
     }
 
     fn as_it_is(&self, attempts: u32) -> RunningRequest {
-        RunningRequest { kind: self.kind, range: self.range, attempts, since: self.core.executor.now() }
+        let since = self.core.executor.now();
+        let began = self.began.unwrap_or(since);
+        RunningRequest { kind: self.kind, range: self.range, attempts, since, began }
     }
 
-    /// It runs no more, and has let go of the images.
-    fn stops(&mut self) {
-        if let Some(slot) = self.slot.take() {
-            let (request, is_told, left) = self.core.recorder.in_flight().remove(slot);
-            if is_told && !self.is_told {
-                watchdog::tell_end(&self.core, request);
+    /// It waits for its next attempt: it has let go of the images, and no drain waits for it.
+    fn parks(&mut self) {
+        self.leaves();
+        let waiting = self.as_it_is(self.attempts);
+        self.place = Some(Place::Parked(self.core.recorder.parked().insert(waiting, self.is_told)));
+    }
+
+    /// It leaves its place.
+    fn leaves(&mut self) {
+        let recorder = &self.core.recorder;
+        match self.place.take() {
+            Some(Place::Running(slot)) => {
+                let (is_told, left) = recorder.in_flight().remove(slot);
+                self.is_told = is_told;
+                self.core.left(left);
             }
-            self.is_told = is_told;
-            self.core.left(left);
+            Some(Place::Parked(slot)) => (self.is_told, _) = recorder.parked().remove(slot),
+            None => {}
         }
     }
 
@@ -189,8 +207,7 @@ impl Unanswered {
     /// Waits until its next attempt may begin. `None`: there will be none, since the disk is being closed or nobody waits
     /// for the answer any more.
     async fn parked(&mut self, until: Moment) -> Option<Rc<Opened>> {
-        self.stops();
-        let _parked = self.core.park(self.as_it_is(self.attempts));
+        self.parks();
         let core = self.core.clone();
         let is_over = |gate: &Gate| matches!(gate, Gate::Refusing(_)) || !self.is_awaited();
         let over = pin!(core.find_at_gate(|gate| is_over(gate).then_some(())));
@@ -208,7 +225,10 @@ impl Unanswered {
 
 impl Drop for Unanswered {
     fn drop(&mut self) {
-        self.stops();
+        self.leaves();
+        if self.is_told {
+            watchdog::tell_end(&self.core, self.as_it_is(self.attempts));
+        }
         if !self.is_answered && self.is_awaited() && !std::thread::panicking() {
             panic!("a {} request, {:?}, was dropped without an answer", self.kind.name(), self.tag);
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use block_core::{ErrorKind, FileOffset, FileRange};
 use storage_io::{Buffer, Fault, FaultRule, OperationKind};
 use support::{Host, Posing, Script, bytes, failed, is_done, range, spec};
-use virtual_disk::{DiskState, Operation, Outcome, Report, RequestKind, RetryPolicy, Settings};
+use virtual_disk::{DiskState, Failure, Operation, Outcome, Report, RequestKind, RetryPolicy, Settings};
 
 const EIO: i32 = 5;
 const EAGAIN: i32 = 11;
@@ -255,4 +255,59 @@ fn a_disk_that_is_opened_without_a_watch_reports_nothing() {
     host.pass(Duration::from_secs(100));
     assert!(host.reports.take().is_empty());
     assert!(host.executor.next_timer().is_none(), "nobody looks now and then");
+}
+
+#[test]
+fn what_fails_again_and_again_is_stuck_too() {
+    let host = Host::running(12);
+    let script = serve(&host);
+    host.faults.add(failing(EAGAIN, u64::MAX));
+    let write = script.write(4096, 7, 4096);
+    host.pass(2 * DEADLINE);
+    assert_eq!(error(script.answer(write)), EAGAIN);
+    let reports = host.reports.take();
+    let [Report::Retrying(_), Report::Stuck(stuck), Report::Failed(_), Report::Ended(ended)] = &reports[..] else {
+        panic!("{reports:?}")
+    };
+    assert!((10..13).contains(&stuck.lasted.as_secs()), "{:?}", stuck.lasted);
+    assert!(ended.lasted >= DEADLINE - Duration::from_secs(10), "{:?}", ended.lasted);
+    assert_eq!(host.disk.status().totals().stuck, 1);
+}
+
+#[test]
+fn a_stuck_request_has_ended_when_it_is_answered_and_not_when_an_attempt_of_it_fails() {
+    let host = Host::running(13);
+    let script = serve(&host);
+    host.faults.add(failing(EAGAIN, 1));
+    host.tap.close();
+    let write = script.write(4096, 7, 4096);
+    host.pass(Duration::from_secs(20));
+    assert!(matches!(&host.reports.take()[..], [Report::Stuck(_)]));
+    host.tap.open();
+    host.settle();
+    assert_eq!(host.disk.status().waiting(), 1);
+    host.tap.close();
+    host.pass(Duration::from_secs(60));
+    assert_eq!(host.disk.status().in_flight(), 1, "its second attempt hangs");
+    let reports = host.reports.take();
+    assert!(matches!(&reports[..], [Report::Retrying(_)]), "one story: {reports:?}");
+    host.tap.open();
+    host.settle();
+    assert!(is_done(script.answer(write)));
+    let reports = host.reports.take();
+    assert!(matches!(&reports[..], [Report::Ended(ended)] if ended.lasted.as_secs() == 80), "{reports:?}");
+}
+
+#[test]
+fn what_a_paused_disk_held_when_it_is_closed_is_told_request_by_request() {
+    let host = Host::running(14);
+    let script = serve(&host);
+    host.settle();
+    host.run(async |disk| disk.pause(None).await).unwrap();
+    (0..100).for_each(|index| _ = script.write(index * 512, 1, 512));
+    host.run(async |disk| disk.close().await).unwrap();
+    host.settle();
+    let failures = host.reports.failures();
+    let is_told = |failure: &&Failure| failure.attempts == 0 && failure.error.kind() == ErrorKind::Closed;
+    assert_eq!((failures.len(), failures.iter().filter(is_told).count()), (100, 100));
 }
