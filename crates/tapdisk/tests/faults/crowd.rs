@@ -11,8 +11,10 @@ use crate::host::{Host, aio, eventually, minor, names};
 const DISKS: usize = 200;
 const DISK_BYTES: u64 = 4 << 20;
 
-/// How much more memory the later rounds may leave than the earlier ones: less than a buffer for each disk.
-const GROWTH_KIB_MAX: u64 = 8 << 10;
+/// How much more memory the later rounds may leave than the earlier ones. In a usual run 400 disks are opened between the
+/// two, in a long one 1800: what is found is a loss of 10 KiB each time, or of 2.3. What is lost less often than with every
+/// disk, or is smaller, is not.
+const GROWTH_KIB_MAX: u64 = 4 << 10;
 
 /// Does something for each disk, for all of them at the same time.
 fn at_once<T: Send>(work: impl Fn(usize) -> T + Sync) -> Vec<T> {
@@ -127,14 +129,15 @@ fn two_hundred_disks_of_one_process_come_and_go_at_once() {
 
     eventually("all threads have ended", || entries(pid, "task") <= threads);
     let descriptors = entries(pid, "fd");
-    let mut resident = vec![kibibytes(pid, "Rss:")];
-    for _ in 1..cycles(4, 20) {
+    // The first round is not counted: what it leaves is room that the allocator keeps for those to come.
+    let mut resident = Vec::new();
+    for _ in 1..cycles(5, 20) {
         round(&host, pid, &images);
         eventually("threads do not grow", || entries(pid, "task") <= threads);
         eventually("descriptors do not grow", || entries(pid, "fd") <= descriptors);
         resident.push(kibibytes(pid, "Rss:"));
     }
-    // What the allocator keeps goes up and down by some MiB; what is lost goes up only.
+    // What the allocator keeps goes up and down; what is lost goes up only.
     let (before, after) = resident.split_at(resident.len() / 2);
     let grown = after.iter().min().unwrap().saturating_sub(*before.iter().min().unwrap());
     assert!(grown <= GROWTH_KIB_MAX, "resident after each round, in KiB: {resident:?}");

@@ -94,6 +94,24 @@ fn others_do_not_notice(disk: &Served) {
     }
 }
 
+/// A close that does not wait for the storage says so, and is finished when the storage is back.
+fn is_closed_while_it_hangs(disk: &Served, image: &str, storage: &dyn Storage, close: Command) {
+    let begun = Instant::now();
+    let error = disk.ask(close).unwrap_err();
+    assert!(error.to_string().contains("storage hangs: 1 request in flight: write 0x1000+0x1000"), "{error}");
+    assert!(begun.elapsed() < LONG, "{:?}", begun.elapsed());
+    assert_eq!(disk.state(), State::Stuck);
+    assert_eq!(errno(&disk.ask(Command::Detach { minor: 0 }).unwrap_err()), 16);
+    let again = OpenImages { minor: 0, image: image.to_owned(), ..OpenImages::default() };
+    assert_eq!(errno(&disk.ask(Command::Open(again)).unwrap_err()), 16);
+    others_do_not_notice(disk);
+
+    storage.go_on(disk);
+    eventually("the disk is closed", || disk.state() == State::Closed);
+    disk.open(image);
+    assert_eq!(only_byte(&disk.connect().one(read(0, 4096))), Some(1));
+}
+
 /// The whole story of one disk.
 fn hangs_and_comes_back(disk: Served, image: &str, storage: &dyn Storage) {
     disk.open(image);
@@ -101,22 +119,9 @@ fn hangs_and_comes_back(disk: Served, image: &str, storage: &dyn Storage) {
     gives_up_in_time(&disk);
     is_turned_back(&disk);
     others_do_not_notice(&disk);
-
-    let begun = Instant::now();
-    let error = disk.ask(Command::Close { minor: 0, force: false, deadline_ms: Some(100) }).unwrap_err();
-    assert!(error.to_string().contains("storage hangs: 1 request in flight: write 0x1000+0x1000"), "{error}");
-    assert!(begun.elapsed() < LONG, "{:?}", begun.elapsed());
-    assert_eq!(disk.state(), State::Stuck);
-    assert_eq!(errno(&disk.ask(Command::Detach { minor: 0 }).unwrap_err()), 16);
-    let again = OpenImages { minor: 0, image: image.to_owned(), ..OpenImages::default() };
-    assert_eq!(errno(&disk.ask(Command::Open(again)).unwrap_err()), 16);
-    others_do_not_notice(&disk);
+    let in_time = Command::Close { minor: 0, force: false, deadline_ms: Some(100) };
+    is_closed_while_it_hangs(&disk, image, storage, in_time);
     drop(client);
-
-    storage.go_on(&disk);
-    eventually("the disk is closed", || disk.state() == State::Closed);
-    disk.open(image);
-    assert_eq!(only_byte(&disk.connect().one(read(0, 4096))), Some(1));
     disk.destroy();
 }
 
@@ -143,6 +148,51 @@ fn the_layer_of_faults() {
         let disk = Served::new(engine);
         let image = aio(&disk.host.raw_image("a.img", 1 << 20));
         hangs_and_comes_back(disk, &image, &Layer);
+    });
+}
+
+#[test]
+fn a_close_by_force_waits_for_nothing_that_hangs() {
+    with_each_engine(|_, engine| {
+        let disk = Served::new(engine);
+        let image = aio(&disk.host.raw_image("a.img", 1 << 20));
+        disk.open(&image);
+        let client = hang(&disk, &Layer);
+        let by_force = Command::Close { minor: 0, force: true, deadline_ms: None };
+        is_closed_while_it_hangs(&disk, &image, &Layer, by_force);
+        drop(client);
+        disk.destroy();
+    });
+}
+
+#[test]
+fn storage_that_is_only_slow_is_waited_for() {
+    with_each_engine(|_, engine| {
+        let disk = Served::new(engine);
+        let image = aio(&disk.host.raw_image("a.img", 1 << 20));
+        disk.open(&image);
+        let mut client = disk.connect();
+        let dawdle = |client: &mut Pipeline, byte| {
+            disk.strike("any=delay(500ms)");
+            client.ask(write(PLACE, byte, UNIT));
+            eventually("the write is taken", || disk.running() == 1);
+        };
+        dawdle(&mut client, 2);
+        disk.pause(None).unwrap();
+        assert_eq!(client.next().2, Answered::Done(Vec::new()), "{engine}: it ends before the pause does");
+        disk.resume().unwrap();
+        dawdle(&mut client, 3);
+        disk.quiesce(None).unwrap();
+        assert_eq!(client.next().2, Answered::Done(Vec::new()), "{engine}: it ends before the quiesce does");
+        disk.resume().unwrap();
+        dawdle(&mut client, 4);
+        disk.close().unwrap();
+        assert_eq!(client.next().2, Answered::Done(Vec::new()), "{engine}: it ends before the close does");
+        assert_eq!(disk.state(), State::Closed);
+
+        disk.open(&image);
+        assert_eq!(only_byte(&disk.connect().one(read(PLACE, 4096))), Some(4));
+        disk.destroy();
     });
 }
 
