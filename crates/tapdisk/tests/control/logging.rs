@@ -34,8 +34,21 @@ impl FailingDisk {
 
     fn with(host: Host, faults: &str) -> FailingDisk {
         let image = format!("fault:{faults}:aio:{}", host.raw_image("a.img", 1 << 20).display());
-        let (pid, minors) = host.attached(1);
-        host.ok(&["open", "-p", &pid.to_string(), "-m", &minors[0], "-a", &image]);
+        let pid = host.spawn();
+        FailingDisk::opened(host, pid, &image)
+    }
+
+    /// One that tells a journal at `socket`.
+    fn with_journal(host: Host, socket: &Path) -> FailingDisk {
+        let image = format!("fault:write@0+512K=EIO:aio:{}", host.raw_image("a.img", 1 << 20).display());
+        let tapdisk = host.command(&["spawn"]).env("OXTAP_JOURNAL", socket).output().unwrap();
+        let pid = String::from_utf8(tapdisk.stdout).unwrap().trim().parse().unwrap();
+        FailingDisk::opened(host, pid, &image)
+    }
+
+    fn opened(host: Host, pid: u32, image: &str) -> FailingDisk {
+        let minor = host.attach(pid);
+        host.ok(&["open", "-p", &pid.to_string(), "-m", &minor, "-a", image]);
         FailingDisk { host, tapdisk: ProcessGuard::new(pid).unwrap() }
     }
 
@@ -193,6 +206,22 @@ fn a_log_daemon_that_never_reads_holds_up_nobody_either() {
     // What is in the file but for the first and the last line was meant for the daemon as well.
     let produced = log.iter().filter(|line| line.starts_with("minor=")).count() as u64;
     assert!(messages_in(&received) + dropped >= produced, "{} + {dropped} of {produced}", received.len());
+}
+
+#[test]
+fn a_journal_that_never_reads_holds_up_nobody_either() {
+    const FAILURES: u64 = 6000;
+    let host = Host::new();
+    let socket = host.place.scratch().join("journal");
+    let receiver = LogReceiver::new(&socket);
+    let disk = FailingDisk::with_journal(host, &socket);
+    disk.load(FAILURES);
+    let log = disk.end();
+    assert_eq!(log.iter().filter(|line| line.contains(FAILED)).count() as u64, FAILURES);
+    let [.., dropped, _] = &log[..] else { panic!("{log:?}") };
+    let dropped: u64 = dropped.split(' ').nth(1).unwrap().parse().unwrap();
+    let received = receiver.read_all();
+    assert!(dropped > 0 && received[0].starts_with("MESSAGE="), "{dropped} dropped, {received:?}");
 }
 
 #[test]
