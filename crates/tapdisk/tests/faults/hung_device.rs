@@ -143,6 +143,21 @@ fn a_block_device_over_it() {
 }
 
 #[test]
+fn a_block_device_over_it_is_closed_by_force() {
+    let place = Host::new();
+    let test = "hung_device::a_block_device_over_it_is_closed_by_force";
+    let Some(file) = HangingFile::new(test, place.place.scratch(), "16M") else { return };
+    let Some(device) = LoopDevice::attach(test, file.path()) else { return };
+    let disk = Served::new("probe");
+    let image = aio(device.path());
+    disk.open(&image);
+    let client = hang(&disk, &file);
+    is_closed_while_it_hangs(&disk, &image, &file, Command::Close { minor: 0, force: true, deadline_ms: None });
+    drop(client);
+    disk.destroy();
+}
+
+#[test]
 fn the_layer_of_faults() {
     with_each_engine(|_, engine| {
         let disk = Served::new(engine);
