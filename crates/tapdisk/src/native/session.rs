@@ -109,15 +109,16 @@ impl Session {
     async fn read(self: &Rc<Self>, mut stream: &UnixStream) {
         let mut reader = LineReader::new(REQUEST_BYTES_MAX);
         loop {
-            self.changed.until(|| self.out.borrow().len() <= UNFETCHED_BYTES_MAX).await;
             let mut bytes = [0; 4096];
             match stream.read(&mut bytes) {
                 Ok(0) => return,
                 Ok(length) => {
-                    if let Err(error) = self.take(&mut reader, &bytes[..length]) {
+                    if let Err(error) = self.take(&mut reader, &bytes[..length]).await {
                         self.answer(None, Err(error));
                         return;
                     }
+                    // Others get their turn, whatever this client goes on to say.
+                    self.executor.yield_now().await;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -130,12 +131,14 @@ impl Session {
         }
     }
 
-    fn take(self: &Rc<Self>, reader: &mut LineReader, mut bytes: &[u8]) -> Result<()> {
+    /// Answers line by line, as long as the client fetches the answers.
+    async fn take(self: &Rc<Self>, reader: &mut LineReader, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
             let fed = reader.feed(bytes);
             let (taken, line) = fed.map_err(|error| os(error.to_string(), Errno::MSGSIZE))?;
             bytes = &bytes[taken..];
             if let Some(line) = line.filter(|line| !line.trim_ascii().is_empty()) {
+                self.changed.until(|| self.out.borrow().len() <= UNFETCHED_BYTES_MAX).await;
                 self.request(&line);
             }
         }
