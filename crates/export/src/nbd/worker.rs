@@ -10,6 +10,8 @@
 
 use std::{os::fd::OwnedFd, sync::Arc};
 
+use std::time::Duration;
+
 use block_core::{Result, ResultExt};
 use futures_util::{FutureExt, StreamExt, select_biased, stream::FuturesUnordered};
 use storage_io::{BufferPool, EngineChoice, Executor, Receiver, Sender};
@@ -37,6 +39,9 @@ pub(super) enum Report {
     /// Nothing of it is left.
     Ended(u64),
 }
+
+/// How often a queue that has ended looks whether storage has ended its work, too.
+const LOOK_PERIOD: Duration = Duration::from_millis(10);
 
 /// The mailboxes and rules of a worker.
 pub(super) struct Post {
@@ -69,10 +74,14 @@ impl Worker {
         Ok(())
     }
 
-    /// Serves a queue's connections on `executor` until the server has no more use for it. Requests take their buffers
-    /// from `pool`.
+    /// Serves a queue's connections on `executor` until the server has no more use for it, and storage has ended all that
+    /// was asked of it here, however long that takes: nobody else would hear of its end, and whoever closes the disk
+    /// waits for it. Requests take their buffers from `pool`.
     pub async fn serve(self, executor: &Executor, pool: BufferPool) {
         self.post.serve(self.seed.start(executor, pool)).await;
+        while executor.in_flight() > 0 {
+            executor.sleep(LOOK_PERIOD).await;
+        }
     }
 }
 

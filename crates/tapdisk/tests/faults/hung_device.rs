@@ -122,6 +122,9 @@ fn hangs_and_comes_back(disk: Served, image: &str, storage: &dyn Storage) {
     let in_time = Command::Close { minor: 0, force: false, deadline_ms: Some(100) };
     is_closed_while_it_hangs(&disk, image, storage, in_time);
     drop(client);
+    let client = hang(&disk, storage);
+    is_closed_while_it_hangs(&disk, image, storage, Command::Close { minor: 0, force: true, deadline_ms: None });
+    drop(client);
     disk.destroy();
 }
 
