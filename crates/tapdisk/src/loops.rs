@@ -7,6 +7,7 @@
 //! ```
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -14,7 +15,7 @@ use std::{
 
 use control_api::Minor;
 use futures_util::future::{Either, join_all, select};
-use storage_io::{Executor, LoopTrace, ReplyTo, Sender, Task, Turn, mailbox, reply};
+use storage_io::{Executor, LoopTrace, Reply, ReplyTo, Sender, Task, Turn, mailbox, reply};
 
 use crate::log::seconds;
 
@@ -47,7 +48,68 @@ pub(crate) struct Loops(Arc<Mutex<Vec<Known>>>);
 struct Known {
     purpose: Purpose,
     trace: Arc<LoopTrace>,
-    questions: Sender<ReplyTo<Vec<Operation>>>,
+    asking: Arc<Asking>,
+    questions: Sender<Arc<Asking>>,
+}
+
+/// Those who wait for the answer of a loop. While it hangs there is one question in its mailbox, whoever else asks.
+#[derive(Debug, Default)]
+struct Asking(Mutex<Askers>);
+
+#[derive(Debug, Default)]
+struct Askers {
+    next: u64,
+    waiting: BTreeMap<u64, ReplyTo<Vec<Operation>>>,
+    is_asked: bool,
+}
+
+/// Somebody who asks; forgotten when this is dropped.
+struct Asker {
+    asking: Arc<Asking>,
+    number: u64,
+}
+
+impl Asking {
+    /// Guards a small table; nobody waits while it is locked.
+    fn askers(&self) -> MutexGuard<'_, Askers> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self, operations: &[Operation]) {
+        let waiting = {
+            let mut askers = self.askers();
+            askers.is_asked = false;
+            std::mem::take(&mut askers.waiting)
+        };
+        for asker in waiting.into_values() {
+            // Whoever asked may have lost patience.
+            let _ = asker.answer(operations.to_vec());
+        }
+    }
+}
+
+impl Known {
+    fn ask(&self) -> (Asker, Reply<Vec<Operation>>) {
+        let (to, answered) = reply();
+        let mut askers = self.asking.askers();
+        let number = askers.next;
+        askers.next += 1;
+        askers.waiting.insert(number, to);
+        let was_asked = std::mem::replace(&mut askers.is_asked, true);
+        drop(askers);
+        if !was_asked && self.questions.send(self.asking.clone()).is_err() {
+            // The loop has gone: nobody will answer.
+            self.asking.askers().waiting.clear();
+        }
+        (Asker { asking: self.asking.clone(), number }, answered)
+    }
+}
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        let unanswered = self.asking.askers().waiting.remove(&self.number);
+        drop(unanswered);
+    }
 }
 
 /// Something that storage has under way.
@@ -81,19 +143,18 @@ pub(crate) struct Registration {
 impl Loops {
     /// Makes a loop known.
     pub(crate) fn register(&self, executor: &Executor, purpose: Purpose) -> Registration {
-        let (questions, mut asked) = mailbox::<ReplyTo<Vec<Operation>>>();
+        let (questions, mut asked) = mailbox::<Arc<Asking>>();
         let asking = executor.clone();
         let answering = executor.spawn(async move {
-            while let Some(answer) = asked.recv().await {
+            while let Some(askers) = asked.recv().await {
                 let now = asking.now();
                 let operations = asking.operations().into_iter();
                 let operations = operations.map(|running| Operation { what: running.what, age: now - running.since });
-                // Whoever asked may have lost patience.
-                let _ = answer.answer(operations.collect());
+                askers.answer(&operations.collect::<Vec<_>>());
             }
         });
         let trace = executor.trace();
-        self.known().push(Known { purpose, trace: trace.clone(), questions });
+        self.known().push(Known { purpose, trace: trace.clone(), asking: Arc::default(), questions });
         Registration { loops: self.clone(), trace, _answering: answering }
     }
 
@@ -107,8 +168,7 @@ impl Loops {
         let known = self.known().clone();
         let end = executor.now() + ANSWER_MAX;
         join_all(known.into_iter().map(async |known| {
-            let (answer, answered) = reply();
-            let _ = known.questions.send(answer);
+            let (_asker, answered) = known.ask();
             let operations = match select(answered, Box::pin(executor.sleep_until(end))).await {
                 Either::Left((operations, _)) => operations,
                 Either::Right(_) => None,
@@ -182,5 +242,27 @@ mod tests {
         drop(hang);
         thread.join().unwrap();
         assert_eq!(look().len(), 1);
+    }
+
+    #[test]
+    fn a_loop_that_hangs_has_one_question_and_answers_all_who_wait_when_it_gets_on() {
+        let loops = Loops::default();
+        let hanging = Executor::new(EngineChoice::Inline).unwrap();
+        let _known = loops.register(&hanging, Purpose::Control);
+        let executor = Executor::new(EngineChoice::Inline).unwrap();
+        let looks = executor.block_on(join_all((0..100).map(|_| loops.look(&executor))));
+        assert!(looks.iter().flatten().all(|state| state.operations.is_none()));
+        let known = loops.known()[0].clone();
+        assert!(known.asking.askers().waiting.is_empty(), "those have lost patience");
+        let questions = || Arc::strong_count(&known.asking) - 2;
+        assert_eq!(questions(), 1);
+        let (asker, mut others) = (known.ask(), known.ask());
+        while hanging.step() {}
+        assert_eq!(questions(), 2, "the two who ask");
+        assert!(executor.block_on(asker.1).is_some() && executor.block_on(&mut others.1).is_some());
+        drop((asker.0, others.0));
+        let again = known.ask();
+        assert_eq!(questions(), 2, "who asks, and the question");
+        drop(again);
     }
 }

@@ -2,6 +2,7 @@
 //! them; this tells how often, since when and until when.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -11,7 +12,8 @@ use block_core::{Error, ErrorKind};
 use control_api::{Minor, describe, errno, reason, timestamp};
 use virtual_disk::{Failure, Report, RequestKind};
 
-/// Causes that are known; beyond that the one that was seen longest ago is forgotten.
+/// Causes that are known of a disk; beyond that its one that was seen longest ago is forgotten. A disk that meets many
+/// costs others none of theirs.
 const CAUSES_MAX: usize = 64;
 /// Requests that make no sense are refused at the door and cost a client nothing: so many lines for each cause, in so
 /// long a time, must do.
@@ -116,7 +118,7 @@ pub(super) fn is_nonsense(failure: &Failure) -> bool {
 /// All causes of the process.
 #[derive(Debug, Default)]
 pub(super) struct Causes {
-    known: Vec<Counted>,
+    known: BTreeMap<Minor, Vec<Counted>>,
     forgotten: u64,
 }
 
@@ -154,12 +156,13 @@ impl Causes {
     }
 
     fn entry(&mut self, cause: Cause, error: &Error, time: SystemTime) -> &mut Counted {
-        let known = self.known.iter().position(|counted| counted.cause == cause);
+        let of_disk = self.known.entry(cause.minor).or_default();
+        let known = of_disk.iter().position(|counted| counted.cause == cause);
         let index = known.unwrap_or_else(|| {
-            if self.known.len() == CAUSES_MAX {
-                self.forget_one();
+            if of_disk.len() == CAUSES_MAX {
+                self.forgotten += forget_one(of_disk);
             }
-            self.known.push(Counted {
+            of_disk.push(Counted {
                 cause,
                 first: time,
                 last: time,
@@ -169,27 +172,28 @@ impl Causes {
                 last_error: error.clone(),
                 refusals: Refusals::default(),
             });
-            self.known.len() - 1
+            of_disk.len() - 1
         });
-        &mut self.known[index]
+        &mut of_disk[index]
     }
 
-    fn forget_one(&mut self) {
-        let oldest = (0..self.known.len()).min_by_key(|index| self.known[*index].last);
-        let oldest = self.known.remove(oldest.expect("it is full"));
-        self.forgotten += oldest.failures + oldest.retries;
-    }
-
-    /// All that are known, in the order in which they came up.
+    /// All that are known, by disk, in the order in which they came up.
     pub(super) fn all(&self) -> Vec<Counted> {
-        self.known.clone()
+        self.known.values().flatten().cloned().collect()
     }
 
     /// A line for each, for people.
     pub(super) fn lines(&self) -> Vec<String> {
         let forgotten = (self.forgotten > 0).then(|| format!("cause: others, forgotten: {} times", self.forgotten));
-        self.known.iter().map(Counted::to_string).chain(forgotten).collect()
+        self.known.values().flatten().map(Counted::to_string).chain(forgotten).collect()
     }
+}
+
+/// Gives how often that was met which is not known any more.
+fn forget_one(causes: &mut Vec<Counted>) -> u64 {
+    let oldest = (0..causes.len()).min_by_key(|index| causes[*index].last);
+    let oldest = causes.remove(oldest.expect("it is full"));
+    oldest.failures + oldest.retries
 }
 
 #[cfg(test)]
@@ -236,6 +240,18 @@ mod tests {
         assert_eq!(lines.len(), CAUSES_MAX + 1);
         assert!(lines[0].contains(&format!("at /often: {errors} failed")), "{}", lines[0]);
         assert_eq!(lines.last().unwrap(), "cause: others, forgotten: 6 times");
+    }
+
+    #[test]
+    fn a_disk_with_many_causes_costs_others_none_of_theirs() {
+        let mut causes = Causes::default();
+        causes.note(minor(1), at(0), &Report::Failed(failure(5, "/quiet")));
+        for second in 1..3 * CAUSES_MAX as u64 {
+            causes.note(minor(0), at(second), &Report::Failed(failure(5, &format!("/{second}"))));
+        }
+        let quiet = causes.all().into_iter().filter(|counted| counted.cause.minor == minor(1));
+        assert_eq!(quiet.map(|counted| counted.failures).collect::<Vec<_>>(), [1]);
+        assert_eq!(causes.all().len(), CAUSES_MAX + 1);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use control_api::{make_directory, timestamp};
@@ -20,11 +20,16 @@ const REQUEST_LINES_BYTES_MAX: u64 = 256 << 20;
 /// How much gathers before it is written whatever still waits.
 const GATHERED_BYTES_MAX: usize = 64 << 10;
 
+/// A file that could not be opened is tried again with a line that comes so long after the last attempt.
+const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
 /// The log file.
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
     file: Option<File>,
+    /// When it was last tried to open it.
+    tried: SystemTime,
     /// Whole lines that are to be written next.
     gathered: String,
     /// All that was written or gathered.
@@ -42,6 +47,7 @@ impl LogFile {
         LogFile {
             path: path.into(),
             file: open(path),
+            tried: SystemTime::now(),
             gathered: String::new(),
             bytes: 0,
             bytes_max: REQUEST_LINES_BYTES_MAX,
@@ -67,11 +73,21 @@ impl LogFile {
 
     /// Takes one line.
     pub(super) fn write(&mut self, time: SystemTime, text: &str) {
+        self.open_again(time);
         let before = self.gathered.len();
         put_line(&mut self.gathered, time, text);
         self.bytes += (self.gathered.len() - before) as u64;
         if self.gathered.len() >= GATHERED_BYTES_MAX {
             self.flush();
+        }
+    }
+
+    /// The room that was missing may be there by now.
+    fn open_again(&mut self, time: SystemTime) {
+        let is_recent = time.duration_since(self.tried).is_ok_and(|age| age < OPEN_AGAIN_AFTER);
+        if self.file.is_none() && !is_recent {
+            self.tried = time;
+            self.file = open(&self.path);
         }
     }
 
@@ -162,7 +178,6 @@ fn put_line(out: &mut String, time: SystemTime, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     const START: SystemTime = UNIX_EPOCH;
 
@@ -220,6 +235,28 @@ mod tests {
         file.flush();
         let text = fs::read_to_string(path).unwrap();
         assert!(text.contains("1 lines could not be written") && text.contains("found"), "{text}");
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_opened_is_tried_again_now_and_then() {
+        let directory = tempfile::tempdir().unwrap();
+        let obstacle = directory.path().join("log");
+        fs::write(&obstacle, "").unwrap();
+        let path = obstacle.join("x");
+        let mut file = LogFile::open(&path, Arc::default());
+        let start = file.tried;
+        let mut line_after = |seconds, text| {
+            file.write(start + Duration::from_secs(seconds), text);
+            file.flush();
+        };
+        line_after(0, "lost");
+        line_after(5, "lost, too");
+        fs::remove_file(&obstacle).unwrap();
+        line_after(9, "too early");
+        assert!(!path.exists());
+        line_after(10, "found");
+        let text = fs::read_to_string(path).unwrap();
+        assert!(text.contains("3 lines could not be written") && text.contains("found"), "{text}");
     }
 
     #[test]

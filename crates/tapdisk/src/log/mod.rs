@@ -23,7 +23,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
         mpsc::{self, Sender, SyncSender},
     },
     thread,
@@ -54,7 +54,8 @@ enum Entry {
     Report(Arc<DiskName>, Box<Report>),
     /// Lines for the file only; it is kept.
     Dump(String),
-    Reopen,
+    /// The file is to be opened anew. Cleared when that begins: from then on it may be asked for again.
+    Reopen(Arc<AtomicBool>),
     /// The last one; the answer goes back when it is done.
     End(SyncSender<()>),
 }
@@ -73,6 +74,8 @@ pub(crate) struct Log {
     counters: Arc<Counters>,
     /// Guards a small table. Whoever may not wait for it tries only.
     causes: Arc<Mutex<Causes>>,
+    /// Whether the thread has yet to open the file anew.
+    is_reopening: Arc<AtomicBool>,
     path: PathBuf,
 }
 
@@ -131,7 +134,8 @@ impl Log {
         let counters = Arc::new(Counters { host: host.counters(), ..Counters::default() });
         let (entries, received) = mpsc::channel();
         let causes = Arc::default();
-        let log = Log { entries, counters: counters.clone(), causes: Arc::clone(&causes), path };
+        let is_reopening = Arc::default();
+        let log = Log { entries, counters: counters.clone(), causes: Arc::clone(&causes), is_reopening, path };
         let writer = Writer::new(pid, LogFile::open(&log.path, counters.clone()), host, counters, causes);
         thread::Builder::new().name("log".into()).spawn(move || writer.run(&received))?;
         Ok(log)
@@ -157,9 +161,12 @@ impl Log {
         self.send(Entry::Dump(text));
     }
 
-    /// Opens the file anew: the old one has been moved away.
+    /// Opens the file anew: the old one has been moved away. It is done however much waits; one such entry at a time is
+    /// enough.
     pub(crate) fn reopen(&self) {
-        self.send(Entry::Reopen);
+        if !self.is_reopening.swap(true, Relaxed) {
+            self.push(Entry::Reopen(self.is_reopening.clone()));
+        }
     }
 
     /// Writes what is left, in bounded time.

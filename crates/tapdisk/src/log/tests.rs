@@ -158,3 +158,30 @@ fn while_the_file_hangs_nobody_waits_and_what_is_lost_is_known_by_cause() {
     assert_eq!(missing, overflowed);
     drop(pipe);
 }
+
+#[test]
+fn a_log_is_begun_anew_however_much_waits_for_the_old_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tapdisk.7.log");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();
+    let mut pipe = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    rustix::io::ioctl_fionbio(&pipe, true).unwrap();
+    let log = Log::start_with(path.clone(), 7, Receivers::default()).unwrap();
+    while log.counters().overflowed() == 0 {
+        log.info("a line");
+    }
+    fs::rename(&path, path.with_extension("1")).unwrap();
+    let waiting = log.counters().waiting.load(Relaxed);
+    (0..1000).for_each(|_| log.reopen());
+    assert!(log.counters().waiting.load(Relaxed) <= waiting + 1, "once is enough");
+    // The pipe is read until nothing comes any more, since lines go to another file.
+    let mut bytes = vec![0; 64 << 10];
+    for _ in 0..60_000 {
+        match io::Read::read(&mut pipe, &mut bytes) {
+            Ok(_) => {}
+            Err(_) if path.exists() => return,
+            Err(_) => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    panic!("the old file is still in use");
+}

@@ -100,7 +100,10 @@ impl Writer {
                 self.file.flush();
                 self.tell_counters(time);
             }
-            Entry::Reopen => self.file.reopen(),
+            Entry::Reopen(is_reopening) => {
+                is_reopening.store(false, Relaxed);
+                self.file.reopen();
+            }
             Entry::End(_) => unreachable!("the end is not an entry like others"),
         }
     }

@@ -5,7 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     future::Future,
     io::{self, Read, Write},
     os::unix::net::UnixStream,
@@ -50,7 +50,7 @@ pub(crate) struct Session {
     executor: Executor,
     control: Rc<Control>,
     /// What was not fetched yet.
-    out: RefCell<Vec<u8>>,
+    out: RefCell<VecDeque<u8>>,
     /// The requests that have not been answered.
     under_way: RefCell<BTreeSet<u64>>,
     has_ended: Cell<bool>,
@@ -233,7 +233,7 @@ impl Session {
         }
         let mut out = self.out.borrow_mut();
         serde_json::to_writer(&mut *out, message).expect("messages have text for keys, and memory takes everything");
-        out.push(b'\n');
+        out.push_back(b'\n');
         drop(out);
         self.notify();
     }
@@ -242,7 +242,7 @@ impl Session {
     async fn write(&self, mut stream: &UnixStream) {
         loop {
             self.changed.until(|| !self.out.borrow().is_empty()).await;
-            let written = stream.write(&self.out.borrow());
+            let written = stream.write(self.out.borrow().as_slices().0);
             match written {
                 Ok(count) => {
                     self.out.borrow_mut().drain(..count);

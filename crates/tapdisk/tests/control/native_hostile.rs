@@ -241,3 +241,44 @@ fn a_flood_of_empty_lines_holds_up_nobody() {
     flood.shutdown(std::net::Shutdown::Both).unwrap();
     talker.join().unwrap();
 }
+
+#[test]
+fn who_never_stops_talking_does_not_hold_up_others() {
+    let host = Host::new();
+    let pid = host.spawn();
+    for flood in ["\n", "{\"id\":1,\"command\":{\"list\":{}}}\n"] {
+        let talking = connect(&host, pid);
+        let socket = talking.get_ref().try_clone().unwrap();
+        let (mut writing, mut reading) = (socket.try_clone().unwrap(), socket.try_clone().unwrap());
+        let bytes = flood.repeat((1 << 20) / flood.len());
+        // Both end when the socket is shut down.
+        let sending = std::thread::spawn(move || while writing.write_all(bytes.as_bytes()).is_ok() {});
+        let fetching = std::thread::spawn(move || std::io::copy(&mut reading, &mut std::io::sink()));
+        for _ in 0..20 {
+            is_served(&mut connect(&host, pid));
+            assert_eq!(host.client(pid).list().unwrap(), []);
+        }
+        socket.shutdown(std::net::Shutdown::Both).unwrap();
+        sending.join().unwrap();
+        let _ = fetching.join().unwrap();
+    }
+}
+
+#[test]
+fn many_requests_in_one_piece_hold_bounded_memory() {
+    let host = Host::new();
+    let (pid, _) = host.attached(64);
+    let held = || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap()
+    };
+    let mut deaf = connect(&host, pid);
+    let before = held();
+    say(&mut deaf, &b"{\"id\":1,\"command\":{\"stats\":{}}}\n".repeat(120));
+    for _ in 0..3 {
+        is_served(&mut connect(&host, pid));
+    }
+    let grown = held() - before;
+    assert!(grown < 3 << 10, "{grown} KiB");
+}
