@@ -221,27 +221,6 @@ fn mangled_requests_are_answered_and_harm_nobody() {
     is_served(&mut connect(&host, pid));
 }
 
-/// Who never stops talking, and says nothing that is answered, takes no more than a turn.
-#[test]
-fn a_flood_of_empty_lines_holds_up_nobody() {
-    let host = Host::new();
-    let pid = host.spawn();
-    let flood = connect(&host, pid).into_inner();
-    let talking = flood.try_clone().unwrap();
-    let talker = std::thread::spawn(move || {
-        let lines = [b'\n'; 65536];
-        let mut stream = talking;
-        while stream.write_all(&lines).is_ok() {}
-    });
-    let mut other = connect(&host, pid);
-    for _ in 0..20 {
-        is_served(&mut other);
-        assert!(host.client(pid).list().unwrap().is_empty());
-    }
-    flood.shutdown(std::net::Shutdown::Both).unwrap();
-    talker.join().unwrap();
-}
-
 #[test]
 fn who_never_stops_talking_does_not_hold_up_others() {
     let host = Host::new();
