@@ -163,7 +163,11 @@ fn a_process_that_is_told_to_end_ends_although_storage_hangs() {
     eventually("its sockets are gone", || !host.run.control_socket(tapdisk.pid()).exists());
     // What the kernel holds keeps the process, and only that.
     tap.go_on();
-    assert!(!writing.join().unwrap());
+    let is_answered = writing.join().unwrap();
     assert!(tapdisk.wait_for_end(LONG).unwrap());
+    // The sockets go first, the process a moment later: storage that goes on in between may still be quick enough.
+    if is_answered {
+        assert!(fs::read(tap.path()).unwrap()[4096..8192] == [2; 4096], "what was answered is there");
+    }
     host.ok(&["free", "-m", "0"]);
 }
