@@ -15,7 +15,7 @@ use rustix::{
 
 use super::{
     ANSWER_BYTES_MAX, Answer, AnswerBody, Command, DiskSummary, Failure, Greeting, Hello, LineReader, Progress,
-    Request, ResultOf, Statistics,
+    Request, ResultOf, RingEvent, Statistics,
 };
 use crate::RunDir;
 
@@ -61,8 +61,27 @@ impl Client {
     }
 
     /// As [`ask`](Self::ask), and tells how far the job is. (The first time, that it has a number.)
-    pub fn ask_watching(&mut self, command: Command, mut progress: impl FnMut(&Progress)) -> Result<ResultOf> {
+    pub fn ask_watching(&mut self, command: Command, progress: impl FnMut(&Progress)) -> Result<ResultOf> {
         let id = self.begin(command)?;
+        self.end(id, progress, |_| {})
+    }
+
+    /// Watches a guest's device until it is disconnected: `event` is told what happens to it.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask); nothing may happen for longer than the timeout of the connection.
+    pub fn watch_ring(&mut self, minor: u16, domain: u16, device: u32, event: impl FnMut(&RingEvent)) -> Result<()> {
+        let id = self.begin(Command::WatchRing { minor, domain, device })?;
+        self.end(id, |_| {}, event).map(drop)
+    }
+
+    /// Waits for the end of a request.
+    fn end(
+        &mut self,
+        id: u64,
+        mut progress: impl FnMut(&Progress),
+        mut event: impl FnMut(&RingEvent),
+    ) -> Result<ResultOf> {
         loop {
             let Answer { id: answered, body } = self.next_answer()?;
             if answered.is_some_and(|answered| answered != id) {
@@ -71,6 +90,7 @@ impl Client {
             }
             match body {
                 AnswerBody::Progress(made) => progress(&made),
+                AnswerBody::Event(happened) => event(&happened),
                 AnswerBody::Result(result) => return Ok(*result),
                 AnswerBody::Error(Failure { errno, reason }) => {
                     return Err(Error::from_os(reason, io::Error::from_raw_os_error(errno)));

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ConnectRing;
+
 /// A command and what it needs. In JSON an object with one member: the command's name, and its arguments as an object.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -92,6 +94,30 @@ pub enum Command {
         /// Its number.
         job: u64,
     },
+    /// Serves the rings of a guest's device. Asked again with the same parameters, it says the same.
+    ConnectRing(ConnectRing),
+    /// Takes no more requests of a guest's device, answers those that were taken, and gives its pages back. Says so, too,
+    /// when it is not connected.
+    DisconnectRing {
+        /// Which disk.
+        minor: u16,
+        /// The guest.
+        domain: u16,
+        /// Its device.
+        device: u32,
+        /// Then the pages are given back whatever storage still holds, and what it holds is not answered any more.
+        #[serde(default)]
+        deadline_ms: Option<u64>,
+    },
+    /// Tells what happens to a guest's device until it is disconnected.
+    WatchRing {
+        /// Which disk.
+        minor: u16,
+        /// The guest.
+        domain: u16,
+        /// Its device.
+        device: u32,
+    },
     /// What the event loops have done last, and what they wait for. Answered at once, whatever hangs.
     Dump {},
 }
@@ -116,6 +142,9 @@ impl Command {
             Command::Jobs {} => "jobs",
             Command::Watch { .. } => "watch",
             Command::Cancel { .. } => "cancel",
+            Command::ConnectRing(_) => "connect_ring",
+            Command::DisconnectRing { .. } => "disconnect_ring",
+            Command::WatchRing { .. } => "watch_ring",
             Command::Dump {} => "dump",
         }
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Command, JobState, ResultOf, Version};
+use super::{Command, JobState, ResultOf, RingEvent, Version};
 
 /// The first line of a tapdisk on every connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +55,8 @@ pub struct Answer {
 pub enum AnswerBody {
     /// A job goes on. The first comes when the job has a number, others when something changes or a second has passed.
     Progress(Progress),
+    /// Something happened to what is watched.
+    Event(RingEvent),
     /// It was done.
     Result(Box<ResultOf>),
     /// It was not.

@@ -20,6 +20,7 @@ mod command;
 mod lines;
 mod message;
 mod result;
+mod ring;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,10 @@ pub use message::{Answer, AnswerBody, Failure, Greeting, Hello, Progress, Reques
 pub use result::{
     Cancelled, Disks, Done, Dump, JobList, JobStatus, LimitsInForce, LoopDump, LoopTurn, Opened, OutcomeOfJob, Quiet,
     Resized, ResultOf, RunningOperation, Statistics,
+};
+pub use ring::{
+    ConnectRing, RingAbi, RingConnected, RingCounters, RingDisconnected, RingEvent, RingOffer, RingOperation,
+    RingPages, RingQueue, RingQueueStatistics, RingStatistics,
 };
 pub use status::{
     Bucket, DiskStatistics, DiskSummary, ErrorCount, FailureCause, Geometry, Histogram, InFlightRequest, JobState,

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DiskStatistics, DiskSummary, Failure, Geometry, JobState, Limits, ProcessStatistics};
+use super::{
+    DiskStatistics, DiskSummary, Failure, Geometry, JobState, Limits, ProcessStatistics, RingConnected,
+    RingDisconnected,
+};
 
 /// What a command gave. In JSON an object with one member, which has the command's name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +41,12 @@ pub enum ResultOf {
     Jobs(JobList),
     /// Of `cancel`.
     Cancel(Cancelled),
+    /// Of `connect_ring`.
+    ConnectRing(RingConnected),
+    /// Of `disconnect_ring`.
+    DisconnectRing(RingDisconnected),
+    /// Of `watch_ring`: it is not connected any more.
+    WatchRing(Done),
     /// Of `dump`.
     Dump(Dump),
 }

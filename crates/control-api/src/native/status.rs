@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Limits;
+use super::{Limits, RingPages, RingStatistics};
 
 /// Where a disk is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -68,6 +68,12 @@ pub struct DiskSummary {
     pub waiting: u64,
     /// The job that is being done to it.
     pub job: Option<u64>,
+    /// Guests' devices that are connected to it.
+    #[serde(default)]
+    pub rings: Vec<RingStatistics>,
+    /// Pages of all guests that are or were connected to it, since it was attached.
+    #[serde(default)]
+    pub ring_pages: RingPages,
 }
 
 /// Size and shape of a disk.

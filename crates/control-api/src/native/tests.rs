@@ -5,7 +5,9 @@
 
 use super::*;
 
-const GOLDEN: &str = include_str!("golden/v1.jsonl");
+const GOLDEN: &str = include_str!("golden/v2.jsonl");
+/// Lines of older versions.
+const OLDER: &str = include_str!("golden/v1.jsonl");
 
 fn limits() -> Limits {
     let rate = |per_second, burst| Some(Rate { per_second, burst });
@@ -48,6 +50,9 @@ fn commands() -> Vec<Command> {
         Command::Jobs {},
         Command::Watch { job: 7 },
         Command::Cancel { job: 7 },
+        Command::ConnectRing(ring()),
+        Command::DisconnectRing { minor: 4, domain: 7, device: 51712, deadline_ms: Some(5000) },
+        Command::WatchRing { minor: 4, domain: 7, device: 51712 },
         Command::Dump {},
     ];
     let is_here = |command: &Command| match command {
@@ -55,10 +60,54 @@ fn commands() -> Vec<Command> {
         Command::Open(_) | Command::Pause { .. } | Command::Resume { .. } | Command::Quiesce { .. } => true,
         Command::Close { .. } | Command::Grow(_) | Command::Limit { .. } | Command::Budget { .. } => true,
         Command::Faults(_) | Command::Jobs {} | Command::Watch { .. } | Command::Cancel { .. } => true,
+        Command::ConnectRing(_) | Command::DisconnectRing { .. } | Command::WatchRing { .. } => true,
         Command::Dump {} => true,
     };
     assert!(all.iter().all(is_here));
     all
+}
+
+fn ring() -> ConnectRing {
+    let queue = |first: u32, port| RingQueue { pages: (first..first + 4).collect(), port };
+    ConnectRing {
+        minor: 4,
+        domain: 7,
+        device: 51712,
+        queues: vec![queue(8, 3), queue(12, 4)],
+        abi: RingAbi::X86_32,
+        persistent: true,
+        polling_us: 50,
+        indirect_segments: 64,
+        read_only: true,
+    }
+}
+
+fn ring_counters() -> RingCounters {
+    let throttled = Throttled { requests: 1, waited_us: 20 };
+    RingCounters { requests: 9, refused: 1, kicks_in: 4, kicks_out: 3, throttled }
+}
+
+fn ring_pages() -> RingPages {
+    RingPages { granted: 4, mapped: 4, peak: 356, leaked: 0 }
+}
+
+fn ring_statistics(abi: RingAbi) -> RingStatistics {
+    RingStatistics {
+        domain: 7,
+        device: 51712,
+        abi,
+        queues: vec![RingQueueStatistics { queue: 1, ring_pages: 4, counters: ring_counters() }],
+        pages: ring_pages(),
+        counters: ring_counters(),
+        broken: Some("a ring of 1, 2, 4, 8 or 16 pages is needed".into()),
+    }
+}
+
+fn ring_events() -> Vec<RingEvent> {
+    use RingOperation::*;
+    let unsupported = [Flush, Barrier, Discard].map(|operation| RingEvent::Unsupported { operation });
+    let broken = RingEvent::Broken { reason: "99 requests are in a ring of 32".into() };
+    [RingEvent::Resized { geometry: geometry() }, broken].into_iter().chain(unsupported).collect()
 }
 
 fn geometry() -> Geometry {
@@ -79,6 +128,8 @@ fn summary(state: State) -> DiskSummary {
         in_flight: 2,
         waiting: 1,
         job: Some(7),
+        rings: [RingAbi::X86_64, RingAbi::X86_32, RingAbi::Arm].map(ring_statistics).into(),
+        ring_pages: ring_pages(),
     }
 }
 
@@ -91,6 +142,8 @@ fn empty() -> DiskSummary {
         geometry: None,
         nbd: None,
         job: None,
+        rings: Vec::new(),
+        ring_pages: RingPages::default(),
         ..summary(State::Attached)
     }
 }
@@ -212,6 +265,19 @@ fn dump() -> Dump {
     }
 }
 
+fn offer() -> RingOffer {
+    RingOffer {
+        flush: true,
+        barrier: true,
+        discard: true,
+        discard_granularity: 4096,
+        discard_alignment: 0,
+        discard_secure: false,
+        persistent: true,
+        indirect_segments: 256,
+    }
+}
+
 /// One of each, likewise.
 fn results() -> Vec<ResultOf> {
     let quiet = Quiet { requests: 3, drained_us: 1870, flushed_us: 412 };
@@ -232,6 +298,14 @@ fn results() -> Vec<ResultOf> {
         ResultOf::Faults(Done {}),
         ResultOf::Jobs(JobList { jobs: jobs() }),
         ResultOf::Cancel(Cancelled { cancelled: true }),
+        ResultOf::ConnectRing(RingConnected { already: true, geometry: geometry(), offer: offer() }),
+        ResultOf::DisconnectRing(RingDisconnected {
+            connected: true,
+            counters: ring_counters(),
+            pages: ring_pages(),
+            broken: None,
+        }),
+        ResultOf::WatchRing(Done {}),
         ResultOf::Dump(dump()),
     ];
     let is_here = |result: &ResultOf| match result {
@@ -239,6 +313,7 @@ fn results() -> Vec<ResultOf> {
         ResultOf::Open(_) | ResultOf::Pause(_) | ResultOf::Resume(_) | ResultOf::Quiesce(_) => true,
         ResultOf::Close(_) | ResultOf::Grow(_) | ResultOf::Limit(_) | ResultOf::Budget(_) => true,
         ResultOf::Faults(_) | ResultOf::Jobs(_) | ResultOf::Cancel(_) | ResultOf::Dump(_) => true,
+        ResultOf::ConnectRing(_) | ResultOf::DisconnectRing(_) | ResultOf::WatchRing(_) => true,
     };
     assert!(all.iter().all(is_here));
     all
@@ -261,6 +336,7 @@ fn answers() -> Vec<Answer> {
         Answer { id: Some(1), body: failure(110, "1 request in flight: write 0x1000+0x1000") },
         Answer { id: None, body: failure(22, "not a request") },
     ];
+    answers.extend(ring_events().into_iter().map(|event| Answer { id: Some(1), body: AnswerBody::Event(event) }));
     let done = results().into_iter().zip(2..);
     answers.extend(done.map(|(result, id)| Answer { id: Some(id), body: AnswerBody::Result(Box::new(result)) }));
     answers
@@ -272,9 +348,7 @@ fn text(message: &impl serde::Serialize) -> String {
 
 #[test]
 fn a_message_does_not_change_without_a_new_version() {
-    let mut hello = Hello::new("tapdisk 0.1.0", 4711);
-    assert_eq!(hello.oxtap.version, Version::CURRENT.number());
-    hello.oxtap.version = 1;
+    let hello = Hello::new("tapdisk 0.1.0", 4711);
     let requests = commands().into_iter().zip(1..).map(|(command, id)| text(&Request { id, command }));
     let lines: Vec<String> =
         [text(&hello)].into_iter().chain(requests).chain(answers().iter().map(text)).chain([text(&states())]).collect();
@@ -282,6 +356,16 @@ fn a_message_does_not_change_without_a_new_version() {
         assert_eq!(line, golden);
     }
     assert_eq!(lines.len(), GOLDEN.lines().count(), "all of them:\n{}", lines.join("\n"));
+}
+
+#[test]
+fn what_older_programs_say_is_understood() {
+    for line in OLDER.lines().filter(|line| line.starts_with(r#"{"id""#)) {
+        match line.contains(r#""command":{"#) {
+            true => drop(serde_json::from_str::<Request>(line).unwrap()),
+            false => drop(serde_json::from_str::<Answer>(line).unwrap()),
+        }
+    }
 }
 
 #[test]
@@ -316,6 +400,11 @@ fn what_is_not_said_has_its_usual_value() {
     assert_eq!(command(r#"{"open":{"minor":4,"image":"aio:/a"}}"#), Command::Open(open));
     assert_eq!(command(r#"{"stats":{}}"#), Command::Stats { minor: None });
     assert_eq!(command(r#"{"pause":{"minor":4}}"#), Command::Pause { minor: 4, deadline_ms: None });
+    let ring =
+        r#"{"connect_ring":{"minor":4,"domain":7,"device":1,"queues":[{"pages":[8],"port":3}],"abi":"arm-abi"}}"#;
+    let queues = vec![RingQueue { pages: vec![8], port: 3 }];
+    let usual = ConnectRing { minor: 4, domain: 7, device: 1, queues, abi: RingAbi::Arm, ..ConnectRing::default() };
+    assert_eq!(command(ring), Command::ConnectRing(ConnectRing { indirect_segments: 256, ..usual }));
     let limits = Limits::default();
     assert_eq!(command(r#"{"limit":{"minor":4,"limits":{}}}"#), Command::Limit { minor: 4, limits });
 }

@@ -7,13 +7,16 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Version {
+    /// Rings of guests: `connect_ring`, `disconnect_ring`, `watch_ring` with lines `event`; `rings` and `ring_pages` of
+    /// disks.
+    V2 = 2,
     /// The first.
     V1 = 1,
 }
 
 impl Version {
     /// The version of this library.
-    pub const CURRENT: Version = Version::V1;
+    pub const CURRENT: Version = Version::V2;
 
     /// Its number in messages.
     pub const fn number(self) -> u32 {

@@ -62,6 +62,9 @@ impl Control {
             Command::Close { minor, force: false, deadline_ms } => {
                 self.begin_job(minor, Job::Close { deadline: milliseconds(deadline_ms) })
             }
+            Command::ConnectRing(_) | Command::DisconnectRing { .. } | Command::WatchRing { .. } => {
+                Begun::Answered(Err(Error::new(ErrorKind::Unsupported, "rings are connected by the other protocol")))
+            }
             Command::Limit { minor, limits } => Begun::Answered(self.limit(minor, limits)),
             Command::Faults(Faults { minor, rules }) => {
                 let replaced = self.slot(minor).and_then(|slot| slot.replace_faults(&rules));

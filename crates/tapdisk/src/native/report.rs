@@ -8,8 +8,8 @@ use control_api::{
     native::{
         self, Bucket, DiskStatistics, DiskSummary, Done, Dump, ErrorCount, FailureCause, Histogram, InFlightRequest,
         JobState, JobStatus, Latency, Layer, LogStatistics, LoopDump, LoopTurn, Opened, OutcomeOfJob,
-        ProcessStatistics, Progress, QueueStatistics, RequestCount, RequestPhase, Resized, ResultOf, RunningOperation,
-        State, Throttled,
+        ProcessStatistics, Progress, QueueStatistics, RequestCount, RequestPhase, Resized, ResultOf, RingPages,
+        RunningOperation, State, Throttled,
     },
     symbol,
 };
@@ -53,6 +53,8 @@ pub(super) fn summary(control: &Control, slot: &Slot) -> DiskSummary {
         in_flight: status.map_or(0, Status::in_flight),
         waiting: status.map_or(0, Status::waiting),
         job: control.jobs.current(minor),
+        rings: Vec::new(),
+        ring_pages: RingPages::default(),
     }
 }
 

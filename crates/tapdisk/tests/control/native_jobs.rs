@@ -144,7 +144,7 @@ fn a_job_goes_on_when_its_client_has_gone_and_is_watched_by_another() {
 fn last_answer(mut client: Client) -> Result<ResultOf, i32> {
     loop {
         match client.next_answer().unwrap().body {
-            AnswerBody::Progress(_) => {}
+            AnswerBody::Progress(_) | AnswerBody::Event(_) => {}
             AnswerBody::Result(result) => return Ok(*result),
             AnswerBody::Error(failure) => return Err(failure.errno),
         }

@@ -34,7 +34,7 @@ fn comes_to_rest(disk: &Served, client: &mut Pipeline, writes: usize, command: C
     disk.strike("sync=delay(20ms)");
     loop {
         match asking.next_answer().unwrap().body {
-            AnswerBody::Progress(_) => {}
+            AnswerBody::Progress(_) | AnswerBody::Event(_) => {}
             AnswerBody::Result(result) => return *result,
             AnswerBody::Error(failure) => panic!("{failure:?}"),
         }

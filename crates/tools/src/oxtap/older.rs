@@ -6,7 +6,8 @@ use block_core::{ErrorKind, SECTOR};
 use control_api::{
     Client, Minor, RunDir,
     native::{
-        DiskStatistics, DiskSummary, Geometry, Limits, ProcessStatistics, RequestCount, State, Statistics, Throttled,
+        DiskStatistics, DiskSummary, Geometry, Limits, ProcessStatistics, RequestCount, RingPages, State, Statistics,
+        Throttled,
     },
     protocol::{ListEntry, VbdState},
 };
@@ -90,6 +91,8 @@ pub(super) fn disk(minor: u16, image: Option<String>) -> DiskStatistics {
         in_flight: 0,
         waiting: 0,
         job: None,
+        rings: Vec::new(),
+        ring_pages: RingPages::default(),
     };
     DiskStatistics {
         disk,
