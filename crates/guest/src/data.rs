@@ -88,7 +88,7 @@ impl SegmentPages {
         grants
     }
 
-    pub(crate) fn release(self) -> Result<u64> {
-        self.0.release()
+    pub(crate) fn into_data(self) -> Data {
+        self.0
     }
 }

@@ -57,6 +57,17 @@ struct Inner {
     room: Signal,
     stray: Cell<u64>,
     listening: RefCell<Option<Task<()>>>,
+    life: Cell<Life>,
+}
+
+/// What has become of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Used,
+    /// Its backend has let go of everything.
+    Ended,
+    /// Its backend may still do what it was asked to: what it may touch is used for nothing else.
+    Abandoned,
 }
 
 impl Front {
@@ -78,6 +89,7 @@ impl Front {
             room: Signal::new(),
             stray: Cell::new(0),
             listening: RefCell::default(),
+            life: Cell::new(Life::Used),
         });
         let weak = Rc::downgrade(&inner);
         let listening = executor.spawn(async move {
@@ -119,10 +131,10 @@ impl Front {
     /// What the backend says.
     pub async fn read(&self, sector: u64, sectors: usize) -> Result<Vec<u8>> {
         let data = Data::new(&self.0.guest, self.0.options.backend, sectors, Access::Write)?;
-        let status = self.transfer(Transfer::Read, sector, &data).await?;
+        let asked = self.transfer(Transfer::Read, sector, &data).await;
         let bytes = data.bytes();
-        self.release(data.release()?);
-        okay(status).map(|()| bytes)
+        self.take_back(data)?;
+        okay(asked?).map(|()| bytes)
     }
 
     /// Writes whole sectors.
@@ -132,9 +144,9 @@ impl Front {
     pub async fn write(&self, sector: u64, bytes: &[u8]) -> Result<()> {
         let data = Data::new(&self.0.guest, self.0.options.backend, bytes.len() / 512, Access::Read)?;
         data.fill(bytes);
-        let status = self.transfer(Transfer::Write, sector, &data).await?;
-        self.release(data.release()?);
-        okay(status)
+        let asked = self.transfer(Transfer::Write, sector, &data).await;
+        self.take_back(data)?;
+        okay(asked?)
     }
 
     /// What was answered survives a loss of power.
@@ -154,9 +166,9 @@ impl Front {
         let data = Data::new(&self.0.guest, self.0.options.backend, bytes.len() / 512, Access::Read)?;
         data.fill(bytes);
         let body = RequestBody::Barrier { sector, segments: data.segments() };
-        let status = self.request(OperationCode::WriteBarrier, body).await?;
-        self.release(data.release()?);
-        okay(status)
+        let asked = self.request(OperationCode::WriteBarrier, body).await;
+        self.take_back(data)?;
+        okay(asked?)
     }
 
     /// The content of some sectors no longer matters.
@@ -180,13 +192,17 @@ impl Front {
         let pages = SegmentPages::new(&self.0.guest, self.0.options.backend, &segments)?;
         let count = u16::try_from(segments.len()).expect("few");
         let body = RequestBody::Indirect { transfer, sector, pages: IndirectPages::new(pages.grants(), count) };
-        let status = self.request(transfer.operation(), body).await?;
-        self.release(pages.release()?);
-        Ok(status)
+        let asked = self.request(transfer.operation(), body).await;
+        self.take_back(pages.into_data())?;
+        asked
     }
 
-    fn release(&self, stray: u64) {
-        self.0.stray.set(self.0.stray.get() + stray);
+    /// The pages of a request that has ended. Those that a backend may still use, unanswered, stay where they are.
+    fn take_back(&self, data: Data) -> Result<()> {
+        if self.0.life.get() != Life::Abandoned {
+            self.0.stray.set(self.0.stray.get() + data.release()?);
+        }
+        Ok(())
     }
 
     /// Sends a request, and waits for its response.
@@ -195,7 +211,10 @@ impl Front {
     /// When the disk goes away first.
     pub async fn request(&self, operation: OperationCode, body: RequestBody) -> Result<Status> {
         let inner = &self.0;
-        inner.room.until(|| inner.ring.borrow().free() > 0).await;
+        inner.room.until(|| inner.ring.borrow().free() > 0 || inner.life.get() != Life::Used).await;
+        if inner.life.get() != Life::Used {
+            return Err(gone());
+        }
         let id = inner.next_id.get();
         inner.next_id.set(id + 1);
         let (to, answer) = reply();
@@ -209,7 +228,30 @@ impl Front {
         if wants_to_know {
             inner.channel.notify();
         }
-        answer.await.ok_or_else(|| Error::new(ErrorKind::Closed, "the disk has gone"))
+        answer.await.ok_or_else(gone)
+    }
+
+    /// Ends the disk: its backend has let go of the ring. What has no response gets none any more. Says how many pages of
+    /// the ring the backend still has.
+    ///
+    /// # Errors
+    /// When the platform has gone.
+    pub fn end(&self) -> Result<usize> {
+        self.stop(Life::Ended);
+        self.0.ring.borrow_mut().take_back()
+    }
+
+    /// Gives the disk up, whose backend does not react: it keeps what it has. What has no response gets none any more.
+    pub fn abandon(&self) {
+        self.stop(Life::Abandoned);
+    }
+
+    fn stop(&self, life: Life) {
+        self.0.life.set(life);
+        let listening = self.0.listening.take();
+        let waiting = self.0.waiting.take();
+        drop((listening, waiting));
+        self.0.room.notify();
     }
 
     /// Ends the disk: its backend has let go of the ring. Says how many pages of the ring it still has.
@@ -253,6 +295,10 @@ impl Inner {
         // Whoever asked may have gone.
         let _ = to.answer(response.status);
     }
+}
+
+fn gone() -> Error {
+    Error::new(ErrorKind::Closed, "the disk has gone")
 }
 
 fn okay(status: Status) -> Result<()> {

@@ -125,11 +125,16 @@ impl FrontRing {
     ///
     /// # Errors
     /// When the platform has gone.
-    pub fn release(self) -> Result<usize> {
+    pub fn release(mut self) -> Result<usize> {
+        self.take_back()
+    }
+
+    /// As [`release`](Self::release); the second time there is nothing to take back.
+    pub(crate) fn take_back(&mut self) -> Result<usize> {
         let mut in_use = 0;
-        for (grant, page) in self.grants.iter().zip(&self.pages) {
-            match self.guest.end_access(*grant)? {
-                EndAccess::Ended => self.guest.free_page(*page),
+        for (grant, page) in self.grants.drain(..).zip(self.pages.drain(..)) {
+            match self.guest.end_access(grant)? {
+                EndAccess::Ended => self.guest.free_page(page),
                 EndAccess::InUse => in_use += 1,
             }
         }
