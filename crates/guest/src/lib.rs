@@ -14,7 +14,9 @@
 
 mod data;
 mod front;
+mod half;
 mod ring;
 
 pub use front::{Front, FrontOptions};
+pub use half::FrontHalf;
 pub use ring::FrontRing;

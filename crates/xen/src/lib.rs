@@ -18,6 +18,7 @@ mod channels;
 mod grants;
 mod ids;
 mod memory;
+mod words;
 
 pub mod hosted;
 pub mod linux;
@@ -27,3 +28,4 @@ pub use channels::{EventChannel, EventChannels};
 pub use grants::{Access, CopyStatus, GrantCopy, Grants, Local, Mapping};
 pub use ids::{DomainId, GrantRef, Port};
 pub use memory::{PAGE_BYTES, SharedMemory};
+pub use words::Words;

@@ -7,13 +7,10 @@
 //! Indices run freely and wrap. Before it sleeps, the one who consumes says from which index on it wants to be told, and
 //! looks once more; the one who produces publishes first and looks at that index second. So one of both sees the other.
 
-use std::{
-    fmt,
-    sync::atomic::{Ordering, fence},
-};
+use std::{fmt, sync::atomic::Ordering};
 
 use wire::blkif::{Abi, RawRequest, Response, SLOT_BYTES_MAX};
-use xen::Mapping;
+use xen::{Mapping, Words};
 
 const REQ_PROD: usize = 0;
 const REQ_EVENT: usize = 4;
@@ -30,6 +27,11 @@ pub enum BrokenRing {
         /// Slots of the ring.
         slots: u32,
     },
+    /// The guest takes back requests that were taken from the ring already.
+    TakenBack {
+        /// How many.
+        count: u32,
+    },
     /// The ring has another length than its order says.
     WrongLength,
 }
@@ -40,6 +42,9 @@ impl fmt::Display for BrokenRing {
             BrokenRing::TooManyRequests { count, slots } => {
                 write!(f, "the guest says that {count} requests are in a ring of {slots}")
             }
+            BrokenRing::TakenBack { count } => {
+                write!(f, "the guest takes back {count} requests that were taken from the ring already")
+            }
             BrokenRing::WrongLength => f.write_str("a ring of 1, 2, 4, 8 or 16 pages is needed"),
         }
     }
@@ -49,8 +54,8 @@ impl std::error::Error for BrokenRing {}
 
 /// The backend's side of a ring.
 #[derive(Debug)]
-pub(super) struct Ring {
-    memory: Mapping,
+pub(super) struct Ring<M = Mapping> {
+    memory: M,
     abi: Abi,
     slots: u32,
     /// The next request to be taken.
@@ -59,13 +64,16 @@ pub(super) struct Ring {
     rsp_prod: u32,
 }
 
-impl Ring {
+impl<M: Words> Ring<M> {
     /// A ring on these pages, as an earlier backend may have left it when everything was answered.
-    pub(super) fn attach(memory: Mapping, abi: Abi) -> Result<Ring, BrokenRing> {
+    pub(super) fn attach(memory: M, abi: Abi) -> Result<Ring<M>, BrokenRing> {
         let pages = memory.length() / xen::PAGE_BYTES;
         let slots = if pages.is_power_of_two() { abi.slots(pages.trailing_zeros()) } else { None };
-        let slots = slots.ok_or(BrokenRing::WrongLength)?;
-        let rsp_prod = memory.word(RSP_PROD).load(Ordering::Acquire);
+        Ring::with_slots(memory, abi, slots.ok_or(BrokenRing::WrongLength)?)
+    }
+
+    fn with_slots(memory: M, abi: Abi, slots: u32) -> Result<Ring<M>, BrokenRing> {
+        let rsp_prod = memory.load(RSP_PROD, Ordering::Acquire);
         let ring = Ring { memory, abi, slots, req_cons: rsp_prod, rsp_prod };
         ring.produced()?;
         Ok(ring)
@@ -83,12 +91,16 @@ impl Ring {
 
     /// How far the guest has got. Read once for each batch.
     fn produced(&self) -> Result<u32, BrokenRing> {
-        let produced = self.memory.word(REQ_PROD).load(Ordering::Acquire);
+        let produced = self.memory.load(REQ_PROD, Ordering::Acquire);
         let count = produced.wrapping_sub(self.rsp_prod);
         if count > self.slots {
             return Err(BrokenRing::TooManyRequests { count, slots: self.slots });
         }
-        Ok(produced)
+        // Going on from here would take slots all around the ring.
+        match self.outstanding().checked_sub(count) {
+            None | Some(0) => Ok(produced),
+            Some(count) => Err(BrokenRing::TakenBack { count }),
+        }
     }
 
     /// Takes requests, at most so many, as copies of their slots, as long as `each` wants more.
@@ -114,8 +126,8 @@ impl Ring {
 
     /// Asks to be told of the next request. True: there is one already.
     pub(super) fn arm(&self) -> Result<bool, BrokenRing> {
-        self.memory.word(REQ_EVENT).store(self.req_cons.wrapping_add(1), Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.memory.store(REQ_EVENT, self.req_cons.wrapping_add(1), Ordering::Relaxed);
+        self.memory.fence(Ordering::SeqCst);
         Ok(self.produced()? != self.req_cons)
     }
 
@@ -137,12 +149,11 @@ impl Ring {
 
     /// Shows the guest all responses; says whether it wants to be told.
     pub(super) fn push(&self) -> bool {
-        let shared = self.memory.word(RSP_PROD);
         // Ours: nobody else writes it, or the guest harms itself alone.
-        let old = shared.load(Ordering::Relaxed);
-        shared.store(self.rsp_prod, Ordering::Release);
-        fence(Ordering::SeqCst);
-        let event = self.memory.word(RSP_EVENT).load(Ordering::Relaxed);
+        let old = self.memory.load(RSP_PROD, Ordering::Relaxed);
+        self.memory.store(RSP_PROD, self.rsp_prod, Ordering::Release);
+        self.memory.fence(Ordering::SeqCst);
+        let event = self.memory.load(RSP_EVENT, Ordering::Relaxed);
         self.rsp_prod.wrapping_sub(event) < self.rsp_prod.wrapping_sub(old)
     }
 }
