@@ -51,8 +51,8 @@ const LAYERS: &[Layer] = &[
                      "control-api"], &[]),
     layer("simulator", &["block-core", "wire", "storage-io", "image-format", "image-chain", "virtual-disk", "export",
                          "control-api"], &[]),
-    layer("benchmarks", &["block-core", "wire", "storage-io", "image-chain", "virtual-disk", "export", "control-api"],
-          &[]),
+    layer("benchmarks", &["block-core", "wire", "storage-io", "xen", "guest", "image-chain", "virtual-disk", "export",
+                          "control-api"], &[]),
     layer(TEST_SUPPORT, &[], &[]),
     layer(XTASK, &[TEST_SUPPORT], &[]),
 ];

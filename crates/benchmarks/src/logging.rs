@@ -21,9 +21,10 @@ use control_api::{
 
 use crate::{
     Effort,
+    clients::Workload,
     disk::make_file,
     figures::Report,
-    pipeline::Load,
+    pipeline,
     processes::{Process, program},
 };
 
@@ -82,7 +83,8 @@ fn measure(effort: &Effort, name: &str, image: &Path, daemon: Daemon) -> Result<
     let tapdisk = Process::start(&mut command)?;
     let minor = open(&run, tapdisk.pid(), image)?;
 
-    let load = Load::start(&run.nbd_socket(tapdisk.pid(), minor), 1, BYTES, false)?;
+    let workload = Workload { bytes: BYTES, block: 4096, depth: 32, is_write: false, is_sequential: false };
+    let load = pipeline::start(&run.nbd_socket(tapdisk.pid(), minor), 1, workload)?;
     let answers = load.count(effort.duration);
     let log = settled(&run, tapdisk.pid(), load.end()?)?;
     drop((tapdisk, reader));

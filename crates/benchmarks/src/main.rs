@@ -9,8 +9,11 @@
 
 #![forbid(unsafe_code)]
 
+mod clients;
 mod disk;
 mod figures;
+mod frontends;
+mod hosted;
 mod limits;
 mod load;
 mod logging;
@@ -20,6 +23,7 @@ mod neighbour;
 mod pipeline;
 mod processes;
 mod queues;
+mod ring;
 mod stripes;
 mod usage;
 
@@ -81,6 +85,7 @@ struct Benchmark {
 const BENCHMARKS: &[Benchmark] = &[
     Benchmark { name: "queues", summary: "one queue against two, no export", run: queues::run },
     Benchmark { name: "nbd", summary: "CPU time of a request over NBD", run: nbd::run },
+    Benchmark { name: "ring", summary: "a guest's ring beside NBD", run: ring::run },
     Benchmark { name: "limits", summary: "how exactly limits are kept", run: limits::run },
     Benchmark { name: "neighbour", summary: "latency beside a disk that saturates the machine", run: neighbour::run },
     Benchmark {

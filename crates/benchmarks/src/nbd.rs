@@ -7,15 +7,18 @@ use block_core::Result;
 
 use crate::{
     Effort,
+    clients::Workload,
     disk::make_file,
     figures::Report,
-    pipeline::{BLOCK, DEPTH, Load},
+    pipeline,
     processes::{Process, program},
     usage::process_cpu,
 };
 
 /// Of the disk.
 const BYTES: u64 = 64 << 20;
+const BLOCK: u32 = 4096;
+const DEPTH: usize = 32;
 
 pub(crate) fn run(effort: &Effort) -> Result<Report> {
     let image = effort.directory.join("nbd.raw");
@@ -49,7 +52,8 @@ fn measure(effort: &Effort, image: &Path, connections: u64, is_write: bool) -> R
     let socket = effort.directory.join("nbd.sock");
     let mut command = Command::new(program("oxtap")?);
     let server = Process::start(command.arg("serve").arg("--socket").arg(&socket).arg(image))?;
-    let load = Load::start(&socket, connections, BYTES, is_write)?;
+    let workload = Workload { bytes: BYTES, block: BLOCK, depth: DEPTH, is_write, is_sequential: false };
+    let load = pipeline::start(&socket, connections, workload)?;
     let before = process_cpu(server.pid())?;
     let answers = load.count(effort.duration);
     let used = process_cpu(server.pid())? - before;

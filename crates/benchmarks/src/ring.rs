@@ -1,0 +1,123 @@
+//! A guest's ring beside an NBD connection: the same image, the same requests, in turns. The guest is software on a host
+//! without Xen; what a hypercall costs is not in it, and its copies are made by the tapdisk itself.
+
+use std::path::Path;
+
+use block_core::{Error, ErrorKind, Result};
+
+use crate::{
+    Effort,
+    clients::{Answers, Workload},
+    disk::make_file,
+    figures::Report,
+    frontends::Frontends,
+    hosted::{Host, Tapdisk},
+    pipeline,
+    usage::process_cpu,
+};
+
+/// Of the disk.
+const BYTES: u64 = 64 << 20;
+
+/// One line of work, on so many queues.
+struct Work {
+    name: &'static str,
+    queues: u64,
+    load: Workload,
+}
+
+/// How requests reach the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Ring,
+    Nbd,
+}
+
+impl Way {
+    const ALL: [Way; 2] = [Way::Ring, Way::Nbd];
+
+    fn name(self) -> &'static str {
+        match self {
+            Way::Ring => "ring",
+            Way::Nbd => "NBD",
+        }
+    }
+}
+
+pub(crate) fn run(effort: &Effort) -> Result<Report> {
+    let image = effort.directory.join("ring.raw");
+    make_file(&image, BYTES)?;
+    let host = Host::start(&effort.directory)?;
+    let mut report = Report::default();
+    for _ in 0..effort.rounds {
+        for work in works() {
+            let mut rates = [0.0; 2];
+            for (way, rate) in Way::ALL.into_iter().zip(&mut rates) {
+                let measured = measure(effort, &host, &image, &work, way)?;
+                *rate = measured.requests;
+                let what = format!("{}, {}", work.name, way.name());
+                report.add(&what, "requests/s", measured.requests);
+                report.add(format!("{what}: CPU"), "us/request", measured.cpu);
+            }
+            report.add(format!("{}: ring : NBD", work.name), "x", rates[0] / rates[1]);
+        }
+    }
+    report.note("reads of 4 KiB come from the page cache, writes of 4 KiB go past it");
+    Ok(report)
+}
+
+fn works() -> Vec<Work> {
+    let random = |name, queues, depth, is_write| {
+        let load = Workload { bytes: BYTES, block: 4096, depth, is_write, is_sequential: false };
+        Work { name, queues, load }
+    };
+    let sequential = |name, is_write| {
+        let load = Workload { bytes: BYTES, block: 128 << 10, depth: 8, is_write, is_sequential: true };
+        Work { name, queues: 1, load }
+    };
+    vec![
+        random("read 4 KiB, QD 1", 1, 1, false),
+        random("read 4 KiB, QD 32", 1, 32, false),
+        random("write 4 KiB, QD 1", 1, 1, true),
+        random("write 4 KiB, QD 32", 1, 32, true),
+        sequential("read 128 KiB, QD 8", false),
+        sequential("write 128 KiB, QD 8", true),
+    ]
+}
+
+struct Measured {
+    requests: f64,
+    /// Microseconds of the tapdisk for one request.
+    cpu: f64,
+}
+
+/// Each in a tapdisk of its own: no thread of an earlier one ends while CPU time is counted.
+fn measure(effort: &Effort, host: &Host, image: &Path, work: &Work, way: Way) -> Result<Measured> {
+    let tapdisk = host.tapdisk(image, !work.load.is_write)?;
+    let (measured, failed) = match way {
+        Way::Ring => {
+            let frontends = Frontends::start(&host.guest, work.queues, work.load)?;
+            tapdisk.connect(&frontends.queues)?;
+            frontends.load.warm_up();
+            let measured = count(effort, &tapdisk, || frontends.load.count(effort.duration))?;
+            (measured, frontends.end(|| tapdisk.disconnect())?)
+        }
+        Way::Nbd => {
+            let load = pipeline::start(&tapdisk.nbd_socket(), work.queues, work.load)?;
+            let measured = count(effort, &tapdisk, || load.count(effort.duration))?;
+            (measured, load.end()?)
+        }
+    };
+    match failed {
+        0 => Ok(measured),
+        failed => Err(Error::new(ErrorKind::Io, format!("{}: {failed} requests failed", work.name))),
+    }
+}
+
+fn count(effort: &Effort, tapdisk: &Tapdisk, count: impl FnOnce() -> Answers) -> Result<Measured> {
+    let before = process_cpu(tapdisk.pid())?;
+    let answers = count();
+    let used = process_cpu(tapdisk.pid())? - before;
+    let requests = answers.all / effort.duration.as_secs_f64();
+    Ok(Measured { requests, cpu: used.as_secs_f64() * 1e6 / answers.all })
+}
