@@ -50,6 +50,16 @@ impl<M: Words> FrontHalf<M> {
         self.slots - self.req_prod.wrapping_sub(self.rsp_cons)
     }
 
+    /// The index at which the next request goes.
+    pub fn next_request(&self) -> u32 {
+        self.req_prod
+    }
+
+    /// Up to which index the backend says that it has answered.
+    pub fn answered(&self) -> u32 {
+        self.memory.load(RSP_PROD, Ordering::Acquire)
+    }
+
     /// Puts a request into the next slot.
     ///
     /// # Panics

@@ -8,7 +8,7 @@
 //!
 //! It is what the backend is tested and measured against, so it watches what a guest's kernel would not: each grant is
 //! taken back as soon as its request is answered, and one that somebody still uses then is counted as stray. A guest that
-//! means harm uses [`FrontRing`] directly and writes into it what it likes.
+//! means harm is in [`hostile`]; it uses [`FrontRing`] directly and writes into it what it likes.
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,8 @@ mod data;
 mod front;
 mod half;
 mod ring;
+
+pub mod hostile;
 
 pub use front::{Front, FrontOptions};
 pub use half::FrontHalf;

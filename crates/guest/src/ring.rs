@@ -40,6 +40,11 @@ impl FrontRing {
         &self.grants
     }
 
+    /// Its pages in the guest's memory, in order.
+    pub fn pages(&self) -> &[u32] {
+        &self.pages
+    }
+
     /// Takes the pages back; says how many the backend still has.
     ///
     /// # Errors

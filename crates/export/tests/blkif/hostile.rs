@@ -1,11 +1,22 @@
 //! Guests that mean harm: their rings are stopped, their requests refused, and nobody else notices.
 
 use export::blkif::{BrokenRing, ConnectedRing, RingOptions};
-use guest::FrontRing;
+use guest::{
+    FrontRing,
+    hostile::{HostileFront, HostileMode, HostileOptions},
+};
 use wire::blkif::{Abi, OperationCode, Request, RequestBody, Segment, Transfer};
-use xen::{Access, hosted::GuestChannel};
+use xen::{Access, GrantRef, Port, hosted::GuestChannel};
 
-use crate::world::{GUEST, HOST, OFFER, World};
+use crate::{
+    neighbour::Neighbour,
+    world::{DISK_SECTORS, GUEST, HOST, OFFER, World},
+};
+
+fn connect(world: &World, pages: Vec<GrantRef>, port: Port, abi: Abi) -> ConnectedRing {
+    let options = RingOptions { domain: GUEST, pages, port, abi, offer: OFFER };
+    ConnectedRing::connect(&world.disk.queue(), world.grants.clone(), &world.channels, &options).unwrap()
+}
 
 /// A ring whose indices and slots the test writes itself.
 struct RawRing {
@@ -18,12 +29,81 @@ impl RawRing {
     fn new(world: &World) -> RawRing {
         let front = FrontRing::new(&world.guest, HOST, Abi::X86_64, 0).unwrap();
         let channel = world.guest.allocate_unbound(&world.executor, HOST).unwrap();
-        let (pages, port) = (front.grants().to_vec(), channel.port());
-        let options = RingOptions { domain: GUEST, pages, port, abi: Abi::X86_64, offer: OFFER };
-        let queue = world.disk.queue();
-        let connected = ConnectedRing::connect(&queue, world.grants.clone(), &world.channels, &options).unwrap();
+        let connected = connect(world, front.grants().to_vec(), channel.port(), Abi::X86_64);
         RawRing { front, channel, connected }
     }
+}
+
+/// A guest in this mode beside a neighbour: the ring that it has had, and what it says of it.
+fn beside_a_neighbour(mode: HostileMode, abi: Abi, order: u32, rounds: u64) {
+    let world = World::new();
+    let seed = test_support::seed();
+    let options = HostileOptions { backend: HOST, abi, order, sectors: DISK_SECTORS, seed };
+    let mut hostile = HostileFront::new(&world.executor, &world.guest, options).unwrap();
+    let ring = connect(&world, hostile.ring_grants(), hostile.port(), abi);
+    world.run(async {
+        let neighbour = Neighbour::new(&world);
+        while neighbour.rounds() == 0 {
+            world.executor.yield_now().await;
+        }
+        let before = neighbour.rounds();
+        hostile.act(mode, rounds).await.unwrap();
+        if mode.breaks_the_ring() {
+            is_left_alone(&world, &mut hostile, &ring).await;
+        }
+        let made = neighbour.rounds() - before;
+        let words =
+            format!("{mode:?} {abi:?} {order}: {:?}, {:?}, neighbour {made}", hostile.report(), ring.counters());
+        println!("{words}");
+        assert!(hostile.report().complaints.is_empty(), "{words}");
+        assert_eq!((hostile.report().stray_pages, ring.broken().is_some()), (0, mode.breaks_the_ring()), "{words}");
+        assert!(made >= rounds / 4, "the neighbour stands still: {words}");
+        neighbour.end().await;
+        ring.disconnect().await;
+    });
+    assert_eq!(hostile.release().unwrap(), 0);
+    world.is_clean();
+}
+
+/// A ring that was broken is not looked at any more, whatever stands in it.
+async fn is_left_alone(world: &World, hostile: &mut HostileFront, ring: &ConnectedRing) {
+    while ring.broken().is_none() {
+        world.executor.yield_now().await;
+    }
+    let before = (ring.counters().requests, hostile.answered());
+    for _ in 0..8 {
+        hostile.go_on_regardless();
+        for _ in 0..50 {
+            world.executor.yield_now().await;
+        }
+    }
+    assert_eq!((ring.counters().requests, hostile.answered()), before, "a broken ring is looked at again");
+}
+
+macro_rules! modes {
+    ($($name:ident: $mode:ident, $rounds:literal, $long:literal;)*) => {$(
+        #[test]
+        fn $name() {
+            let rounds = test_support::cycles($rounds, $long);
+            beside_a_neighbour(HostileMode::$mode, Abi::X86_64, 0, rounds);
+            beside_a_neighbour(HostileMode::$mode, Abi::X86_32, 2, rounds / 4);
+        }
+    )*};
+}
+
+modes! {
+    random_slots_hurt_nobody: RandomSlots, 40, 4000;
+    memory_that_changes_while_it_is_looked_at_hurts_nobody: FlippingMemory, 40, 4000;
+    more_requests_than_slots_stop_the_ring: Overrun, 1, 1;
+    requests_that_are_taken_back_stop_the_ring: TakeBack, 1, 1;
+    data_over_the_indices_stops_the_ring: RingAsData, 1, 1;
+    requests_of_one_name_are_each_answered: DuplicateIds, 40, 4000;
+    numbers_of_segments_that_make_no_sense_are_refused: SegmentCounts, 40, 4000;
+    sectors_outside_of_anything_are_refused: SectorAbuse, 40, 4000;
+    indirect_pages_that_hold_nothing_are_refused: IndirectPages, 40, 4000;
+    grants_that_are_taken_back_under_way_leave_nothing: RevokedGrants, 100, 10000;
+    grants_that_are_none_are_refused: ForeignGrants, 40, 4000;
+    events_without_requests_are_no_more_than_that: KickStorm, 20, 2000;
 }
 
 #[test]
@@ -54,4 +134,5 @@ fn a_guest_that_takes_requests_back_loses_its_ring() {
         world.faults.release();
         assert_eq!(ring.connected.disconnect().await.counters.requests, 5);
     });
+    assert_eq!(ring.front.release().unwrap(), 0);
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod hostile;
+mod neighbour;
 mod world;
 
 use std::{cell::Cell, rc::Rc, sync::Arc, thread};

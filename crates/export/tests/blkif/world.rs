@@ -19,6 +19,8 @@ use xen::{
 };
 
 pub(crate) const GUEST: DomainId = DomainId(5);
+/// A guest that wants nothing but its disk.
+pub(crate) const NEIGHBOUR: DomainId = DomainId(6);
 pub(crate) const HOST: DomainId = DomainId(0);
 pub(crate) const OFFER: Limits = Limits { flush: true, barrier: true, discard: true, indirect_segments: 256 };
 pub(crate) const DISK_SECTORS: u64 = 16 << 11;
@@ -50,6 +52,7 @@ impl World {
             let executor = Executor::new(EngineChoice::Inline).unwrap();
             let broker = Broker::start(&executor, &path, BrokerLimits::default()).unwrap();
             broker.create_domain(GUEST, 8192).unwrap();
+            broker.create_domain(NEIGHBOUR, 1024).unwrap();
             up.send(()).unwrap();
             executor.block_on(ended.recv());
         });
