@@ -11,7 +11,7 @@ use std::{
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
 use control_api::protocol::{RingIdentity, RingParameters};
-use export::blkif::{ConnectedRing, RingEnd, RingOptions};
+use export::blkif::{ConnectedRing, RingEnd, RingFeatures, RingOptions};
 use rustix::io::Errno;
 use virtual_disk::{DiskQueue, Geometry};
 use wire::blkif::{Abi, INDIRECT_SEGMENTS_MAX, Limits};
@@ -143,7 +143,8 @@ impl Rings {
         let Ring { name, domain, pages, port, abi } = Ring::new(parameters)?;
         let geometry = queue.status().geometry();
         let geometry = geometry.ok_or_else(|| Error::new(ErrorKind::Closed, "the disk was never open"))?;
-        let options = RingOptions { domain, pages, port, abi, offer: offer(&geometry) };
+        let (offer, features) = (offer(&geometry), RingFeatures::default());
+        let options = RingOptions { domain, pages, port, abi, offer, features, read_only: false };
         let connected = ConnectedRing::connect(queue, doors.grants.clone(), &*doors.channels, &options);
         self.connected.borrow_mut().push((name, connected.context(format!("ring {name}"))?));
         Ok(name)

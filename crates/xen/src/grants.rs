@@ -92,13 +92,28 @@ pub trait Grants: Send + Sync + fmt::Debug {
 pub struct Mapping {
     memory: Option<SharedMemory>,
     /// What gives the pages back, after they are unmapped.
-    release: Option<Box<dyn FnOnce() + Send + Sync>>,
+    release: Option<Box<Release>>,
 }
+
+type Release = dyn FnOnce() -> Result<()> + Send + Sync;
 
 impl Mapping {
     /// Pages, and what gives them back when they are unmapped.
-    pub fn new(memory: SharedMemory, release: impl FnOnce() + Send + Sync + 'static) -> Mapping {
+    pub fn new(memory: SharedMemory, release: impl FnOnce() -> Result<()> + Send + Sync + 'static) -> Mapping {
         Mapping { memory: Some(memory), release: Some(Box::new(release)) }
+    }
+
+    /// Gives the pages back.
+    ///
+    /// # Errors
+    /// What the platform says if it does not take them: the guest will not get them back then.
+    pub fn unmap(mut self) -> Result<()> {
+        self.give_back()
+    }
+
+    fn give_back(&mut self) -> Result<()> {
+        self.memory.take();
+        self.release.take().map_or(Ok(()), |release| release())
     }
 }
 
@@ -118,9 +133,7 @@ impl fmt::Debug for Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        self.memory.take();
-        if let Some(release) = self.release.take() {
-            release();
-        }
+        // Who wants to know whether it worked calls `unmap`.
+        let _ = self.give_back();
     }
 }

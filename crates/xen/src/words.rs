@@ -1,8 +1,11 @@
 //! Words that two parties share, behind a trait: what both do to them can be checked in every order that there is.
 
-use std::sync::atomic::{Ordering, fence};
+use std::{
+    ops::Deref,
+    sync::atomic::{Ordering, fence},
+};
 
-use crate::{Mapping, SharedMemory};
+use crate::SharedMemory;
 
 /// Memory whose words others change at any time. A ring's indices and a grant's pins are kept through it, on shared pages
 /// and, where the order of each access is what a test is about, on a model of memory.
@@ -59,7 +62,8 @@ impl Words for SharedMemory {
     }
 }
 
-impl Words for Mapping {
+/// Mappings of it, whoever keeps account of them.
+impl<T: Deref<Target = SharedMemory>> Words for T {
     fn length(&self) -> usize {
         SharedMemory::length(self)
     }

@@ -5,13 +5,16 @@ use std::{fmt, rc::Rc, sync::Arc};
 use block_core::{Error, ErrorKind, Result, ResultExt};
 use storage_io::Task;
 use virtual_disk::{DiskQueue, Geometry};
-use wire::blkif::{Abi, Limits, OperationCode};
+use wire::blkif::{Abi, Limits};
 use xen::{Access, DomainId, EventChannels, GrantRef, Grants, Port};
 
 use super::{
+    account::MappedPages,
+    controls::{Controls, Presence, RingChanges, RingCounters},
     doorbell::Doorbell,
+    features::{RingFeatures, RingPages},
     ring::{BrokenRing, Ring},
-    source::{Controls, RingCounters, RingSource},
+    source::RingSource,
     transfers::Pages,
 };
 
@@ -28,13 +31,19 @@ pub struct RingOptions {
     pub abi: Abi,
     /// What was offered; anything else is answered as unsupported.
     pub offer: Limits,
+    /// What both sides have agreed on besides.
+    pub features: RingFeatures,
+    /// The guest may only read, whatever the disk permits: what would change it fails.
+    pub read_only: bool,
 }
 
 /// A ring that is served, on the thread of its queue. Dropping it lets go of the ring at once; what storage still holds
 /// is not answered any more.
 pub struct ConnectedRing {
     controls: Rc<Controls>,
+    geometry: Geometry,
     serving: Task<RingSource>,
+    _presence: Presence,
 }
 
 /// How a ring ended.
@@ -42,6 +51,8 @@ pub struct ConnectedRing {
 pub struct RingEnd {
     /// What it had done.
     pub counters: RingCounters,
+    /// Its pages, after they were given back.
+    pub pages: RingPages,
     /// What was wrong with it, if anything.
     pub broken: Option<BrokenRing>,
 }
@@ -57,16 +68,17 @@ impl ConnectedRing {
         channels: &dyn EventChannels,
         options: &RingOptions,
     ) -> Result<ConnectedRing> {
-        let RingOptions { domain, pages, port, abi, offer } = options;
+        let RingOptions { domain, pages, port, abi, offer, .. } = options;
         if pages.is_empty() || pages.len() > 16 {
             return Err(Error::new(ErrorKind::Invalid, BrokenRing::WrongLength.to_string()));
         }
         let geometry = queue.status().geometry();
         let geometry = geometry.ok_or_else(|| Error::new(ErrorKind::Closed, "the disk is not open"))?;
         let memory = grants.map(*domain, pages, Access::Write).context("the ring")?;
+        let controls = Rc::new(Controls::new(geometry));
+        let memory = MappedPages::new(memory, &controls.pages);
         let ring = Ring::attach(memory, *abi).map_err(|broken| Error::new(ErrorKind::Invalid, broken.to_string()))?;
         let channel = channels.bind(queue.executor(), *domain, *port)?;
-        let controls = Rc::<Controls>::default();
         let source = RingSource::new(
             ring,
             Pages { grants, domain: *domain },
@@ -76,7 +88,8 @@ impl ConnectedRing {
             *offer,
             controls.clone(),
         );
-        Ok(ConnectedRing { controls, serving: queue.serve(source) })
+        let presence = Presence(controls.clone());
+        Ok(ConnectedRing { controls, geometry, serving: queue.serve(source), _presence: presence })
     }
 
     /// What it has done until now.
@@ -91,30 +104,29 @@ impl ConnectedRing {
 
     /// What is wrong with it, if anything.
     pub fn broken(&self) -> Option<BrokenRing> {
-        self.controls.broken.get()
+        self.controls.broken()
     }
 
-    /// What the disk has become, if it has changed since this was asked last.
-    pub fn take_resized(&self) -> Option<Geometry> {
-        self.controls.resized.take()
+    /// The pages of the guest that it makes use of.
+    pub fn pages(&self) -> RingPages {
+        self.controls.pages.get()
     }
 
-    /// Operations that turned out not to be possible since this was asked last.
-    pub fn take_unsupported(&self) -> Vec<OperationCode> {
-        self.controls.unsupported.take()
+    /// What changes while it is connected, from the beginning.
+    pub fn changes(&self) -> RingChanges {
+        RingChanges::new(self.controls.clone(), self.geometry)
     }
 
     /// Takes no more requests, waits until those that were taken have been answered, and lets go: event channel first,
     /// pages second.
     pub async fn disconnect(self) -> RingEnd {
         self.controls.is_stopping.set(true);
-        let waker = self.controls.waker.borrow_mut().take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        self.controls.wake();
         let source = self.serving.await;
         source.let_go();
-        RingEnd { counters: self.controls.counters.get(), broken: self.controls.broken.get() }
+        self.controls.pages.close();
+        let Controls { counters, pages, .. } = &*self.controls;
+        RingEnd { counters: counters.get(), pages: pages.get(), broken: self.controls.broken() }
     }
 }
 

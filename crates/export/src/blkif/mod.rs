@@ -14,13 +14,17 @@
 
 #![forbid(unsafe_code)]
 
+mod account;
+mod controls;
 mod device;
 mod doorbell;
+mod features;
 mod ring;
 mod source;
 mod table;
 mod transfers;
 
+pub use controls::{RingChange, RingChanges, RingCounters};
 pub use device::{ConnectedRing, RingEnd, RingOptions};
+pub use features::{Polling, RingFeatures, RingPages};
 pub use ring::BrokenRing;
-pub use source::RingCounters;

@@ -10,7 +10,9 @@
 use std::{fmt, sync::atomic::Ordering};
 
 use wire::blkif::{Abi, RawRequest, Response, SLOT_BYTES_MAX};
-use xen::{Mapping, Words};
+use xen::Words;
+
+use super::account::MappedPages;
 
 const REQ_PROD: usize = 0;
 const REQ_EVENT: usize = 4;
@@ -54,7 +56,7 @@ impl std::error::Error for BrokenRing {}
 
 /// The backend's side of a ring.
 #[derive(Debug)]
-pub(super) struct Ring<M = Mapping> {
+pub(super) struct Ring<M = MappedPages> {
     memory: M,
     abi: Abi,
     slots: u32,

@@ -9,21 +9,21 @@
 //! A barrier stops the taking until all before it has been answered; then it is a flush, its data, and a flush.
 
 use std::{
-    cell::{Cell, RefCell},
     collections::VecDeque,
     rc::Rc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
 use block_core::{Error, ErrorKind, GuestRange, SECTOR, Tag};
 use storage_io::{Buffer, BufferPool};
 use virtual_disk::{Geometry, Operation, Outcome, Request, RequestSource};
 use wire::blkif::{
-    DiscardFlags, IndirectPages, Limits, OperationCode, RawRequest, Request as RingRequest, RequestBody, Response,
-    Segment, Status, Transfer, decode_segments,
+    DiscardFlags, IndirectPages, Limits, OperationCode, RawRequest, Refusal, Request as RingRequest, RequestBody,
+    Response, Segment, Status, Transfer, decode_segments,
 };
 
 use super::{
+    controls::{Controls, RingCounters},
     doorbell::Doorbell,
     ring::{BrokenRing, Ring},
     table::Table,
@@ -35,41 +35,14 @@ const TAKEN_AT_ONCE_MAX: usize = 64;
 /// Bytes of a ring's requests in memory, above which no more are taken.
 const BYTES_MAX: usize = 32 << 20;
 
-/// How much a ring has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RingCounters {
-    /// Requests taken.
-    pub requests: u64,
-    /// Requests that were refused before they were begun.
-    pub refused: u64,
-    /// Events from the guest.
-    pub kicks_in: u64,
-    /// Events to the guest.
-    pub kicks_out: u64,
-}
-
-/// What whoever connected the ring can see and say while it is served.
-#[derive(Debug, Default)]
-pub(super) struct Controls {
-    /// No more requests are to be taken.
-    pub(super) is_stopping: Cell<bool>,
-    pub(super) waker: RefCell<Option<Waker>>,
-    pub(super) counters: Cell<RingCounters>,
-    pub(super) broken: Cell<Option<BrokenRing>>,
-    /// The disk has another size.
-    pub(super) resized: Cell<Option<Geometry>>,
-    /// Operations that turned out not to be possible: they are not offered any more.
-    pub(super) unsupported: RefCell<Vec<OperationCode>>,
-    /// Requests that were taken and not answered.
-    pub(super) table: RefCell<Table>,
-}
-
 /// A request that the disk has.
 struct Job {
     place: usize,
     id: u64,
     operation: OperationCode,
     bytes: usize,
+    /// Pages of the guest that it names.
+    pages: u32,
     then: Then,
 }
 
@@ -115,6 +88,8 @@ pub(super) struct RingSource {
     jobs: Vec<Option<Job>>,
     /// Bytes of all jobs.
     bytes: usize,
+    /// Pages that requests without a response name.
+    named: u32,
     barrier: Option<Barrier>,
     /// Reads whose data has come, and goes to the guest with the next batch.
     read: Vec<(Job, Buffer, Vec<Segment>)>,
@@ -145,6 +120,7 @@ impl RingSource {
             staged: VecDeque::new(),
             jobs: (0..slots).map(|_| None).collect(),
             bytes: 0,
+            named: 0,
             barrier: None,
             read: Vec::new(),
             ended: Vec::new(),
@@ -165,15 +141,8 @@ impl RingSource {
         self.controls.counters.set(counters);
     }
 
-    /// The ring makes no sense: it is not looked at any more.
-    fn give_up(&self, broken: BrokenRing) {
-        if self.controls.broken.get().is_none() {
-            self.controls.broken.set(Some(broken));
-        }
-    }
-
     fn has_ended(&self) -> bool {
-        self.controls.is_stopping.get() || self.controls.broken.get().is_some() || self.doorbell.is_broken()
+        self.controls.is_stopping.get() || self.controls.broken().is_some() || self.doorbell.is_broken()
     }
 
     /// Takes what is in the ring, and gets it ready for the disk.
@@ -196,6 +165,7 @@ impl RingSource {
             self.prepare(place, request, &mut writing);
         }
         self.copy_and_stage(writing);
+        self.controls.pages.named(self.named);
         Ok(count)
     }
 
@@ -203,8 +173,8 @@ impl RingSource {
         match raw.check(&self.offer) {
             Ok(request) => Some(request),
             Err(refusal) => {
-                let job = Job { place, id: refusal.id, operation: refusal.operation, bytes: 0, then: Then::Respond };
-                self.refuse(job, refusal.status);
+                let Refusal { id, operation, status, .. } = refusal;
+                self.refuse(Job { place, id, operation, bytes: 0, pages: 0, then: Then::Respond }, status);
                 None
             }
         }
@@ -236,7 +206,10 @@ impl RingSource {
                     let body = RequestBody::Transfer { transfer, sector, segments };
                     whole.push((place, RingRequest { id, operation, body }));
                 }
-                None => self.refuse(Job { place, id, operation, bytes: 0, then: Then::Respond }, Status::Error),
+                None => {
+                    let job = Job { place, id, operation, bytes: 0, pages: 0, then: Then::Respond };
+                    self.refuse(job, Status::Error);
+                }
             }
         }
         whole
@@ -252,7 +225,9 @@ impl RingSource {
 
     fn prepare(&mut self, place: usize, request: RingRequest, writing: &mut Vec<Writing>) {
         let RingRequest { id, operation, body } = request;
-        let job = |bytes, then| Job { place, id, operation, bytes, then };
+        let pages = u32::try_from(segments_in(&body)).expect("few");
+        self.named += pages;
+        let job = |bytes, then| Job { place, id, operation, bytes, pages, then };
         match body {
             RequestBody::Transfer { transfer, sector, segments } => {
                 let bytes = length_of(&segments);
@@ -378,10 +353,7 @@ impl RingSource {
     fn failed(&mut self, job: Job, error: &Error) {
         let status = match error.kind() {
             ErrorKind::Unsupported => {
-                let mut unsupported = self.controls.unsupported.borrow_mut();
-                if !unsupported.contains(&job.operation) {
-                    unsupported.push(job.operation);
-                }
+                self.controls.lacks(job.operation);
                 Status::Unsupported
             }
             _ => Status::Error,
@@ -409,7 +381,19 @@ impl RingSource {
             table.answering(job.place, self.ring.next_response(), response);
             self.ring.put(response);
             table.answered(job.place);
+            self.named -= job.pages;
         }
+        self.controls.pages.named(self.named);
+    }
+}
+
+/// How many segments a request names directly.
+fn segments_in(body: &RequestBody) -> usize {
+    match body {
+        RequestBody::Transfer { segments, .. }
+        | RequestBody::Flush { segments, .. }
+        | RequestBody::Barrier { segments, .. } => segments.len(),
+        RequestBody::Indirect { .. } | RequestBody::Discard { .. } => 0,
     }
 }
 
@@ -456,7 +440,7 @@ impl RequestSource for RingSource {
                     self.doorbell.wait(cx);
                     return Poll::Pending;
                 }
-                Err(broken) => self.give_up(broken),
+                Err(broken) => self.controls.breaks(broken),
             }
         }
     }
@@ -492,6 +476,6 @@ impl RequestSource for RingSource {
 
     fn resized(&mut self, geometry: &Geometry) {
         self.geometry = *geometry;
-        self.controls.resized.set(Some(*geometry));
+        self.controls.resizes(*geometry);
     }
 }

@@ -1,6 +1,6 @@
 //! Guests that mean harm: their rings are stopped, their requests refused, and nobody else notices.
 
-use export::blkif::{BrokenRing, ConnectedRing, RingOptions};
+use export::blkif::{BrokenRing, ConnectedRing};
 use guest::{
     FrontRing,
     hostile::{HostileFront, HostileMode, HostileOptions},
@@ -10,12 +10,11 @@ use xen::{Access, GrantRef, Port, hosted::GuestChannel};
 
 use crate::{
     neighbour::Neighbour,
-    world::{DISK_SECTORS, GUEST, HOST, OFFER, World},
+    world::{DISK_SECTORS, HOST, World, options},
 };
 
 fn connect(world: &World, pages: Vec<GrantRef>, port: Port, abi: Abi) -> ConnectedRing {
-    let options = RingOptions { domain: GUEST, pages, port, abi, offer: OFFER };
-    ConnectedRing::connect(&world.disk.queue(), world.grants.clone(), &world.channels, &options).unwrap()
+    world.connect_with(&options(pages, port, abi))
 }
 
 /// A ring whose indices and slots the test writes itself.

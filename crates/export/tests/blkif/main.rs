@@ -8,11 +8,11 @@ mod world;
 
 use std::{cell::Cell, rc::Rc, sync::Arc, thread};
 
-use export::blkif::{BrokenRing, ConnectedRing, RingOptions};
+use export::blkif::{BrokenRing, ConnectedRing};
 use guest::{Front, FrontOptions, FrontRing};
 use storage_io::{Access, Fault, FaultRule, OperationKind};
 use wire::blkif::{Abi, OperationCode, Request, RequestBody, SLOT_BYTES_MAX, Segment, Status, Transfer};
-use world::{DISK_SECTORS, GUEST, HOST, OFFER, World, pattern};
+use world::{DISK_SECTORS, HOST, World, options, pattern};
 use xen::Access as GrantAccess;
 
 #[test]
@@ -195,13 +195,7 @@ fn a_ring_with_more_requests_than_slots_is_not_looked_at_any_more() {
     let (good, _good_ring) = world.front(FrontOptions::default());
     let bad = FrontRing::new(&world.guest, HOST, Abi::X86_64, 0).unwrap();
     let channel = world.guest.allocate_unbound(&world.executor, HOST).unwrap();
-    let options = RingOptions {
-        domain: GUEST,
-        pages: bad.grants().to_vec(),
-        port: channel.port(),
-        abi: Abi::X86_64,
-        offer: OFFER,
-    };
+    let options = options(bad.grants().to_vec(), channel.port(), Abi::X86_64);
     let ring = ConnectedRing::connect(&world.disk.queue(), world.grants.clone(), &world.channels, &options).unwrap();
     world.run(async {
         bad.set_produced(33);
@@ -222,7 +216,7 @@ fn rings_that_are_none_are_refused() {
     let front =
         Front::new(&world.executor, &world.guest, FrontOptions { order: 2, ..FrontOptions::default() }).unwrap();
     let connect = |pages: Vec<_>| {
-        let options = RingOptions { domain: GUEST, pages, port: front.port(), abi: Abi::X86_64, offer: OFFER };
+        let options = options(pages, front.port(), Abi::X86_64);
         ConnectedRing::connect(&world.disk.queue(), world.grants.clone(), &world.channels, &options)
     };
     let pages = front.ring_grants();
@@ -251,13 +245,7 @@ fn whatever_is_in_the_slots_each_is_answered_once() {
     };
     let mut ring = FrontRing::new(&world.guest, HOST, Abi::X86_64, 0).unwrap();
     let channel = world.guest.allocate_unbound(&world.executor, HOST).unwrap();
-    let options = RingOptions {
-        domain: GUEST,
-        pages: ring.grants().to_vec(),
-        port: channel.port(),
-        abi: Abi::X86_64,
-        offer: OFFER,
-    };
+    let options = options(ring.grants().to_vec(), channel.port(), Abi::X86_64);
     let connected =
         ConnectedRing::connect(&world.disk.queue(), world.grants.clone(), &world.channels, &options).unwrap();
     let rounds = test_support::cycles(200, 20_000);

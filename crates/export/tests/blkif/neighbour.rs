@@ -10,7 +10,7 @@ use virtual_disk::{Disk, Settings};
 use wire::blkif::Abi;
 use xen::hosted::Guest;
 
-use crate::world::{HOST, NEIGHBOUR, OFFER, World};
+use crate::world::{HOST, NEIGHBOUR, World, options};
 
 const SECTORS: u64 = 1 << 11;
 /// Requests that it has under way.
@@ -39,7 +39,7 @@ impl Neighbour {
         let front =
             Front::new(&world.executor, &guest, FrontOptions { backend: HOST, ..FrontOptions::default() }).unwrap();
         let (pages, port) = (front.ring_grants(), front.port());
-        let options = RingOptions { domain: NEIGHBOUR, pages, port, abi: Abi::X86_64, offer: OFFER };
+        let options = RingOptions { domain: NEIGHBOUR, ..options(pages, port, Abi::X86_64) };
         let ring = ConnectedRing::connect(&disk.queue(), world.grants.clone(), &world.channels, &options).unwrap();
         let (rounds, is_ending) = (Rc::<Cell<u64>>::default(), Rc::<Cell<bool>>::default());
         let load = (0..TASKS).map(|number| {

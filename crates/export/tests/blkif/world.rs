@@ -4,7 +4,7 @@
 
 use std::{future::Future, rc::Rc, sync::Arc, thread};
 
-use export::blkif::{ConnectedRing, RingOptions};
+use export::blkif::{ConnectedRing, RingFeatures, RingOptions};
 use guest::{Front, FrontOptions};
 use image_chain::ChainSpec;
 use storage_io::{
@@ -14,7 +14,7 @@ use storage_io::{
 use virtual_disk::{Disk, Settings};
 use wire::blkif::{Abi, Limits};
 use xen::{
-    DomainId,
+    DomainId, GrantRef, Port,
     hosted::{Broker, BrokerLimits, Guest, HostedChannels, HostedGrants},
 };
 
@@ -72,8 +72,11 @@ impl World {
     }
 
     pub(crate) fn connect(&self, front: &Front, abi: Abi) -> ConnectedRing {
-        let options = RingOptions { domain: GUEST, pages: front.ring_grants(), port: front.port(), abi, offer: OFFER };
-        ConnectedRing::connect(&self.disk.queue(), self.grants.clone(), &self.channels, &options).unwrap()
+        self.connect_with(&options(front.ring_grants(), front.port(), abi))
+    }
+
+    pub(crate) fn connect_with(&self, options: &RingOptions) -> ConnectedRing {
+        ConnectedRing::connect(&self.disk.queue(), self.grants.clone(), &self.channels, options).unwrap()
     }
 
     pub(crate) fn front(&self, options: FrontOptions) -> (Front, ConnectedRing) {
@@ -100,6 +103,12 @@ impl Drop for World {
         self.broker.take().unwrap().join().unwrap();
         assert!(self.directory.path().exists());
     }
+}
+
+/// What every ring is offered that a test says nothing else of.
+pub(crate) fn options(pages: Vec<GrantRef>, port: Port, abi: Abi) -> RingOptions {
+    let features = RingFeatures::default();
+    RingOptions { domain: GUEST, pages, port, abi, offer: OFFER, features, read_only: false }
 }
 
 pub(crate) fn pattern(sectors: usize, seed: u8) -> Vec<u8> {

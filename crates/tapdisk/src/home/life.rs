@@ -235,8 +235,8 @@ impl Home {
     pub(super) async fn disconnect_ring(&self, name: RingName) -> Result<()> {
         let ended = self.rings.disconnect(name).await;
         self.published.words().rings = self.rings.names();
-        let RingEnd { counters, broken } = ended?;
-        let RingCounters { requests, refused, kicks_in, kicks_out } = counters;
+        let RingEnd { counters, broken, .. } = ended?;
+        let RingCounters { requests, refused, kicks_in, kicks_out, .. } = counters;
         let broken = broken.map(|broken| format!(", broken: {broken}")).unwrap_or_default();
         let words = format!("{requests} requests, {refused} refused, {kicks_in} kicks in, {kicks_out} out{broken}");
         self.log.info(format!("minor={}: ring {name} disconnected: {words}", self.minor));

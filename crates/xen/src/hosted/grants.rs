@@ -198,6 +198,7 @@ impl Grants for HostedGrants {
         Ok(Mapping::new(memory, move || {
             grants.iter().for_each(|grant| attached.unpin(*grant));
             attached.release_mapped(count);
+            Ok(())
         }))
     }
 }

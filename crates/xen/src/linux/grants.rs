@@ -94,13 +94,14 @@ impl Grants for LinuxGrants {
         let device = self.0.clone();
         let release = move || {
             let mut unmap = Unmap { index, count, pad: 0 };
-            // SAFETY: the argument is what the call demands. An error would say that it was done already.
-            let _ = unsafe { call(&device, number::UNMAP_GRANT_REF, &raw mut unmap, "unmapping granted pages") };
+            // SAFETY: the argument is what the call demands.
+            unsafe { call(&device, number::UNMAP_GRANT_REF, &raw mut unmap, "unmapping granted pages") }.map(|_| ())
         };
         match SharedMemory::map_device(&*self.0, index, grants.len() * PAGE_BYTES, access) {
             Ok(memory) => Ok(Mapping::new(memory, release)),
             Err(error) => {
-                release();
+                // Nothing was mapped; why not is what matters.
+                let _ = release();
                 Err(error)
             }
         }

@@ -1,0 +1,158 @@
+//! What whoever connected a ring can see and say while it is served.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    task::Waker,
+};
+
+use storage_io::Signal;
+use virtual_disk::Geometry;
+use wire::blkif::OperationCode;
+
+use super::{account::PageAccount, ring::BrokenRing, table::Table};
+
+/// How much a ring has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingCounters {
+    /// Requests taken.
+    pub requests: u64,
+    /// Requests that were refused before they were begun.
+    pub refused: u64,
+    /// Events from the guest.
+    pub kicks_in: u64,
+    /// Events to the guest.
+    pub kicks_out: u64,
+    /// Segments that were copied by the hypervisor.
+    pub grant_copies: u64,
+    /// Segments that were copied by way of pages that stay mapped.
+    pub mapped_copies: u64,
+}
+
+/// What is shared between a ring's source and whoever connected it.
+#[derive(Debug)]
+pub(super) struct Controls {
+    /// No more requests are to be taken.
+    pub(super) is_stopping: Cell<bool>,
+    pub(super) waker: RefCell<Option<Waker>>,
+    pub(super) counters: Cell<RingCounters>,
+    pub(super) pages: Rc<PageAccount>,
+    /// Requests that were taken and not answered.
+    pub(super) table: RefCell<Table>,
+    broken: Cell<Option<BrokenRing>>,
+    /// The disk, as it was when the ring was connected or when it changed last.
+    geometry: Cell<Geometry>,
+    /// Operations that turned out not to be possible: they are not offered any more.
+    unsupported: RefCell<Vec<OperationCode>>,
+    is_gone: Cell<bool>,
+    changed: Signal,
+}
+
+impl Controls {
+    pub(super) fn new(geometry: Geometry) -> Controls {
+        Controls {
+            is_stopping: Cell::new(false),
+            waker: RefCell::default(),
+            counters: Cell::default(),
+            pages: Rc::default(),
+            table: RefCell::default(),
+            broken: Cell::new(None),
+            geometry: Cell::new(geometry),
+            unsupported: RefCell::default(),
+            is_gone: Cell::new(false),
+            changed: Signal::new(),
+        }
+    }
+
+    /// Wakes the loop that serves the ring.
+    pub(super) fn wake(&self) {
+        let waker = self.waker.borrow_mut().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn broken(&self) -> Option<BrokenRing> {
+        self.broken.get()
+    }
+
+    /// The ring makes no sense. The first reason is the one that counts.
+    pub(super) fn breaks(&self, broken: BrokenRing) {
+        if self.broken.get().is_none() {
+            self.broken.set(Some(broken));
+            self.changed.notify();
+        }
+    }
+
+    pub(super) fn resizes(&self, geometry: Geometry) {
+        self.geometry.set(geometry);
+        self.changed.notify();
+    }
+
+    /// An operation turned out not to be possible.
+    pub(super) fn lacks(&self, operation: OperationCode) {
+        let mut unsupported = self.unsupported.borrow_mut();
+        if !unsupported.contains(&operation) {
+            unsupported.push(operation);
+            self.changed.notify();
+        }
+    }
+}
+
+/// Says when it is dropped that the ring is connected no more.
+#[derive(Debug)]
+pub(super) struct Presence(pub(super) Rc<Controls>);
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.is_gone.set(true);
+        self.0.changed.notify();
+    }
+}
+
+/// What whoever has told a guest of its disk must tell it now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RingChange {
+    /// The disk has another size.
+    Resized(Geometry),
+    /// An operation that was offered turned out not to be possible: it is refused from now on.
+    Unsupported(OperationCode),
+    /// The ring makes no sense and is not looked at any more.
+    Broken(BrokenRing),
+}
+
+/// The changes of one ring since it was connected, for one who waits for them. Several may wait; each is told of all. What
+/// changes several times before somebody looks is told as it is then.
+#[derive(Debug)]
+pub struct RingChanges {
+    controls: Rc<Controls>,
+    geometry: Geometry,
+    unsupported: usize,
+    is_broken_told: bool,
+}
+
+impl RingChanges {
+    pub(super) fn new(controls: Rc<Controls>, connected_with: Geometry) -> RingChanges {
+        RingChanges { controls, geometry: connected_with, unsupported: 0, is_broken_told: false }
+    }
+
+    /// The next change; none when the ring is connected no more.
+    pub async fn next(&mut self) -> Option<RingChange> {
+        let controls = self.controls.clone();
+        controls.changed.find(|| self.look().map(Some).or_else(|| self.controls.is_gone.get().then_some(None))).await
+    }
+
+    fn look(&mut self) -> Option<RingChange> {
+        if let Some(broken) = self.controls.broken.get().filter(|_| !self.is_broken_told) {
+            self.is_broken_told = true;
+            return Some(RingChange::Broken(broken));
+        }
+        let operation = self.controls.unsupported.borrow().get(self.unsupported).copied();
+        if let Some(operation) = operation {
+            self.unsupported += 1;
+            return Some(RingChange::Unsupported(operation));
+        }
+        let geometry = self.controls.geometry.get();
+        (std::mem::replace(&mut self.geometry, geometry) != geometry).then_some(RingChange::Resized(geometry))
+    }
+}
