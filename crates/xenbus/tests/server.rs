@@ -430,6 +430,25 @@ fn events_may_overtake_replies() {
 }
 
 #[test]
+fn events_may_come_late_and_in_another_order() {
+    let mut host = Host::new();
+    let client = host.client(0);
+    host.watch(client, "/a", "t");
+    host.events(client);
+    host.0.set_faults(Faults { hold_events: true, ..Faults::default() });
+    for round in ["in order", "reversed"] {
+        for path in ["/a/1", "/a/2", "/a/1"] {
+            host.write(client, path, "");
+        }
+        assert_eq!(host.events(client), [""; 0], "{round}");
+        host.0.let_go_of_events();
+        let expected = if round == "in order" { ["/a/1|t", "/a/2|t"] } else { ["/a/2|t", "/a/1|t"] };
+        assert_eq!(host.events(client), expected, "{round}");
+        host.0.set_faults(Faults { hold_events: true, reverse_events: true, ..Faults::default() });
+    }
+}
+
+#[test]
 fn a_client_that_fetches_nothing_is_overdue() {
     let mut host = Host(Store::new(Quotas { waiting_bytes: 1000, ..Quotas::default() }), Vec::new());
     let (watcher, writer) = (host.client(5), host.client(0));

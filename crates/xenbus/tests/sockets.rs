@@ -122,3 +122,18 @@ fn those_who_watch_are_told_while_they_ask_nothing() {
         }
     });
 }
+
+#[test]
+fn events_that_come_late_come() {
+    let faults =
+        SocketFaults { event_delay: Duration::from_millis(1), reverse_events: true, ..SocketFaults::default() };
+    against(faults, |path| {
+        let (mut watcher, mut writer) = (Client::connect(&path), Client::connect(&path));
+        watcher.ask(Operation::Watch, b"/a\0t\0").unwrap();
+        assert_eq!(watcher.next().unwrap().operation, Operation::WatchEvent);
+        for round in 0..20 {
+            writer.ask(Operation::Write, format!("/a/{round}\0").as_bytes()).unwrap();
+            assert_eq!(watcher.next().unwrap().payload, format!("/a/{round}\0t\0").as_bytes());
+        }
+    });
+}

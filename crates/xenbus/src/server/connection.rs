@@ -17,6 +17,15 @@ struct Waiting {
     is_event: bool,
 }
 
+/// How an event is delivered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Delivery {
+    /// Not again while the same one waits.
+    pub(crate) once: bool,
+    /// Not before events are let go.
+    pub(crate) is_held: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) domain: u16,
@@ -24,6 +33,8 @@ pub(crate) struct Connection {
     pub(crate) transactions: HashMap<u32, Transaction>,
     pub(crate) next_transaction: u32,
     waiting: VecDeque<Waiting>,
+    /// Events that are held back.
+    held: Vec<Vec<u8>>,
 }
 
 impl Connection {
@@ -34,6 +45,7 @@ impl Connection {
             transactions: HashMap::new(),
             next_transaction: 1,
             waiting: VecDeque::new(),
+            held: Vec::new(),
         }
     }
 
@@ -53,14 +65,26 @@ impl Connection {
     }
 
     /// Tells of an event, unless the same one waits already and that is enough.
-    pub(crate) fn send_event(&mut self, path: &str, token: &[u8], once: bool) {
+    pub(crate) fn send_event(&mut self, path: &str, token: &[u8], how: Delivery) {
         let mut bytes = Vec::new();
         put_message(&mut bytes, Operation::WatchEvent, 0, 0, &[path.as_bytes(), b"\0", token, b"\0"]);
-        let is_there = || self.waiting.iter().any(|waiting| waiting.is_event && waiting.bytes == bytes);
-        if once && is_there() {
+        let is_waiting = || self.waiting.iter().any(|waiting| waiting.is_event && waiting.bytes == bytes);
+        if how.once && (self.held.contains(&bytes) || is_waiting()) {
             return;
         }
-        self.waiting.push_back(Waiting { bytes, is_event: true });
+        match how.is_held {
+            true => self.held.push(bytes),
+            false => self.waiting.push_back(Waiting { bytes, is_event: true }),
+        }
+    }
+
+    /// Sends what was held back, in order or not.
+    pub(crate) fn let_go_of_events(&mut self, is_reversed: bool) {
+        let mut held = std::mem::take(&mut self.held);
+        if is_reversed {
+            held.reverse();
+        }
+        self.waiting.extend(held.into_iter().map(|bytes| Waiting { bytes, is_event: true }));
     }
 
     /// The next message to send.
@@ -75,6 +99,7 @@ impl Connection {
 
     /// Bytes that wait.
     pub(crate) fn waiting_bytes(&self) -> usize {
-        self.waiting.iter().map(|waiting| waiting.bytes.len()).sum()
+        let waiting = self.waiting.iter().map(|waiting| waiting.bytes.len());
+        waiting.chain(self.held.iter().map(Vec::len)).sum()
     }
 }

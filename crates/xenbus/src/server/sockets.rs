@@ -16,7 +16,7 @@ use futures_util::future::select;
 use storage_io::{Executor, Signal, Task};
 use wire::xenstore::MessageReader;
 
-use super::{ConnectionId, Store};
+use super::{ConnectionId, Faults, Store};
 
 /// How long to wait when the system has no descriptor left for a connection.
 const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
@@ -30,12 +30,18 @@ pub struct SocketFaults {
     pub portion_bytes: usize,
     /// A connection ends after so many requests; 0: never.
     pub requests_max: u64,
+    /// Events come late, by this much at most; zero: at once.
+    pub event_delay: Duration,
+    /// Those that come late come in the opposite order.
+    pub reverse_events: bool,
 }
 
 /// A server and its sockets. Dropping it ends all of them.
 pub struct Sockets {
     shared: Rc<Shared>,
     listeners: RefCell<Vec<Listener>>,
+    /// Lets events go that come late.
+    delaying: RefCell<Option<Task<()>>>,
 }
 
 struct Listener {
@@ -62,7 +68,7 @@ impl Sockets {
             changed: Signal::new(),
             connections: RefCell::default(),
         };
-        Sockets { shared: Rc::new(shared), listeners: RefCell::default() }
+        Sockets { shared: Rc::new(shared), listeners: RefCell::default(), delaying: RefCell::default() }
     }
 
     /// Takes clients of `domain` at this socket; whatever was there before is replaced.
@@ -92,6 +98,14 @@ impl Sockets {
     /// From now on the sockets misbehave like this.
     pub fn set_faults(&self, faults: SocketFaults) {
         self.shared.faults.set(faults);
+        let (hold_events, reverse_events) = (!faults.event_delay.is_zero(), faults.reverse_events);
+        self.with_store(|store| {
+            store.set_faults(Faults { hold_events, reverse_events, ..store.faults() });
+            store.let_go_of_events();
+        });
+        let shared = self.shared.clone();
+        let delaying = hold_events.then(|| self.shared.executor.spawn(async move { shared.delay_events().await }));
+        self.delaying.replace(delaying);
     }
 
     /// Ends all connections, as a server that is restarted does.
@@ -114,12 +128,21 @@ impl Drop for Sockets {
             let _ = fs::remove_file(&listener.path);
         }
         // Tasks hold `shared`: ending them breaks the circle.
+        self.delaying.take();
         let connections = self.shared.connections.take();
         drop(connections);
     }
 }
 
 impl Shared {
+    async fn delay_events(&self) {
+        loop {
+            self.executor.sleep(self.faults.get().event_delay).await;
+            self.store.borrow_mut().let_go_of_events();
+            self.changed.notify();
+        }
+    }
+
     async fn accept(self: Rc<Self>, listener: UnixListener, domain: u16) {
         loop {
             match listener.accept() {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use wire::xenstore::{ErrorName, Message, Operation, Path, put_error, put_message};
 
 use super::{
-    connection::{Connection, ConnectionId},
+    connection::{Connection, ConnectionId, Delivery},
     events::{Change, ChangeKind},
     tree::Tree,
 };
@@ -55,6 +55,10 @@ pub struct Faults {
     pub keep_equal_events: bool,
     /// Events overtake replies.
     pub events_first: bool,
+    /// Events wait until they are [let go](Store::let_go_of_events).
+    pub hold_events: bool,
+    /// Events that were held come in the opposite order.
+    pub reverse_events: bool,
     /// Lists of more than so many bytes are too long for one message; 0: as the protocol says.
     pub directory_bytes_max: usize,
 }
@@ -95,6 +99,17 @@ impl Store {
     /// From now on it misbehaves like this.
     pub fn set_faults(&mut self, faults: Faults) {
         self.faults = faults;
+    }
+
+    /// How it misbehaves.
+    pub fn faults(&self) -> Faults {
+        self.faults
+    }
+
+    /// Sends the events that were held back.
+    pub fn let_go_of_events(&mut self) {
+        let is_reversed = self.faults.reverse_events;
+        self.connections.values_mut().for_each(|connection| connection.let_go_of_events(is_reversed));
     }
 
     /// A client of this domain has come.
@@ -154,15 +169,17 @@ impl Store {
 
     /// A watch begins with an event: whoever watches looks at once.
     fn tell_new_watch(&mut self, id: ConnectionId) {
-        let once = !self.faults.keep_equal_events;
+        let how = Delivery { once: !self.faults.keep_equal_events, is_held: self.faults.hold_events };
         let connection = self.connection(id);
         let watch = connection.watches.last().cloned().expect("it was just made");
-        connection.send_event(watch.told(&watch.path), &watch.token, once);
+        connection.send_event(watch.told(&watch.path), &watch.token, how);
     }
 
     /// Tells everybody who watches and may know.
     pub(super) fn tell(&mut self, changes: &[Change]) {
-        let (once, times) = (!self.faults.keep_equal_events, if self.faults.duplicate_events { 2 } else { 1 });
+        let times = if self.faults.duplicate_events { 2 } else { 1 };
+        let once = !self.faults.keep_equal_events && times == 1;
+        let how = Delivery { once, is_held: self.faults.hold_events };
         for change in changes {
             for connection in self.connections.values_mut() {
                 if !change.is_visible_to(connection.domain) {
@@ -171,7 +188,7 @@ impl Store {
                 let concerned = connection.watches.iter().filter(|watch| change.concerns(&watch.path));
                 for watch in concerned.cloned().collect::<Vec<_>>() {
                     for _ in 0..times {
-                        connection.send_event(watch.told(&change.path), &watch.token, once && times == 1);
+                        connection.send_event(watch.told(&change.path), &watch.token, how);
                     }
                 }
             }
