@@ -5,7 +5,12 @@ use std::{
     os::unix::net::UnixStream,
 };
 
-use control_api::native::{Answer, AnswerBody, REQUEST_BYTES_MAX};
+use control_api::native::{Answer, AnswerBody, JobList, REQUEST_BYTES_MAX, ResultOf};
+use rustix::{
+    net::{SendFlags, send},
+    process::Signal,
+};
+use test_support::ProcessGuard;
 
 use crate::host::{Host, LONG};
 
@@ -241,6 +246,40 @@ fn who_never_stops_talking_does_not_hold_up_others() {
         sending.join().unwrap();
         let _ = fetching.join().unwrap();
     }
+}
+
+/// The endless flood above shows it only to a machine that is quick enough to keep the socket full. Here all is said
+/// before anything is heard.
+#[test]
+fn others_have_their_turn_while_a_long_speech_is_taken() {
+    let host = Host::new();
+    let (pid, _) = host.attached(1);
+    let tapdisk = ProcessGuard::new(pid).unwrap();
+    // As much as a socket holds, and many times what is read of it in one turn.
+    let speech = [&[b'\n'; 128 << 10][..], b"{\"id\":1,\"command\":{\"jobs\":{}}}\n"].concat();
+    for round in 0..8 {
+        let (mut talking, mut other) = (connect(&host, pid), connect(&host, pid));
+        tapdisk.signal(Signal::STOP).unwrap();
+        let talk = || assert_eq!(send(talking.get_ref(), &speech, SendFlags::DONTWAIT), Ok(speech.len()));
+        let ask = |other: &mut _| say(other, b"{\"id\":2,\"command\":{\"pause\":{\"minor\":0}}}\n");
+        // Whoever speaks first.
+        if round % 2 == 0 {
+            talk();
+            ask(&mut other);
+        } else {
+            ask(&mut other);
+            talk();
+        }
+        tapdisk.signal(Signal::CONT).unwrap();
+        match answer(&mut talking).body {
+            AnswerBody::Result(result) => {
+                let ResultOf::Jobs(JobList { jobs }) = *result else { panic!("{result:?}") };
+                assert_eq!(jobs.len(), round + 1, "the other had to wait until all was said");
+            }
+            body => panic!("{body:?}"),
+        }
+    }
+    tapdisk.release();
 }
 
 #[test]
