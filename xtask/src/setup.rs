@@ -78,7 +78,7 @@ fn version(text: &str) -> Vec<u32> {
 }
 
 fn missing_tools(scope: Scope) -> Vec<&'static Tool> {
-    TOOLS.iter().filter(|tool| (tool.demo || scope == Scope::Tests) && find_tool(tool.program).is_none()).collect()
+    TOOLS.iter().filter(|tool| (tool.demo || scope == Scope::Tests) && !tool.wanted.is_there()).collect()
 }
 
 /// The packages of some tools, each once.
@@ -92,7 +92,7 @@ fn packages(tools: &[&Tool]) -> Vec<&'static str> {
 fn describe(missing: &[&Tool]) -> String {
     let mut text = String::from("these tools are missing:\n");
     for tool in missing {
-        text.push_str(&format!("  {:<12} (package {}): {}\n", tool.program, tool.package, tool.needed_for));
+        text.push_str(&format!("  {:<12} (package {}): {}\n", tool.wanted, tool.package, tool.needed_for));
     }
     text + &format!("to install them, as root: apt-get update && {}", install_words(&packages(missing)).join(" "))
 }

@@ -8,7 +8,8 @@
 //! The convention for end-to-end tests (tests that run the built programs):
 //!
 //! * they are ordinary integration tests, in `crates/tapdisk/tests/` and `crates/tools/tests/`;
-//! * they find a program of ours with [`target_program`], a tool of the system with [`require_tool`];
+//! * they find a program of ours with [`target_program`], a tool of the system with [`require_tool`], a module
+//!   of the system's Python with [`require_python_module`];
 //! * they work in a [`RunDirectory`] of their own, so that no two tests, and no real host, ever meet;
 //! * what needs root or a device asks for it and returns early when told no: the skip is recorded, and
 //!   `cargo xtask test` lists it (under `CI=true` a skip is a failure).
@@ -37,6 +38,6 @@ pub use process::ProcessGuard;
 pub use program::{program_directory, target_program};
 pub use run_directory::RunDirectory;
 pub use skip::{SKIPS_VARIABLE, Skip, recorded_skips, require_root, skip};
-pub use tool::{TOOLS, Tool, find_tool, require_tool};
+pub use tool::{TOOLS, Tool, Wanted, find_tool, require_python_module, require_tool};
 pub use unpacked::{PACKAGE_SETS, PackageSet, XEN_TOOLS, unpacked_program};
 pub use vhdi_mount::VhdiMount;

@@ -8,6 +8,7 @@ mod jobs;
 mod limits;
 mod list;
 mod metrics;
+mod openmetrics;
 mod serve;
 mod served;
 mod tapdisk;

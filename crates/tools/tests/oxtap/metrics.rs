@@ -1,7 +1,6 @@
 //! The numbers of real tapdisks, as a scraper gets them.
 
 use std::{
-    collections::BTreeSet,
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpStream},
     os::unix::net::UnixStream,
@@ -12,7 +11,10 @@ use std::{
 use rustix::process::Signal;
 use test_support::{ProcessGuard, RunDirectory};
 
-use crate::tapdisk::{Tapdisk, oxtap, refused, succeed};
+use crate::{
+    openmetrics::Page,
+    tapdisk::{Tapdisk, oxtap, refused, succeed},
+};
 
 /// A hang limit.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -49,8 +51,8 @@ impl Scraped {
     }
 }
 
-/// Asks for the page; its body.
-fn scrape(mut stream: impl Read + Write) -> String {
+/// Asks for the page.
+fn scrape(mut stream: impl Read + Write) -> Page {
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -58,43 +60,7 @@ fn scrape(mut stream: impl Read + Write) -> String {
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     let kind = "Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8";
     assert!(head.lines().any(|line| line == kind), "{head}");
-    body.to_owned()
-}
-
-/// The value of the one sample with this name and these labels.
-fn value(page: &str, name: &str, labels: &[&str]) -> f64 {
-    let is_meant =
-        |line: &&str| line.split(['{', ' ']).next() == Some(name) && labels.iter().all(|label| line.contains(label));
-    let samples: Vec<&str> = page.lines().filter(is_meant).collect();
-    let [sample] = samples[..] else { panic!("{name} {labels:?}: {samples:?}") };
-    sample.rsplit(' ').next().unwrap().parse().unwrap()
-}
-
-/// Asserts what the format demands of a page: families in one piece and named once, nothing behind the end, histograms
-/// that grow and end at infinity.
-fn assert_well_formed(page: &str) {
-    let body = page.strip_suffix("# EOF\n").expect("it ends with its end");
-    let (mut seen, mut family) = (BTreeSet::new(), String::new());
-    let mut last_bucket = (String::new(), 0.0);
-    for line in body.lines() {
-        if let Some(rest) = line.strip_prefix("# TYPE ") {
-            family = rest.split(' ').next().unwrap().to_owned();
-            assert!(seen.insert(family.clone()), "twice: {line}");
-        } else if let Some(rest) = line.strip_prefix("# ") {
-            assert_eq!(rest.split(' ').nth(1), Some(family.as_str()), "{line}");
-        } else {
-            assert!(line.starts_with(&family), "{line} is not of {family}");
-            let (series, value) = line.rsplit_once(' ').unwrap();
-            let value: f64 = value.parse().unwrap();
-            assert!(value >= 0.0, "{line}");
-            if let Some((histogram, bound)) = series.split_once("le=\"") {
-                let at_least = if last_bucket.0 == histogram { last_bucket.1 } else { 0.0 };
-                assert!(value >= at_least, "{line}: buckets count everything below, too");
-                last_bucket = (histogram.to_owned(), value);
-                assert!(bound.starts_with("+Inf") || bound.trim_end_matches("\"}").parse::<f64>().is_ok(), "{line}");
-            }
-        }
-    }
+    Page::read(body)
 }
 
 #[test]
@@ -102,15 +68,29 @@ fn requests_of_all_disks_are_counted_timed_and_well_formed() {
     let place = RunDirectory::new();
     let (one, other) = (Tapdisk::start(&place, "a.vhd"), Tapdisk::start(&place, "odd \"name\"\\.vhd"));
     succeed(&mut one.qemu_io(&["write -P 1 0 1M", "read 0 64k", "read 0 64k", "flush"]));
-    let page = oxtap(&place, &["metrics"]);
-    assert_well_formed(&page);
-    let labels = [&format!("pid=\"{}\"", one.pid), "kind=\"read\""];
-    assert_eq!(value(&page, "oxtap_disk_completed_requests_total", &labels), 2.0);
-    assert_eq!(value(&page, "oxtap_disk_request_bytes_total", &labels), 131_072.0);
-    assert_eq!(value(&page, "oxtap_disk_served_seconds_count", &labels), 2.0);
-    assert!(value(&page, "oxtap_disk_served_seconds_sum", &labels) > 0.0);
-    let other_labels = [&format!("pid=\"{}\"", other.pid), "odd \\\"name\\\"\\\\.vhd"];
-    assert_eq!(value(&page, "oxtap_disk_info", &other_labels), 1.0);
+    let page = Page::read(&oxtap(&place, &["metrics"]));
+    let (pid, minor) = (one.pid.to_string(), one.minor.to_string());
+    let labels = [("pid", pid.as_str()), ("minor", minor.as_str()), ("kind", "read")];
+    assert_eq!(page.value("oxtap_disk_completed_requests_total", &labels), 2.0);
+    assert_eq!(page.value("oxtap_disk_request_bytes_total", &labels), 131_072.0);
+    assert_eq!(page.value("oxtap_disk_served_seconds_count", &labels), 2.0);
+    assert!(page.value("oxtap_disk_served_seconds_sum", &labels) > 0.0);
+    let odd = format!("vhd:{}", place.scratch().join("odd \"name\"\\.vhd").display());
+    let labels = [("pid", &*other.pid.to_string()), ("image", &odd), ("read_only", "false")];
+    assert_eq!(page.value("oxtap_disk_info", &labels), 1.0);
+    for (family, kind, unit) in [
+        ("oxtap_tapdisk_up", "gauge", ""),
+        ("oxtap_disk", "info", ""),
+        ("oxtap_disk_state", "stateset", ""),
+        ("oxtap_disk_size_bytes", "gauge", "bytes"),
+        ("oxtap_disk_completed_requests", "counter", ""),
+        ("oxtap_disk_request_bytes", "counter", "bytes"),
+        ("oxtap_disk_served_seconds", "histogram", "seconds"),
+    ] {
+        let family = page.family(family);
+        assert_eq!((family.kind.as_str(), family.unit.as_str()), (kind, unit), "{}", family.name);
+        assert!(!family.samples.is_empty(), "{}", family.name);
+    }
     one.destroy();
     other.destroy();
     place.assert_nothing_left();
@@ -123,7 +103,7 @@ fn a_tapdisk_that_hangs_is_down_and_delays_nobody() {
     let scraped = Scraped::start(&place, &["127.0.0.1:0", "--patience", "1"]);
     let guard = ProcessGuard::new(hung.pid).unwrap();
     guard.signal(Signal::STOP).unwrap();
-    let up = |page: &str, pid: u32| value(page, "oxtap_tapdisk_up", &[&format!("pid=\"{pid}\"")]);
+    let up = |page: &Page, pid: u32| page.value("oxtap_tapdisk_up", &[("pid", &pid.to_string())]);
     let begun = Instant::now();
     let page = loop {
         let page = scrape(scraped.connect());
@@ -134,8 +114,7 @@ fn a_tapdisk_that_hangs_is_down_and_delays_nobody() {
         }
         assert!(begun.elapsed() < LIMIT, "the healthy one is never up");
     };
-    assert_well_formed(&page);
-    value(&page, "oxtap_disk_size_bytes", &[&format!("pid=\"{}\"", fine.pid)]);
+    assert!(page.value("oxtap_disk_size_bytes", &[("pid", &fine.pid.to_string())]) > 0.0);
     guard.signal(Signal::CONT).unwrap();
     guard.release();
     fine.destroy();
@@ -150,8 +129,7 @@ fn a_scraper_may_come_over_a_unix_socket_which_goes_with_the_server() {
     let scraped = Scraped::start(&place, &["unix:here"]);
     assert_eq!(scraped.said, "metrics on unix:here");
     let socket = place.scratch().join("here");
-    let page = scrape(UnixStream::connect(&socket).unwrap());
-    assert_well_formed(&page);
+    scrape(UnixStream::connect(&socket).unwrap());
     scraped.end();
     assert!(!socket.exists());
 }
@@ -166,7 +144,7 @@ fn strangers_who_hang_about_keep_nobody_else_away() {
     let _ = rude.write_all(&vec![b'x'; 1 << 20]);
     let gone = scraped.connect();
     gone.shutdown(Shutdown::Both).unwrap();
-    assert_well_formed(&scrape(scraped.connect()));
+    scrape(scraped.connect());
     drop(silent);
     scraped.end();
 }
