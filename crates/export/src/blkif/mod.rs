@@ -19,6 +19,8 @@ mod controls;
 mod device;
 mod doorbell;
 mod features;
+#[cfg(test)]
+mod hold_off;
 mod ring;
 mod source;
 mod table;

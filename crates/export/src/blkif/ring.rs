@@ -74,7 +74,8 @@ impl<M: Words> Ring<M> {
         Ring::with_slots(memory, abi, slots.ok_or(BrokenRing::WrongLength)?)
     }
 
-    fn with_slots(memory: M, abi: Abi, slots: u32) -> Result<Ring<M>, BrokenRing> {
+    /// As [`attach`](Self::attach), with so many slots, a power of two.
+    pub(super) fn with_slots(memory: M, abi: Abi, slots: u32) -> Result<Ring<M>, BrokenRing> {
         let rsp_prod = memory.load(RSP_PROD, Ordering::Acquire);
         let ring = Ring { memory, abi, slots, req_cons: rsp_prod, rsp_prod };
         ring.produced()?;
