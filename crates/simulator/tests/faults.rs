@@ -82,9 +82,9 @@ fn write(range: GuestRange) -> Operation<()> {
     Operation::Write { range, buffer: (), durable: false }
 }
 
-/// A write to block 7 of which one operation fails and is carried out all the same; then what is asked for later.
-/// False: the write has fewer operations.
-fn failed_write(seed: u64, number: u64, later: impl IntoIterator<Item = Operation<()>>) -> bool {
+/// A write to block 7 of which one operation fails and is carried out all the same; then what is asked for later, one
+/// after the other. False: the write has fewer operations.
+fn failed_write(seed: u64, number: u64, later: impl IntoIterator<Item = Vec<Operation<()>>>) -> bool {
     // The entries of 256 blocks are more than a sector of the table.
     let shape = Shape { blocks: 256, ..Shape::small(Base::Dynamic) };
     let mut simulation = Simulation::new(seed, Plan { shape, mix: Mix::EVERYTHING, in_flight: 8 });
@@ -99,7 +99,7 @@ fn failed_write(seed: u64, number: u64, later: impl IntoIterator<Item = Operatio
         return false;
     }
     simulation.may_fail(false);
-    simulation.work_on(later);
+    later.into_iter().for_each(|operations| simulation.work_on(operations));
     Inspector::new(seed).look(&simulation, 8);
     simulation.work_on([Operation::Flush]);
     Inspector::new(seed).look(&simulation, 8);
@@ -117,10 +117,12 @@ fn what_failed_does_not_come_to_light_later() {
     let behind = GuestRange::new(start_of(7).end(), 512);
     let mut number = 0;
     replay.note("the first operation of a write fails");
-    while failed_write(seed, number, [zero()]) {
+    while failed_write(seed, number, [vec![zero()]]) {
         // The same block again, and so many others that they need the room that was meant for it.
-        failed_write(seed, number, [write(behind)]);
-        failed_write(seed, number, (200..216).map(|block| write(start_of(block))));
+        failed_write(seed, number, [vec![write(behind)]]);
+        failed_write(seed, number, [(200..216).map(|block| write(start_of(block))).collect()]);
+        // The same sectors once more, of which only the bits may survive, when it is durable that they are zero.
+        failed_write(seed, number, [vec![zero()], vec![Operation::Flush], vec![write(start_of(7))]]);
         number += 1;
         replay.note(format!("operation {number} of a write fails"));
     }

@@ -31,6 +31,7 @@ mod open;
 mod relative;
 mod room;
 mod shape;
+mod stale;
 mod tables;
 mod timestamp;
 mod write;

@@ -17,6 +17,7 @@ use block_core::{FileOffset, Result, SECTOR};
 
 use super::BlockShape;
 use super::layout::UNUSED_ENTRY;
+use super::stale::Stale;
 use crate::Bitmap;
 use crate::promise::Promise;
 
@@ -42,6 +43,8 @@ pub(super) struct Tables {
     suspect_sectors: BTreeSet<usize>,
     /// Blocks whose bitmap could be neither written nor restored.
     suspect_bitmaps: BTreeSet<usize>,
+    /// Sectors where a write that failed may have left its bytes.
+    stale: Stale,
 }
 
 /// A block that has a bitmap in memory or somebody working on it.
@@ -100,8 +103,8 @@ pub(super) enum PlanBegin {
     /// It has a place in the block that begins there.
     Planned(FileOffset),
     Load,
-    /// An earlier writer may have left bytes where these sectors of the block that begins there are not present. The
-    /// caller zeroes them, then calls `end_cleaning`.
+    /// An earlier writer, or a write that failed, may have left bytes where these sectors of the block that begins there
+    /// are not present. The caller zeroes them, then calls `end_cleaning`.
     Clean(FileOffset, Vec<Range<usize>>),
     /// The block needs room.
     Absent,
@@ -146,6 +149,7 @@ impl Tables {
             sectors: BTreeMap::new(),
             suspect_sectors: BTreeSet::new(),
             suspect_bitmaps: BTreeSet::new(),
+            stale: Stale::default(),
         }
     }
 
@@ -200,16 +204,18 @@ impl Tables {
             }
         }
         let is_clean = self.clean.get(block);
+        let stale = self.stale.within(block, sectors.clone());
         let record = self.record(block);
         match &record.presence {
             Presence::Loading(_) => return PlanBegin::Load,
-            Presence::Some(bitmap) if !is_clean && !bitmap.has_all(sectors) => {
+            Presence::Some(bitmap) if !bitmap.has_all(sectors) && (!is_clean || !stale.is_empty()) => {
                 if let Some(cleaning) = &record.cleaning {
                     return PlanBegin::Wait(cleaning.clone());
                 }
-                let absent = absent_runs(bitmap);
+                // In a clean block others may write to sectors that are not present: only our own are zeroed.
+                let runs = if is_clean { stale } else { absent_runs(bitmap) };
                 record.cleaning = Some(Promise::new());
-                return PlanBegin::Clean(record.start, absent);
+                return PlanBegin::Clean(record.start, runs);
             }
             Presence::Some(_) | Presence::All => {}
         }
@@ -217,10 +223,11 @@ impl Tables {
         PlanBegin::Planned(record.start)
     }
 
-    /// The sectors that are not present in the block are zero, durably; or they could not be zeroed.
-    pub(super) fn end_cleaning(&mut self, block: usize, is_clean: bool) {
+    /// These sectors are zero, durably, and were all that had to be; or they could not be zeroed.
+    pub(super) fn end_cleaning(&mut self, block: usize, runs: &[Range<usize>], is_clean: bool) {
         if is_clean {
             self.clean.set(block);
+            self.stale.remove(block, runs);
         }
         let cleaning = self.record(block).cleaning.take();
         self.settle(block);
@@ -236,12 +243,21 @@ impl Tables {
         self.clean.set(block);
     }
 
-    /// A plan was committed or dropped. Gives back the room of a block that nobody makes any more.
+    /// A plan has ended. Gives back the room of a block that nobody makes any more.
     pub(super) fn end_plan(&mut self, block: usize) -> Option<FileOffset> {
         self.record(block).plans -= 1;
         let unmade = self.unmake(block);
         self.settle(block);
         unmade
+    }
+
+    /// A plan was dropped before its sectors were to be marked present: its bytes may be there.
+    pub(super) fn abandon_plan(&mut self, block: usize, sectors: Range<usize>) -> Option<FileOffset> {
+        let record = self.records.get(&block).expect("whoever works on a block keeps its record");
+        if let Presence::Some(bitmap) = &record.presence {
+            self.stale.add(block, sectors, bitmap);
+        }
+        self.end_plan(block)
     }
 
     /// Gives back the room of a block in the making, if nobody makes it any more and the storage does not know of it.
@@ -252,6 +268,7 @@ impl Tables {
         }
         let mut record = self.records.remove(&block).expect("the record was just looked at");
         record.tell_idle();
+        self.stale.forget(block);
         Some(record.start)
     }
 
@@ -349,7 +366,10 @@ impl Tables {
     }
 
     /// The bitmap could not be written. If it could not be restored either, the storage may have any part of it.
-    pub(super) fn bits_not_written(&mut self, block: usize, is_restored: bool) {
+    pub(super) fn bits_not_written(&mut self, block: usize, riders: &[BitsRider], is_restored: bool) {
+        if let Some(Presence::Some(bitmap)) = self.records.get(&block).map(|record| &record.presence) {
+            riders.iter().for_each(|rider| self.stale.add(block, rider.sectors.clone(), bitmap));
+        }
         if is_restored {
             self.suspect_bitmaps.remove(&block);
         } else {
@@ -432,6 +452,7 @@ impl Tables {
                     self.entries[block] = UNUSED_ENTRY;
                     self.full.clear(block);
                     self.clean.clear(block);
+                    self.stale.forget(block);
                 }
                 continue;
             }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   plan      room for the block, if it has none: empty, durably so (see `room`); if an earlier writer made the block,
-//!             its sectors that are not present are emptied first, once
+//!             its sectors that are not present are emptied first, once; so are those where a write has failed
 //!   (data)    the caller writes it
 //!   commit    sector of the table, if the block is new; then bitmap sector; visible when both are written
 //! ```
@@ -13,10 +13,12 @@
 //! was answered: the answer waits for both tables. The entry comes first, so that one that cannot be written leaves no
 //! bits that would come to light with the next.
 //!
-//! When a write of a table fails, nobody knows what of it the storage has. What is told to have failed must not come to
-//! light later, over what was written or zeroed since: before anybody is told, the storage gets again what it had. If
-//! that fails too, the place is *suspect*, and written again before the next flush.
+//! A write that fails leaves its bytes where they are, in sectors that are not present: see `stale`. When a write of a
+//! table fails, nobody knows what of it the storage has. What is told to have failed must not come to light later, over
+//! what was written or zeroed since: before anybody is told, the storage gets again what it had. If that fails too, the
+//! place is *suspect*, and written again before the next flush.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -41,11 +43,18 @@ struct PlannedBlock {
     sparse: Rc<Sparse>,
     block: usize,
     sectors: Range<usize>,
+    /// From now on it is known of each sector whether it is present.
+    is_marked: Cell<bool>,
 }
 
 impl Drop for PlannedBlock {
     fn drop(&mut self) {
-        let given_back = self.sparse.tables.borrow_mut().end_plan(self.block);
+        let mut tables = self.sparse.tables.borrow_mut();
+        let given_back = match self.is_marked.get() {
+            true => tables.end_plan(self.block),
+            false => tables.abandon_plan(self.block, self.sectors.clone()),
+        };
+        drop(tables);
         if let Some(start) = given_back {
             self.sparse.room.borrow_mut().give_back(start);
         }
@@ -79,12 +88,11 @@ impl Sparse {
         }
     }
 
-    /// Zeroes, durably, the sectors of a block that are not present. A writer that lost power may have left data there
-    /// without its bits; a later bit that survives without its own data would bring it to light. Room that was made since
-    /// the image was opened needs none of this.
+    /// Zeroes, durably, sectors of a block that are not present. A writer that lost power, or a write that failed, may have
+    /// left data there without its bits; a later bit that survives without its own data would bring it to light.
     async fn clean(&self, executor: &Executor, block: usize, start: FileOffset, runs: Vec<Range<usize>>) -> Result<()> {
         let data = start + self.metadata.shape().bitmap_bytes();
-        let zeroings = stream::iter(runs).map(|run| {
+        let zeroings = stream::iter(runs.iter().cloned()).map(|run| {
             let range = FileRange::new(data + run.start as u64 * SECTOR, run.len() as u64 * SECTOR);
             self.storage.write_zeroes(executor, range, !self.is_device())
         });
@@ -93,7 +101,7 @@ impl Sparse {
             Ok(()) => self.syncer.sync(executor).await,
             Err(error) => Err(error),
         };
-        self.tables.borrow_mut().end_cleaning(block, result.is_ok());
+        self.tables.borrow_mut().end_cleaning(block, &runs, result.is_ok());
         result.context("zeroing what an earlier writer may have left")
     }
 
@@ -102,7 +110,7 @@ impl Sparse {
         let sectors = shape.sectors_of(range);
         let offset = start + shape.bitmap_bytes() + sectors.start as u64 * 512;
         let lead = self.lead_of(start, block, &sectors);
-        let hold = Rc::new(PlannedBlock { sparse: self.clone(), block, sectors });
+        let hold = Rc::new(PlannedBlock { sparse: self.clone(), block, sectors, is_marked: Cell::new(false) });
         WritePlan { range, offset, lead, hold: Some(hold) }
     }
 
@@ -125,6 +133,7 @@ impl Sparse {
         let planned = plan.hold.and_then(|hold| hold.downcast::<PlannedBlock>().ok());
         let planned = planned.expect("a plan goes back to the image that made it");
         self.write_entry(executor, planned.block).await?;
+        planned.is_marked.set(true);
         self.write_bits(executor, planned.block, planned.sectors.clone()).await
     }
 
@@ -155,7 +164,7 @@ impl Sparse {
             } else {
                 let before = self.tables.borrow().bits_of(block).to_bytes(length);
                 let is_restored = self.storage.write_bytes(&executor, start, &before).await.is_ok();
-                self.tables.borrow_mut().bits_not_written(block, is_restored);
+                self.tables.borrow_mut().bits_not_written(block, &riders, is_restored);
             }
             riders.into_iter().for_each(|rider| rider.done.resolve(result.clone()));
         }
