@@ -174,6 +174,21 @@ fn a_ring_is_mapped_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_mapping_that_outlives_its_maker_is_counted_once() {
+    let world = World::with_limits(BrokerLimits { mapped_pages: 1, copies: 1 });
+    let guest = world.guest();
+    let (_, grant) = granted(&guest, b"ring", HOST, Access::Write);
+    for _ in 0..3 {
+        let maker = world.grants();
+        let mapping = maker.map(GUEST, &[grant], Access::Write).unwrap();
+        drop(maker);
+        assert_eq!(guest.account().unwrap().used, 1, "the page is mapped");
+        drop(mapping);
+        assert_eq!(guest.account().unwrap().used, 0);
+    }
+}
+
+#[test]
 fn a_page_in_use_is_not_given_back() {
     let world = World::new();
     let (guest, grants) = (world.guest(), world.grants());

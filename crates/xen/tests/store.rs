@@ -2,11 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{cell::Cell, future::Future, rc::Rc};
+use std::{
+    cell::Cell,
+    future::Future,
+    io::{Read, Write},
+    rc::Rc,
+};
 
 use block_core::ErrorKind;
 use storage_io::{EngineChoice, Executor};
-use wire::xenstore::Path;
+use wire::xenstore::{MessageReader, Operation, Path, put_message};
 use xen::store::{Address, Store};
 use xenbus::server::{Faults, SocketFaults, Sockets, Store as Server};
 
@@ -288,6 +293,59 @@ fn nothing_is_watched_while_suspended_and_everything_afterwards() {
         other.write(&path("/a/b"), b"1").await.unwrap();
         assert_eq!(watch.next().await, "/a/b");
     });
+}
+
+#[test]
+fn a_transaction_that_was_suspended_begins_anew() {
+    let world = World::new();
+    let store = world.store();
+    world.run(async {
+        let attempts = Cell::new(0);
+        let body = async |transaction: &xen::store::Transaction| {
+            attempts.set(attempts.get() + 1);
+            transaction.write(&path(&format!("/attempt/{}", attempts.get())), b"").await?;
+            if attempts.get() == 1 {
+                store.suspend().await;
+                store.resume().await;
+            }
+            Ok(())
+        };
+        store.transaction(body).await.unwrap();
+        assert_eq!(attempts.get(), 2);
+        assert_eq!(store.directory(&path("/attempt")).await.unwrap().unwrap(), ["2"]);
+    });
+}
+
+#[test]
+fn events_for_a_kernel_before_us_are_ignored() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut reader, mut bytes) = (MessageReader::new(), [0; 1024]);
+        let message = loop {
+            let count = stream.read(&mut bytes).unwrap();
+            if let (_, Some(message)) = reader.feed(&bytes[..count]).unwrap() {
+                break message;
+            }
+        };
+        assert_eq!(message.operation, Operation::Watch);
+        let mut answer = Vec::new();
+        for token in ["1234567", "oxtap-1-1", ""] {
+            put_message(&mut answer, Operation::WatchEvent, 0, 0, &[b"/of/another\0", token.as_bytes(), b"\0"]);
+        }
+        put_message(&mut answer, Operation::Watch, message.request, 0, &[b"OK\0"]);
+        put_message(&mut answer, Operation::WatchEvent, 0, 0, &[&message.payload]);
+        stream.write_all(&answer).unwrap();
+        stream
+    });
+    let executor = Executor::new(EngineChoice::Inline).unwrap();
+    let store = Store::connect(&executor, Address::Socket(socket)).unwrap();
+    let watch = store.watch(&path("/a"));
+    assert_eq!(executor.block_on(watch.next()), "/a");
+    assert_eq!(watch.take(), [""; 0]);
+    server.join().unwrap();
 }
 
 #[test]

@@ -195,9 +195,12 @@ impl Grants for HostedGrants {
             }
         };
         let grants = grants.to_vec();
+        // The broker takes everything back when the connection ends: it must not end before the mapping does.
+        let connected = self.0.clone();
         Ok(Mapping::new(memory, move || {
             grants.iter().for_each(|grant| attached.unpin(*grant));
             attached.release_mapped(count);
+            drop(connected);
             Ok(())
         }))
     }

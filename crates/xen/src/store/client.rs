@@ -75,6 +75,11 @@ impl Store {
         &self.shared
     }
 
+    /// The executor that it lives on.
+    pub fn executor(&self) -> &Executor {
+        &self.shared.executor
+    }
+
     /// A node's value; none if there is no such node.
     ///
     /// # Errors
@@ -216,6 +221,7 @@ impl Store {
     }
 
     /// Drops all watches, as a domain does that is about to be suspended; [`resume`](Self::resume) registers them again.
+    /// Transactions that are open begin anew.
     pub async fn suspend(&self) {
         self.shared.set_suspended(true);
         for (path, token) in self.shared.watches() {

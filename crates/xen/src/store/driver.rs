@@ -45,6 +45,8 @@ pub(super) struct Shared {
     /// Counts connections.
     connection: Cell<u64>,
     is_suspended: Cell<bool>,
+    /// Counts suspensions.
+    suspensions: Cell<u64>,
     /// The driver has gone: nothing will be answered any more.
     is_over: Cell<bool>,
 }
@@ -67,6 +69,7 @@ impl Shared {
             next_watch: Cell::new(1),
             connection: Cell::new(0),
             is_suspended: Cell::new(false),
+            suspensions: Cell::new(0),
             is_over: Cell::new(false),
         })
     }
@@ -80,7 +83,14 @@ impl Shared {
     }
 
     pub(super) fn set_suspended(&self, suspended: bool) {
+        if suspended && !self.is_suspended.get() {
+            self.suspensions.set(self.suspensions.get() + 1);
+        }
         self.is_suspended.set(suspended);
+    }
+
+    pub(super) fn suspensions(&self) -> u64 {
+        self.suspensions.get()
     }
 
     /// Sends a question; its answer, unless the connection is lost before it comes.

@@ -1,7 +1,7 @@
 //! What is done within a transaction.
 
 use block_core::{Error, ErrorKind, Result};
-use wire::xenstore::{Operation, Path, Permission};
+use wire::xenstore::{ErrorName, Operation, Path, Permission};
 
 use super::client::Store;
 
@@ -12,18 +12,30 @@ pub struct Transaction {
     number: u32,
     /// The connection that it was begun on: another one may give the same number to somebody else.
     connection: u64,
+    /// The domain has not been suspended since it was begun.
+    suspensions: u64,
 }
 
 impl Transaction {
     pub(super) fn new(store: Store, number: u32, connection: u64) -> Transaction {
-        Transaction { store, number, connection }
+        let suspensions = store.shared().suspensions();
+        Transaction { store, number, connection, suspensions }
     }
 
     fn check(&self) -> Result<()> {
-        match self.store.shared().connection_number() == self.connection {
-            true => Ok(()),
-            false => Err(Error::new(ErrorKind::Closed, "the connection to XenStore was lost in a transaction")),
+        if self.is_on_another_connection() {
+            return Err(Error::new(ErrorKind::Closed, "the connection to XenStore was lost in a transaction"));
         }
+        if self.store.shared().suspensions() != self.suspensions {
+            // What was read may be of another host.
+            let again = std::io::Error::from_raw_os_error(ErrorName::Eagain.number());
+            return Err(Error::from_os("suspended in a transaction", again));
+        }
+        Ok(())
+    }
+
+    fn is_on_another_connection(&self) -> bool {
+        self.store.shared().connection_number() != self.connection
     }
 
     /// A node's value; none if there is no such node.
@@ -73,7 +85,12 @@ impl Transaction {
     }
 
     pub(super) async fn end(self, word: &[u8]) -> Result<()> {
-        self.check()?;
-        self.store.ask(self.number, Operation::TransactionEnd, &[word]).await.map(drop)
+        let checked = self.check();
+        let word = if checked.is_ok() { word } else { b"F\0" };
+        if self.is_on_another_connection() {
+            return checked;
+        }
+        let ended = self.store.ask(self.number, Operation::TransactionEnd, &[word]).await;
+        checked.and(ended.map(drop))
     }
 }
