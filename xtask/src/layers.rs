@@ -37,7 +37,7 @@ const LAYERS: &[Layer] = &[
     layer("virtual-disk", &["block-core", "storage-io", "image-chain"], &["image-format"]),
     // storage-io besides the design's table: events are waited for on its executor.
     layer("xen", &["block-core", "wire", "storage-io"], &["xenbus"]),
-    layer("guest", &["block-core", "wire", "storage-io", "xen"], &[]),
+    layer("guest", &["block-core", "wire", "storage-io", "xen", "xenbus"], &[]),
     // storage-io besides the design's table: the server's sockets are served by its executor.
     layer("xenbus", &["block-core", "wire", "storage-io"], &[]),
     // storage-io besides the design's table: sockets are served by its executor, and requests carry its buffers.
