@@ -22,6 +22,7 @@ mod half;
 pub mod hostile;
 mod ring;
 pub mod toolstack;
+pub mod workload;
 
 pub use device::{Device, DeviceAccount, DeviceOptions, DiskProperties, Hold};
 pub use front::{Front, FrontOptions};
