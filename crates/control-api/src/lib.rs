@@ -27,6 +27,6 @@ pub use host_log::{
 };
 pub use minors::{HeldMinor, MINORS, Minor, make_directory};
 pub use paths::{RUN_DIRECTORY_VARIABLE, RunDir};
-pub use spawn::{PROGRAM_VARIABLES, Spawned, spawn};
+pub use spawn::{PROGRAM_VARIABLES, Spawned, spawn, spawn_with};
 /// The messages themselves.
 pub use wire::control as protocol;

@@ -70,6 +70,13 @@ pub fn spawn(run: &RunDir) -> Result<Spawned> {
     start(run, program())
 }
 
+/// As [`spawn`], with more in the environment of the tapdisk.
+pub fn spawn_with(run: &RunDir, variables: &[(&str, OsString)]) -> Result<Spawned> {
+    let mut command = program();
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
+    start(run, command)
+}
+
 fn start(run: &RunDir, mut command: Command) -> Result<Spawned> {
     let name = command.get_program().to_string_lossy().into_owned();
     // A file and not a pipe: a wrapper may go on writing to it long after we have gone.
