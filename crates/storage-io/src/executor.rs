@@ -12,7 +12,7 @@ use std::{
     marker::PhantomData,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     pin::{Pin, pin},
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
     time::Duration,
@@ -48,6 +48,12 @@ pub enum Wait {
 #[derive(Clone)]
 pub struct Executor(Rc<Inner>);
 
+/// Somebody with work under way that neither the kernel nor a worker does: the requests of a client, say.
+pub trait UnderWay {
+    /// What is under way. Made when somebody asks for it.
+    fn under_way(&self) -> Vec<RunningOperation>;
+}
+
 /// What the first half of a turn has found.
 struct Collected {
     began: Moment,
@@ -72,6 +78,8 @@ struct Inner {
     timers: RefCell<Timers>,
     /// What is under way although no kernel knows of it.
     notes: RefCell<Slab<RunningOperation>>,
+    /// Those who have work under way of which no kernel knows either, and say so when they are asked.
+    accountable: RefCell<Vec<Weak<dyn UnderWay>>>,
     clock: Clock,
     /// What the clock showed when the last turn began to dispatch, and when it had.
     turn_began: Cell<Moment>,
@@ -134,6 +142,7 @@ impl Executor {
             refused: chosen.refused,
             timers: RefCell::default(),
             notes: RefCell::default(),
+            accountable: RefCell::default(),
             turn_began: Cell::new(clock.now()),
             turn_ended: Cell::new(clock.now()),
             trace: Arc::new(LoopTrace::new(clock.clone())),
@@ -165,13 +174,23 @@ impl Executor {
         self.0.reactor.borrow().in_flight()
     }
 
-    /// What the kernel and the worker threads have not finished, oldest first. Made when it is asked for; its times are
-    /// those of the turns in which the work was asked for.
+    /// What the kernel, the worker threads and those who [list](Self::list) theirs have not finished, oldest first. Made
+    /// when it is asked for; its times are those of the turns in which the work was asked for.
     pub fn operations(&self) -> Vec<RunningOperation> {
         let mut operations: Vec<_> = self.0.reactor.borrow().under_way().collect();
         operations.extend(self.0.notes.borrow().iter().map(|(_, operation)| operation.clone()));
+        let accountable: Vec<_> = self.0.accountable.borrow().iter().filter_map(Weak::upgrade).collect();
+        operations.extend(accountable.iter().flat_map(|somebody| somebody.under_way()));
         operations.sort_by_key(|operation| operation.since);
         operations
+    }
+
+    /// Lists what somebody has under way, too, as long as it is there.
+    pub fn list(&self, somebody: &Rc<impl UnderWay + 'static>) {
+        let somebody: Rc<dyn UnderWay> = somebody.clone();
+        let mut accountable = self.0.accountable.borrow_mut();
+        accountable.retain(|other| other.strong_count() > 0);
+        accountable.push(Rc::downgrade(&somebody));
     }
 
     /// Lists something as under way that neither the kernel nor a worker does, until the note is dropped.
@@ -436,7 +455,7 @@ impl Executor {
     }
 
     /// The time when the last turn began: what is cheap to know, for what need not be exact.
-    fn turn_began(&self) -> Moment {
+    pub fn turn_began(&self) -> Moment {
         self.0.turn_began.get()
     }
 

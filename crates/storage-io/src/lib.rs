@@ -40,7 +40,7 @@ mod worker;
 
 pub use buffer::{Buffer, BufferPool, PAGE};
 pub use engine::{EngineChoice, EngineKind};
-pub use executor::{Executor, Wait};
+pub use executor::{Executor, UnderWay, Wait};
 pub use mailbox::{Receiver, Reply, ReplyTo, Sender, mailbox, reply};
 pub use opener::{Access, CreateMode, LockPolicy, OpenOptions, Opener};
 pub use pending::{Blocking, Hold, Pending, Readiness};

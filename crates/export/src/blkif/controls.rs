@@ -6,9 +6,10 @@ use std::{
     task::Waker,
 };
 
-use storage_io::Signal;
+use storage_io::{Executor, RunningOperation, Signal, UnderWay};
 use virtual_disk::Geometry;
-use wire::blkif::OperationCode;
+use wire::blkif::{OperationCode, RawRequest};
+use xen::DomainId;
 
 use super::{account::PageAccount, ring::BrokenRing, table::Table};
 
@@ -32,6 +33,8 @@ pub struct RingCounters {
 /// What is shared between a ring's source and whoever connected it.
 #[derive(Debug)]
 pub(super) struct Controls {
+    executor: Executor,
+    domain: DomainId,
     /// No more requests are to be taken.
     pub(super) is_stopping: Cell<bool>,
     pub(super) waker: RefCell<Option<Waker>>,
@@ -49,8 +52,10 @@ pub(super) struct Controls {
 }
 
 impl Controls {
-    pub(super) fn new(geometry: Geometry) -> Controls {
+    pub(super) fn new(executor: &Executor, domain: DomainId, geometry: Geometry) -> Controls {
         Controls {
+            executor: executor.clone(),
+            domain,
             is_stopping: Cell::new(false),
             waker: RefCell::default(),
             counters: Cell::default(),
@@ -62,6 +67,11 @@ impl Controls {
             is_gone: Cell::new(false),
             changed: Signal::new(),
         }
+    }
+
+    /// A request was taken; its place in the table.
+    pub(super) fn takes(&self, request: RawRequest) -> usize {
+        self.table.borrow_mut().take(request, self.executor.turn_began())
     }
 
     /// Wakes the loop that serves the ring.
@@ -96,6 +106,12 @@ impl Controls {
             unsupported.push(operation);
             self.changed.notify();
         }
+    }
+}
+
+impl UnderWay for Controls {
+    fn under_way(&self) -> Vec<RunningOperation> {
+        self.table.borrow().describe(self.domain)
     }
 }
 

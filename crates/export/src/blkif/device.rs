@@ -75,7 +75,7 @@ impl ConnectedRing {
         let geometry = queue.status().geometry();
         let geometry = geometry.ok_or_else(|| Error::new(ErrorKind::Closed, "the disk is not open"))?;
         let memory = grants.map(*domain, pages, Access::Write).context("the ring")?;
-        let controls = Rc::new(Controls::new(geometry));
+        let controls = Rc::new(Controls::new(queue.executor(), *domain, geometry));
         let memory = MappedPages::new(memory, &controls.pages);
         let ring = Ring::attach(memory, *abi).map_err(|broken| Error::new(ErrorKind::Invalid, broken.to_string()))?;
         let channel = channels.bind(queue.executor(), *domain, *port)?;
@@ -88,6 +88,7 @@ impl ConnectedRing {
             *offer,
             controls.clone(),
         );
+        queue.executor().list(&controls);
         let presence = Presence(controls.clone());
         Ok(ConnectedRing { controls, geometry, serving: queue.serve(source), _presence: presence })
     }
@@ -95,11 +96,6 @@ impl ConnectedRing {
     /// What it has done until now.
     pub fn counters(&self) -> RingCounters {
         self.controls.counters.get()
-    }
-
-    /// Every request that was taken and is not answered, in words.
-    pub fn outstanding(&self) -> Vec<String> {
-        self.controls.table.borrow().describe()
     }
 
     /// What is wrong with it, if anything.

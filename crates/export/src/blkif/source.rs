@@ -156,7 +156,7 @@ impl RingSource {
         self.count(|counters| counters.requests += count as u64);
         let mut checked = Vec::with_capacity(count);
         for raw in taken {
-            let place = self.controls.table.borrow_mut().take(raw);
+            let place = self.controls.takes(raw);
             checked.extend(self.check(place, &raw).map(|request| (place, request)));
         }
         let checked = self.read_indirect(checked);
@@ -203,6 +203,7 @@ impl RingSource {
             let RingRequest { id, operation, .. } = request;
             match segments_of(&pages, &own) {
                 Some(segments) => {
+                    self.controls.table.borrow_mut().has_segments(place, &segments);
                     let body = RequestBody::Transfer { transfer, sector, segments };
                     whole.push((place, RingRequest { id, operation, body }));
                 }

@@ -4,6 +4,7 @@
 
 mod hostile;
 mod neighbour;
+mod promises;
 mod world;
 
 use std::{cell::Cell, rc::Rc, sync::Arc, thread};

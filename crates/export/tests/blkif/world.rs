@@ -9,7 +9,7 @@ use guest::{Front, FrontOptions};
 use image_chain::ChainSpec;
 use storage_io::{
     Access, BufferPool, EngineChoice, Executor, FaultScript, FaultyStorage, LockPolicy, MemoryFiles, MemoryStorage,
-    Sender, mailbox,
+    Sender, Storage, mailbox,
 };
 use virtual_disk::{Disk, Settings};
 use wire::blkif::{Abi, Limits};
@@ -24,6 +24,7 @@ pub(crate) const NEIGHBOUR: DomainId = DomainId(6);
 pub(crate) const HOST: DomainId = DomainId(0);
 pub(crate) const OFFER: Limits = Limits { flush: true, barrier: true, discard: true, indirect_segments: 256 };
 pub(crate) const DISK_SECTORS: u64 = 16 << 11;
+pub(crate) const DISK_BYTES: usize = 16 << 20;
 
 /// A host with one guest and one disk: the broker on a thread of its own, the rest here.
 pub(crate) struct World {
@@ -44,6 +45,11 @@ impl World {
     }
 
     pub(crate) fn with(access: Access) -> World {
+        World::on(Arc::new(MemoryStorage::new(DISK_BYTES)), access)
+    }
+
+    /// The disk is in this storage.
+    pub(crate) fn on(storage: Arc<dyn Storage>, access: Access) -> World {
         let directory = tempfile::tempdir().unwrap();
         let (end, mut ended) = mailbox();
         let (up, mut is_up) = mailbox();
@@ -59,8 +65,7 @@ impl World {
         let executor = Executor::new(EngineChoice::Probe).unwrap();
         executor.block_on(is_up.recv()).unwrap();
         let (files, faults) = (MemoryFiles::new(), FaultScript::new());
-        let storage = MemoryStorage::new(usize::try_from(DISK_SECTORS * 512).unwrap());
-        files.put("/a", Arc::new(FaultyStorage::new(Arc::new(storage), faults.clone())));
+        files.put("/a", Arc::new(FaultyStorage::new(storage, faults.clone())));
         let disk = Disk::new(&executor, Rc::new(files), BufferPool::new(16 << 20), Arc::new(()));
         let spec =
             ChainSpec { direct: false, lock: LockPolicy::None, ..ChainSpec::new("aio:/a".parse().unwrap(), access) };
