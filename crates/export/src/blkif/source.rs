@@ -91,6 +91,8 @@ pub(super) struct RingSource {
     /// Pages that requests without a response name.
     named: u32,
     barrier: Option<Barrier>,
+    /// What the disk has is a barrier: nothing is taken before it has ended.
+    is_in_barrier: bool,
     /// Reads whose data has come, and goes to the guest with the next batch.
     read: Vec<(Job, Buffer, Vec<Segment>)>,
     /// Requests that have ended and are to be told so.
@@ -122,6 +124,7 @@ impl RingSource {
             bytes: 0,
             named: 0,
             barrier: None,
+            is_in_barrier: false,
             read: Vec::new(),
             ended: Vec::new(),
         }
@@ -333,6 +336,7 @@ impl RingSource {
         let is_alone = self.staged.is_empty() && self.jobs.iter().all(Option::is_none);
         let Some(Barrier { job, steps }) = self.barrier.take_if(|_| is_alone) else { return false };
         self.bytes -= job.bytes;
+        self.is_in_barrier = true;
         self.go_on(job, steps);
         true
     }
@@ -419,6 +423,10 @@ impl RequestSource for RingSource {
                 if self.begin_barrier() {
                     continue;
                 }
+                return Poll::Pending;
+            }
+            self.is_in_barrier &= self.jobs.iter().any(Option::is_some);
+            if self.is_in_barrier {
                 return Poll::Pending;
             }
             if self.has_ended() {
