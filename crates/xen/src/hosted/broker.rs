@@ -28,6 +28,7 @@ use storage_io::{Executor, Task};
 use super::{
     SOCKET_NAME, connection,
     layout::{self, ASK_BYTES, Ask, GRANTS, LIMITS_BYTES, PINS_BYTES, TABLE_BYTES},
+    pinning,
 };
 use crate::{DomainId, GrantRef, PAGE_BYTES, SharedMemory};
 
@@ -406,12 +407,11 @@ impl Host {
 
 impl Domain {
     fn users(&self, grant: GrantRef) -> u32 {
-        self.pins.iter().map(|pins| layout::pins(&pins.memory, grant).load(Ordering::SeqCst)).sum()
+        self.pins.iter().map(|pins| pinning::pins_of(&pins.memory, grant)).sum()
     }
 
     fn account(&self) -> [u32; 2] {
-        let entries = (0..GRANTS).filter_map(|grant| layout::entry(&self.table, GrantRef(grant)));
-        let granted = entries.filter(|entry| layout::is_granted(entry.flags.load(Ordering::SeqCst))).count();
+        let granted = (0..GRANTS).filter(|grant| pinning::is_granted(&self.table, GrantRef(*grant))).count();
         let used = (0..GRANTS).map(|grant| self.users(GrantRef(grant))).sum();
         [u32::try_from(granted).unwrap_or(u32::MAX), used]
     }

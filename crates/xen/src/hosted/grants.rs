@@ -12,6 +12,7 @@ use block_core::{Error, ErrorKind, Result};
 use super::{
     connection::{Account, Connection},
     layout::{self, Ask, LIMITS_BYTES, PINS_BYTES, TABLE_BYTES},
+    pinning,
 };
 use crate::{Access, CopyStatus, DomainId, GrantCopy, GrantRef, Grants, Local, Mapping, PAGE_BYTES, SharedMemory};
 
@@ -89,26 +90,18 @@ impl Attached {
         })
     }
 
-    /// Pins a granted page: as long as it is, its guest cannot have it back. The pin comes first and the look at the
-    /// entry second; the guest clears the entry first and looks at the pins second. So one of both sees the other.
+    /// Pins a granted page: as long as it is, its guest cannot have it back.
     fn pin(&self, grant: GrantRef, access: Access) -> std::result::Result<u32, CopyStatus> {
-        let entry = layout::entry(&self.table, grant).ok_or(CopyStatus::BadGrant)?;
-        let pins = layout::pins(&self.pins, grant);
-        pins.fetch_add(1, Ordering::SeqCst);
-        let page = entry.page.load(Ordering::SeqCst);
-        let status = if !layout::permits(entry.flags.load(Ordering::SeqCst), self.user, access) {
-            CopyStatus::BadGrant
-        } else if page >= self.pages {
-            CopyStatus::BadPage
-        } else {
+        let page = pinning::pin(&self.table, &self.pins, grant, self.user, access)?;
+        if page < self.pages {
             return Ok(page);
-        };
-        pins.fetch_sub(1, Ordering::SeqCst);
-        Err(status)
+        }
+        self.unpin(grant);
+        Err(CopyStatus::BadPage)
     }
 
     fn unpin(&self, grant: GrantRef) {
-        layout::pins(&self.pins, grant).fetch_sub(1, Ordering::SeqCst);
+        pinning::unpin(&self.pins, grant);
     }
 
     fn copy(&self, copy: &mut GrantCopy<'_>) -> CopyStatus {

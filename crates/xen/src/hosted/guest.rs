@@ -13,6 +13,7 @@ use storage_io::Executor;
 use super::{
     connection::{Account, Connection},
     layout::{self, Ask, GRANTS, PINS_BYTES, TABLE_BYTES},
+    pinning,
     ports::Doorbell,
 };
 use crate::{Access, DomainId, GrantRef, PAGE_BYTES, Port, SharedMemory};
@@ -85,11 +86,10 @@ impl Guest {
     fn take_over(&self) -> Result<()> {
         let (mut pages, mut grants, mut kept) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
         for grant in (0..GRANTS).map(GrantRef) {
-            let entry = self.entry(grant);
-            if !layout::is_granted(entry.flags.load(Ordering::SeqCst)) {
+            if !pinning::is_granted(&self.0.table, grant) {
                 continue;
             }
-            let page = entry.page.load(Ordering::SeqCst);
+            let page = pinning::page_of(&self.0.table, grant);
             match self.revoke(grant)? {
                 EndAccess::Ended => {}
                 EndAccess::InUse => kept.push((grant.0, page)),
@@ -105,10 +105,6 @@ impl Guest {
 
     fn free(&self) -> MutexGuard<'_, Free> {
         self.0.free.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn entry(&self, grant: GrantRef) -> layout::Entry<'_> {
-        layout::entry(&self.0.table, grant).expect("we give out entries of the table only")
     }
 
     /// The domain.
@@ -176,9 +172,7 @@ impl Guest {
 
     /// Writes an entry of the table as it is given, whatever it means: hostile guests do that.
     pub fn put_entry(&self, grant: GrantRef, page: u32, flags: u32) {
-        let entry = self.entry(grant);
-        entry.page.store(page, Ordering::SeqCst);
-        entry.flags.store(flags, Ordering::SeqCst);
+        pinning::write_entry(&self.0.table, grant, page, flags);
     }
 
     /// Takes a grant back. If somebody still has the page, neither the entry nor the page is used again before
@@ -195,8 +189,8 @@ impl Guest {
     }
 
     fn revoke(&self, grant: GrantRef) -> Result<EndAccess> {
-        self.entry(grant).flags.store(0, Ordering::SeqCst);
-        Ok(if self.users(grant)? == 0 { EndAccess::Ended } else { EndAccess::InUse })
+        let users = pinning::take_back(&self.0.table, grant, || self.users(grant))?;
+        Ok(if users == 0 { EndAccess::Ended } else { EndAccess::InUse })
     }
 
     /// How many uses there are of a grant. The broker is asked only when backends have come or gone.
@@ -205,7 +199,7 @@ impl Guest {
         loop {
             let version = layout::version(&self.0.table).load(Ordering::SeqCst);
             if backends.version == version {
-                let uses = backends.pins.iter().map(|pins| layout::pins(pins, grant).load(Ordering::SeqCst));
+                let uses = backends.pins.iter().map(|pins| pinning::pins_of(pins, grant));
                 return Ok(uses.sum());
             }
             *backends = Backends { version, pins: self.all_pins()? };

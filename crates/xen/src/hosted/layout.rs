@@ -22,10 +22,11 @@ pub(super) const LIMITS_BYTES: usize = PAGE_BYTES;
 const GRANTED: u32 = 1;
 const READ_ONLY: u32 = 2;
 
-/// An entry of a grant table.
-pub(super) struct Entry<'a> {
-    pub(super) flags: &'a AtomicU32,
-    pub(super) page: &'a AtomicU32,
+/// Where the parts of an entry of a grant table stand.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EntryOffsets {
+    pub(super) flags: usize,
+    pub(super) page: usize,
 }
 
 /// Whether the domain of a table is there.
@@ -38,13 +39,15 @@ pub(super) fn version(table: &SharedMemory) -> &AtomicU32 {
     table.word(4)
 }
 
-pub(super) fn entry(table: &SharedMemory, grant: GrantRef) -> Option<Entry<'_>> {
+/// Where an entry stands; none if no table has so many.
+pub(super) fn entry_offsets(grant: GrantRef) -> Option<EntryOffsets> {
     let at = (grant.0 < GRANTS).then(|| PAGE_BYTES + grant.0 as usize * 8)?;
-    Some(Entry { flags: table.word(at), page: table.word(at + 4) })
+    Some(EntryOffsets { flags: at, page: at + 4 })
 }
 
-pub(super) fn pins(memory: &SharedMemory, grant: GrantRef) -> &AtomicU32 {
-    memory.word(PAGE_BYTES + grant.0 as usize * 4)
+/// Where a grant's pins stand.
+pub(super) fn pins_offset(grant: GrantRef) -> usize {
+    PAGE_BYTES + grant.0 as usize * 4
 }
 
 /// Pages that are mapped, and copies under way: of one backend in its pins, of all in the limits.

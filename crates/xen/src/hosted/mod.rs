@@ -18,6 +18,7 @@ mod connection;
 mod grants;
 mod guest;
 mod layout;
+mod pinning;
 mod ports;
 
 pub use broker::{Broker, BrokerLimits};
