@@ -328,6 +328,33 @@ fn a_removal_in_a_transaction_takes_all_below_with_it() {
 }
 
 #[test]
+fn a_transaction_does_not_take_away_what_others_have_put_something_below() {
+    let mut host = Host::new();
+    let (one, other) = (host.client(0), host.client(0));
+    host.write(one, "/a", "1");
+    let transaction = host.begin(one);
+    host.ask_in(one, transaction, Operation::Write, "/a|2");
+    host.ask_in(one, transaction, Operation::Remove, "/a|");
+    host.write(other, "/a/b", "new");
+    assert_eq!(host.end(one, transaction, "T"), "EAGAIN");
+    assert_eq!(host.read(other, "/a/b"), "new");
+    assert_eq!(host.ask(other, Operation::Remove, "/a/b|"), "OK");
+}
+
+#[test]
+fn an_event_that_fits_into_no_message_is_not_told() {
+    let mut host = Host::new();
+    let client = host.client(0);
+    let token = "t".repeat(4000);
+    assert_eq!(host.watch(client, "/a", &token), "OK");
+    assert_eq!(host.events(client).len(), 1);
+    assert_eq!(host.write(client, &format!("/a/{}", "b".repeat(100)), "1"), "OK");
+    assert_eq!(host.events(client), [""; 0]);
+    host.write(client, "/a", "2");
+    assert_eq!(host.events(client), [format!("/a|{token}")]);
+}
+
+#[test]
 fn the_server_may_want_any_transaction_again() {
     let mut host = Host::new();
     let client = host.client(0);
@@ -403,6 +430,19 @@ fn a_guest_has_quotas_and_the_first_domain_has_none() {
     host.begin(guest);
     assert_eq!(host.ask(guest, Operation::TransactionStart, "|"), "ENOSPC");
     (0..20).for_each(|number| assert_eq!(host.write(first, &format!("/h/{number}"), "01234567890"), "OK"));
+}
+
+#[test]
+fn transactions_make_no_more_nodes_than_a_guest_may_have() {
+    let mut host = Host(Store::new(Quotas { nodes: 3, ..Quotas::default() }), Vec::new());
+    let (first, guest) = (host.client(0), host.client(5));
+    host.write(first, "/local/domain/5", "");
+    host.ask(first, Operation::SetPermissions, "/local/domain/5|b0|b5|");
+    let [one, other] = [host.begin(guest), host.begin(guest)];
+    let mut write = |transaction, path: &str| host.ask_in(guest, transaction, Operation::Write, &format!("{path}|x"));
+    assert_eq!(["a", "b", "c", "d"].map(|path| write(one, path)), ["OK", "OK", "OK", "ENOSPC"]);
+    assert_eq!(write(other, "e"), "OK");
+    assert_eq!((host.end(guest, one, "T"), host.end(guest, other, "T")), ("OK".into(), "ENOSPC".into()));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use wire::xenstore::{Operation, put_message};
+use wire::xenstore::{Operation, PAYLOAD_BYTES_MAX, put_message};
 
 use super::{events::Watch, transaction::Transaction};
 
@@ -64,8 +64,12 @@ impl Connection {
         self.waiting.push_back(Waiting { bytes, is_event: false });
     }
 
-    /// Tells of an event, unless the same one waits already and that is enough.
+    /// Tells of an event, unless the same one waits already and that is enough, or it fits into no message: whoever has
+    /// chosen so long a token must do without.
     pub(crate) fn send_event(&mut self, path: &str, token: &[u8], how: Delivery) {
+        if path.len() + token.len() + 2 > PAYLOAD_BYTES_MAX {
+            return;
+        }
         let mut bytes = Vec::new();
         put_message(&mut bytes, Operation::WatchEvent, 0, 0, &[path.as_bytes(), b"\0", token, b"\0"]);
         let is_waiting = || self.waiting.iter().any(|waiting| waiting.is_event && waiting.bytes == bytes);

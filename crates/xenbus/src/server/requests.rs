@@ -165,6 +165,11 @@ impl Store {
             b"T" => {}
             _ => return (Err(ErrorName::Einval), Vec::new()),
         }
+        let domain = self.connection(id).domain;
+        let made = if domain == 0 { 0 } else { transaction.made_for(&self.tree, domain) };
+        if made > 0 && self.tree.owned_by(domain) + made > self.quotas.nodes {
+            return (Err(ErrorName::Enospc), Vec::new());
+        }
         self.ends = self.ends.wrapping_add(1);
         let is_refused = self.faults.again_every != 0 && self.ends.is_multiple_of(self.faults.again_every);
         match is_refused {

@@ -88,19 +88,40 @@ impl Transaction {
         self.changes.push(change);
     }
 
-    /// Whether nobody has changed what it has read, nor taken away what it wants to write below.
+    /// How many nodes a domain will own more than in the tree.
+    pub(crate) fn made_for(&self, tree: &Tree, domain: u16) -> usize {
+        let is_new = |(path, entry): &(&Path, &Entry)| {
+            let is_owned = entry.node.as_ref().is_some_and(|node| node.owner() == domain);
+            entry.is_changed && is_owned && tree.get(path).is_none()
+        };
+        self.entries.iter().filter(is_new).count()
+    }
+
+    /// Whether nobody has changed what it has read, nor taken away what it wants to write below, nor put anything below
+    /// what it wants to take away.
     fn is_current(&self, tree: &Tree) -> bool {
         let generation = |path: &Path| tree.get(path).map_or(0, |node| node.generation);
-        let will_be_there = |path: &Path| match self.entries.get(path).filter(|entry| entry.is_changed) {
-            Some(entry) => entry.node.is_some(),
-            None => tree.get(path).is_some(),
-        };
         self.entries.iter().all(|(path, entry)| {
             let is_as_read = !entry.is_read || entry.generation == generation(path);
-            let has_place =
-                !entry.is_changed || entry.node.is_none() || path.parent().is_none_or(|up| will_be_there(&up));
-            is_as_read && has_place
+            let fits = match &entry.node {
+                _ if !entry.is_changed => true,
+                Some(_) => path.parent().is_none_or(|up| self.will_be_there(tree, &up)),
+                None => self.will_be_childless(tree, path),
+            };
+            is_as_read && fits
         })
+    }
+
+    fn will_be_there(&self, tree: &Tree, path: &Path) -> bool {
+        match self.entries.get(path).filter(|entry| entry.is_changed) {
+            Some(entry) => entry.node.is_some(),
+            None => tree.get(path).is_some(),
+        }
+    }
+
+    fn will_be_childless(&self, tree: &Tree, path: &Path) -> bool {
+        let mut children = tree.get(path).into_iter().flat_map(|node| &node.children);
+        children.all(|name| path.join(name).is_ok_and(|child| !self.will_be_there(tree, &child)))
     }
 
     /// Carries it out, if nobody has changed what it has seen, and tells what has changed.

@@ -127,6 +127,12 @@ impl View<'_> {
         self.note(change);
     }
 
+    /// Nodes that the domain owns, those that the transaction will make among them.
+    fn owned(&self) -> usize {
+        let made = self.transaction.as_ref().map_or(0, |transaction| transaction.made_for(self.tree, self.domain));
+        self.tree.owned_by(self.domain) + made
+    }
+
     /// Makes a node and those above it that are missing. They belong to who makes them, and are as visible as the node
     /// that they are made below.
     fn make(&mut self, path: &Path, value: &[u8]) -> Result<(), ErrorName> {
@@ -143,7 +149,7 @@ impl View<'_> {
             next = parent.parent();
             missing.push(parent);
         }
-        if self.domain != 0 && self.tree.owned_by(self.domain) + missing.len() > self.nodes_max {
+        if self.domain != 0 && self.owned() + missing.len() > self.nodes_max {
             return Err(ErrorName::Enospc);
         }
         let mut permissions = above.permissions;

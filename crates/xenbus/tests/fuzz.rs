@@ -1,0 +1,318 @@
+//! A server of clients that say anything: each request has one answer, the tree stays a tree, and quotas hold.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::{BTreeSet, HashMap};
+
+use wire::xenstore::{HEADER_BYTES, Header, Message, MessageReader, Operation, PAYLOAD_BYTES_MAX, put_message};
+use xenbus::server::{ConnectionId, Faults, Quotas, Store};
+
+const QUOTAS: Quotas = Quotas {
+    nodes: 40,
+    watches: 8,
+    transactions: 3,
+    transaction_nodes: 24,
+    permissions: 5,
+    value_bytes: 2048,
+    waiting_bytes: 2 << 20,
+};
+const DOMAINS: [u16; 3] = [0, 1, 2];
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn index(&mut self, count: usize) -> usize {
+        usize::try_from(self.next() % count as u64).unwrap()
+    }
+
+    fn one_in(&mut self, count: usize) -> bool {
+        self.index(count) == 0
+    }
+
+    fn pick<'a, T: ?Sized>(&mut self, all: &[&'a T]) -> &'a T {
+        all[self.index(all.len())]
+    }
+
+    /// A path of few names, so that requests meet; sometimes one that is none.
+    fn path(&mut self) -> Vec<u8> {
+        if self.one_in(40) {
+            return self
+                .pick(&[b"".as_slice(), b"//", b"/a//b", b"/a/", b"a b", b"@x", b"@releaseDomain", b"/\xff"])
+                .to_vec();
+        }
+        if self.one_in(30) {
+            return [b"/local/domain/1/".as_slice(), &vec![b'l'; 1 + self.index(3100)]].concat();
+        }
+        let mut path = self.pick(&["/local/domain/1", "/local/domain/2", "/tool", "x", ""]).to_owned();
+        for _ in 0..self.index(4) {
+            path.push('/');
+            path.push_str(self.pick(&["a", "b", "c", "state"]));
+        }
+        if path.is_empty() { b"/".to_vec() } else { path.into_bytes() }
+    }
+
+    fn bytes(&mut self, length_max: usize) -> Vec<u8> {
+        (0..self.index(length_max)).map(|_| self.next().to_le_bytes()[3]).collect()
+    }
+
+    fn payload(&mut self, operation: Operation) -> Vec<u8> {
+        let path = self.path();
+        let with = |parts: &[&[u8]]| [&path, parts.concat().as_slice()].concat();
+        match operation {
+            Operation::Write => with(&[b"\0", &self.bytes(12)]),
+            Operation::SetPermissions => {
+                let lists = [
+                    b"n1\0".as_slice(),
+                    b"b2\0",
+                    b"r0\0b1\0",
+                    b"n1\0r2\0w0\0",
+                    b"x1\0",
+                    b"",
+                    b"r1\0r1\0r1\0r1\0r1\0r1\0",
+                ];
+                with(&[b"\0", self.pick(&lists)])
+            }
+            Operation::Watch | Operation::Unwatch => {
+                let token = if self.one_in(10) { vec![b't'; self.index(4000)] } else { vec![b't'; 1 + self.index(2)] };
+                with(&[b"\0", &token, b"\0"])
+            }
+            Operation::TransactionEnd => self.pick(&[b"T\0".as_slice(), b"T\0", b"F\0", b"T", b"", b"X\0"]).to_vec(),
+            Operation::Introduce | Operation::Release | Operation::GetDomainPath | Operation::IsDomainIntroduced => {
+                self.pick(&[b"1\0".as_slice(), b"2\0", b"2\x005\x006\0", b"0\0", b"65536\0", b"-1\0", b""]).to_vec()
+            }
+            Operation::DirectoryPart => {
+                with(&[b"\0", self.pick(&[b"0\0".as_slice(), b"3\0", b"99999\0", b"x\0", b""])])
+            }
+            _ => with(&[b"\0"]),
+        }
+    }
+
+    fn operation(&mut self) -> Operation {
+        use Operation::*;
+        let often = [Write, Write, Write, Remove, Remove, MakeDirectory, Read, Directory, SetPermissions];
+        let seldom = [
+            Watch,
+            Unwatch,
+            TransactionStart,
+            TransactionStart,
+            TransactionEnd,
+            TransactionEnd,
+            GetPermissions,
+            Introduce,
+            Release,
+            GetDomainPath,
+            IsDomainIntroduced,
+            ResetWatches,
+            DirectoryPart,
+            Control,
+            Resume,
+            SetTarget,
+            WatchEvent,
+            Error,
+            Unknown(77),
+        ];
+        if self.one_in(3) { seldom[self.index(seldom.len())] } else { often[self.index(often.len())] }
+    }
+}
+
+/// A client and what it knows.
+struct Client {
+    id: ConnectionId,
+    domain: u16,
+    transactions: BTreeSet<u32>,
+}
+
+struct Session {
+    store: Store,
+    clients: Vec<Client>,
+    random: Random,
+    /// The first domain takes part. What it makes below others is theirs, beyond any quota.
+    has_first: bool,
+}
+
+impl Session {
+    fn new(seed: u64) -> Session {
+        let mut store = Store::new(QUOTAS);
+        let mut random = Random(seed | 1);
+        if random.one_in(2) {
+            store.set_faults(Faults {
+                again_every: if random.one_in(2) { 3 } else { 0 },
+                duplicate_events: random.one_in(2),
+                keep_equal_events: random.one_in(2),
+                events_first: random.one_in(2),
+                ..Faults::default()
+            });
+        }
+        let clients = DOMAINS.into_iter().chain([1]).map(|domain| Client {
+            id: store.connect(domain),
+            domain,
+            transactions: BTreeSet::new(),
+        });
+        let clients = clients.collect();
+        let has_first = !random.one_in(3);
+        let mut session = Session { store, clients, random, has_first };
+        for domain in ["1", "2"] {
+            session.ask(0, Operation::Introduce, 0, format!("{domain}\0").into_bytes());
+            session.ask(0, Operation::Write, 0, format!("/local/domain/{domain}\0").into_bytes());
+            session.ask(0, Operation::SetPermissions, 0, format!("/local/domain/{domain}\0b{domain}\0").into_bytes());
+        }
+        session
+    }
+
+    /// Asks; gives the answer. Events that come with it are read, too.
+    fn ask(&mut self, client: usize, operation: Operation, transaction: u32, payload: Vec<u8>) -> Message {
+        let id = self.clients[client].id;
+        let request = 1 + u32::try_from(self.random.index(1000)).unwrap();
+        let asked = Message { operation, request, transaction, payload };
+        self.store.handle(id, &asked);
+        let mut replies = Vec::new();
+        while let Some(bytes) = self.store.pop(id) {
+            let (taken, message) = MessageReader::new().feed(&bytes).unwrap();
+            assert_eq!(taken, bytes.len(), "one message, and nothing else");
+            let message = message.unwrap();
+            if message.operation == Operation::WatchEvent && message.request == 0 {
+                wire::xenstore::WatchEvent::decode(&message.payload).unwrap();
+            } else {
+                replies.push(message);
+            }
+        }
+        assert_eq!(replies.len(), 1, "{asked:?} has one answer");
+        let reply = replies.remove(0);
+        assert_eq!((reply.request, reply.transaction), (request, transaction));
+        assert!(reply.operation == operation || reply.operation == Operation::Error);
+        reply
+    }
+
+    fn step(&mut self) {
+        let client = match self.has_first {
+            true => self.random.index(self.clients.len()),
+            false => 1 + self.random.index(self.clients.len() - 1),
+        };
+        let operation = self.random.operation();
+        let payload = match self.random.one_in(50) {
+            true => self.random.bytes(64),
+            false => self.random.payload(operation),
+        };
+        if payload.len() > PAYLOAD_BYTES_MAX {
+            return;
+        }
+        let known = &self.clients[client].transactions;
+        let transaction = match (operation, known.len()) {
+            (Operation::TransactionStart, _) | (_, 0) => 0,
+            (Operation::TransactionEnd, count) => *known.iter().nth(self.random.index(count)).unwrap(),
+            (_, count) if self.random.one_in(2) => *known.iter().nth(self.random.index(count)).unwrap(),
+            _ => 0,
+        };
+        let reply = self.ask(client, operation, transaction, payload);
+        let known = &mut self.clients[client].transactions;
+        match (operation, reply.operation) {
+            (Operation::TransactionStart, Operation::TransactionStart) => {
+                known.insert(wire::xenstore::transaction_id(&reply.payload).unwrap());
+            }
+            (Operation::TransactionEnd, _) => _ = known.remove(&transaction),
+            (Operation::ResetWatches, Operation::ResetWatches) => known.clear(),
+            _ => {}
+        }
+        // Whoever only listens is not forgotten.
+        for other in 0..self.clients.len() {
+            while self.store.pop(self.clients[other].id).is_some() {}
+        }
+    }
+
+    /// The names below a node, in as many parts as it takes.
+    fn children(&mut self, path: &str) -> Vec<String> {
+        let mut list = Vec::new();
+        loop {
+            let offset = list.len();
+            let reply = self.ask(0, Operation::DirectoryPart, 0, format!("{path}\0{offset}\0").into_bytes());
+            assert_eq!(reply.operation, Operation::DirectoryPart, "{path} is there: its parent has it");
+            let (_, part) = wire::xenstore::path_and_rest(&reply.payload).unwrap();
+            list.extend_from_slice(part);
+            if part == b"\0" || list.ends_with(b"\0\0") {
+                list.pop();
+                break;
+            }
+        }
+        let names = wire::xenstore::strings(&list).unwrap();
+        names.map(|name| String::from_utf8(name.to_vec()).unwrap()).collect()
+    }
+
+    /// Every node hangs on the root, and nobody owns more than he may.
+    fn is_a_tree(&mut self) {
+        let (mut waiting, mut count, mut owned) = (vec![String::new()], 0, HashMap::<u16, usize>::new());
+        while let Some(path) = waiting.pop() {
+            count += 1;
+            let whole = if path.is_empty() { "/" } else { path.as_str() };
+            let permissions = self.ask(0, Operation::GetPermissions, 0, format!("{whole}\0").into_bytes());
+            let owner = wire::xenstore::strings(&permissions.payload).unwrap().next().unwrap();
+            let owner = std::str::from_utf8(&owner[1..]).unwrap().parse().unwrap();
+            *owned.entry(owner).or_default() += 1;
+            waiting.extend(self.children(whole).into_iter().map(|name| format!("{path}/{name}")));
+        }
+        assert_eq!(count, self.store.nodes(), "there are nodes that nobody can reach");
+        for client in self.clients.iter().filter(|client| client.domain != 0 && !self.has_first) {
+            let owned = owned.get(&client.domain).copied().unwrap_or(0);
+            assert!(owned <= QUOTAS.nodes, "domain {} owns {owned} nodes", client.domain);
+        }
+    }
+}
+
+#[test]
+fn whatever_clients_ask_the_tree_stays_a_tree() {
+    let seed = test_support::seed();
+    for session in 0..test_support::cycles(150, 20_000) {
+        let mut session = Session::new(seed ^ session.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        for step in 0..300 {
+            session.step();
+            if step % 50 == 0 {
+                session.is_a_tree();
+            }
+        }
+        session.is_a_tree();
+    }
+}
+
+/// Bytes of a connection, cut anywhere: messages come out, or the connection ends; no more than one message is kept.
+#[test]
+fn whatever_a_connection_brings_is_messages_or_its_end() {
+    let mut random = Random(test_support::seed() | 1);
+    for _ in 0..test_support::cycles(2000, 200_000) {
+        let mut bytes = Vec::new();
+        for _ in 0..random.index(4) {
+            let operation = random.operation();
+            let payload = random.payload(operation);
+            if payload.len() <= PAYLOAD_BYTES_MAX {
+                put_message(&mut bytes, operation, 1, 0, &[&payload]);
+            }
+        }
+        for _ in 0..random.index(3) {
+            let (length, at) = (bytes.len(), random.next());
+            match random.index(3) {
+                0 if length > 0 => bytes[usize::try_from(at).unwrap() % length] ^= 1 << random.index(8),
+                1 => bytes.truncate(random.index(length + 1)),
+                _ => bytes.extend(random.bytes(40)),
+            }
+        }
+        let (mut reader, mut rest, mut found) = (MessageReader::new(), bytes.as_slice(), 0);
+        while !rest.is_empty() {
+            let portion = &rest[..rest.len().min(1 + random.index(30))];
+            let Ok((taken, message)) = reader.feed(portion) else { break };
+            assert!(taken > 0, "it goes on");
+            rest = &rest[taken..];
+            if let Some(message) = message {
+                assert!(message.payload.len() <= PAYLOAD_BYTES_MAX);
+                found += HEADER_BYTES + message.payload.len();
+                let header = Header { operation: message.operation, request: 0, transaction: 0, length: 0 };
+                assert_eq!(Header::decode(&header.encode()).operation, message.operation);
+            }
+        }
+        assert!(found <= bytes.len());
+    }
+}
