@@ -44,6 +44,8 @@ pub enum Event {
     Image(bool),
     /// Connecting the ring has ended; whether there is one now.
     RingConnected(bool),
+    /// The ring that was connected makes no sense any more, or nobody serves it any more.
+    RingBroken,
     /// The ring is drained, unmapped and forgotten.
     RingDisconnected,
     /// The directory of the device has gone.
@@ -83,7 +85,7 @@ pub struct Backend {
     online: bool,
     /// The directory is there.
     present: bool,
-    /// The ring was refused: it is not tried again before the frontend makes another.
+    /// The ring was refused or has broken: it is of no use before the frontend makes another.
     ring_is_bad: bool,
     /// The frontend has left its ring while it was being connected: whatever comes of that is of no use.
     ring_is_old: bool,
@@ -182,6 +184,7 @@ impl Backend {
                     self.ring_is_old &= worked;
                 }
             }
+            Event::RingBroken => self.ring_is_bad |= self.ring == Ring::Connected && self.own == State::Connected,
             Event::RingDisconnected => {
                 if self.ring == Ring::Disconnecting {
                     self.ring = Ring::None;
@@ -235,6 +238,11 @@ impl Backend {
                 self.own = State::Connected;
                 actions.push(Action::PublishConnected);
                 self.decide_with_ring(actions);
+            }
+            (State::Connected, _) if self.ring_is_bad => {
+                actions.push(Action::ReportBadRing);
+                self.ring_is_bad = false;
+                self.publish(State::Closing, actions);
             }
             (State::Connected, State::Closing) => self.publish(State::Closing, actions),
             _ => {}

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::*;
 
-const EVENTS: [Event; 21] = [
+const EVENTS: [Event; 22] = [
     Event::Frontend(State::Unknown),
     Event::Frontend(State::Initialising),
     Event::Frontend(State::InitWait),
@@ -23,6 +23,7 @@ const EVENTS: [Event; 21] = [
     Event::Image(false),
     Event::RingConnected(true),
     Event::RingConnected(false),
+    Event::RingBroken,
     Event::RingDisconnected,
     Event::Removed,
     Event::Recycled,
@@ -69,7 +70,7 @@ fn story(steps: &[(Event, &[Action])]) -> Backend {
 }
 
 use Action::{ConnectRing, DisconnectRing, Finish, Forget, Offer, Publish, PublishConnected, ReportBadRing};
-use Event::{Frontend, Image, Online, OwnState, Recycled, Removed, RingConnected, RingDisconnected};
+use Event::{Frontend, Image, Online, OwnState, Recycled, Removed, RingBroken, RingConnected, RingDisconnected};
 use State::{Closed, Closing, Connected, InitWait, Initialised, Initialising, Unknown};
 
 /// What leads from the start to a connected ring.
@@ -310,6 +311,25 @@ fn a_ring_that_cannot_be_used_is_reported_and_not_tried_again() {
         (Frontend(Closed), &[Publish(Closed)]),
         (Frontend(Initialising), &[Offer]),
         (Frontend(Initialised), &[ConnectRing]),
+    ]);
+}
+
+#[test]
+fn a_ring_that_breaks_is_reported_and_held_until_its_frontend_has_left() {
+    after_connecting(&[
+        (RingBroken, &[ReportBadRing, Publish(Closing)]),
+        (RingBroken, &[]),
+        (Frontend(Closed), &[DisconnectRing]),
+        (RingBroken, &[]),
+        (RingDisconnected, &[Publish(Closed)]),
+        (Frontend(Initialising), &[Offer]),
+        (Frontend(Initialised), &[ConnectRing]),
+    ]);
+    // One that its frontend closes already breaks nothing any more.
+    after_connecting(&[
+        (Frontend(Closing), &[Publish(Closing)]),
+        (RingBroken, &[]),
+        (Frontend(Closed), &[DisconnectRing]),
     ]);
 }
 

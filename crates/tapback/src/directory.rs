@@ -1,0 +1,141 @@
+//! The device's own directory, as far as we write into it.
+//!
+//! It is the toolstack's: it may go, or be replaced by another of its name, at any time. So everything is written in a
+//! transaction that looks first whether the directory is still the one that is meant, and nothing is made anew in one that
+//! has gone. What the toolstack has put into our state and we have not seen yet is not written over.
+
+use std::cell::Cell;
+
+use block_core::Result;
+use wire::xenstore::Path;
+use xen::store::{Store, Transaction};
+use xenbus::State;
+
+use crate::{nodes, offer::Node};
+
+/// Longer words are cut: a node holds only so many.
+const ERROR_CHARACTERS_MAX: usize = 400;
+
+pub(crate) struct Directory {
+    store: Store,
+    path: Path,
+    errors: Path,
+    /// The frontend's directory, as the toolstack has named it.
+    frontend: Path,
+    /// The state that we know to be in the node.
+    shown: Cell<State>,
+    /// We have told of an error, and have not taken it back.
+    has_error: Cell<bool>,
+}
+
+/// What is written at once.
+pub(crate) struct Change<'a> {
+    pub(crate) nodes: &'a [Node],
+    pub(crate) removed: &'a [&'a str],
+    pub(crate) state: StateChange,
+}
+
+/// What becomes of the state.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StateChange {
+    To(State),
+    /// It stays, and is not written: frontends look at nothing.
+    Keep,
+    /// It stays, and is written: frontends look again at what they know.
+    Again,
+}
+
+impl Directory {
+    pub(crate) fn new(store: &Store, path: Path, errors: Path, frontend: Path, shown: State) -> Directory {
+        let (shown, has_error) = (Cell::new(shown), Cell::new(false));
+        Directory { store: store.clone(), path, errors, frontend, shown, has_error }
+    }
+
+    pub(crate) fn frontend(&self) -> &Path {
+        &self.frontend
+    }
+
+    /// The state that the node is known to show.
+    pub(crate) fn shown(&self) -> State {
+        self.shown.get()
+    }
+
+    /// The toolstack has written this state.
+    pub(crate) fn note_shown(&self, state: State) {
+        self.shown.set(state);
+    }
+
+    /// Writes all of it or nothing; false if the directory is not what it was.
+    pub(crate) async fn write(&self, change: &Change<'_>) -> Result<bool> {
+        let written = self.store.transaction(async |transaction| self.try_write(transaction, change).await).await?;
+        if let (true, StateChange::To(state)) = (written, change.state) {
+            self.shown.set(state);
+        }
+        Ok(written)
+    }
+
+    async fn try_write(&self, transaction: &Transaction, change: &Change<'_>) -> Result<bool> {
+        let state_node = self.node("state");
+        let (state, frontend) = (transaction.read(&state_node).await?, transaction.read(&self.node("frontend")).await?);
+        let is_ours = frontend.as_deref() == Some(self.frontend.as_str().as_bytes());
+        let Some(value) = state.filter(|_| is_ours) else { return Ok(false) };
+        let state = nodes::state(Some(&value));
+        if !self.may_become(state, change.state) {
+            return Ok(false);
+        }
+        for name in change.removed {
+            transaction.remove(&self.node(name)).await?;
+        }
+        for (name, value) in change.nodes {
+            transaction.write(&self.node(name), value.as_bytes()).await?;
+        }
+        match change.state {
+            StateChange::To(next) if next != state => {
+                transaction.write(&state_node, next.number().to_string().as_bytes()).await?;
+            }
+            StateChange::Again => transaction.write(&state_node, &value).await?,
+            StateChange::To(_) | StateChange::Keep => {}
+        }
+        Ok(true)
+    }
+
+    /// Whether a directory that shows `found` is the one that we know, and what we want may be written over it.
+    fn may_become(&self, found: State, next: StateChange) -> bool {
+        let is_new = found == State::Initialising && self.shown.get() != State::Initialising;
+        let is_ended_by_toolstack = found == State::Closing && self.shown.get() != State::Closing;
+        let ends = matches!(next, StateChange::To(State::Closing | State::Closed));
+        !is_new && (ends || !is_ended_by_toolstack)
+    }
+
+    /// Tells of an error where Linux does: its number and words.
+    pub(crate) async fn report(&self, errno: i32, words: &str) -> Result<()> {
+        let text: String = format!("{errno} {words}").chars().take(ERROR_CHARACTERS_MAX).collect();
+        self.has_error.set(true);
+        let node = self.errors.join("error").expect("a plain name");
+        self.store.write(&node, text.as_bytes()).await
+    }
+
+    /// Takes back what was told, with the directories that were made for it.
+    pub(crate) async fn clear_report(&self) -> Result<()> {
+        if !self.has_error.get() {
+            return Ok(());
+        }
+        self.store
+            .transaction(async |transaction| {
+                transaction.remove(&self.errors).await?;
+                // That of the kind and those of others stay.
+                let guest = self.errors.parent().expect("a device is below its guest");
+                match transaction.directory(&guest).await? {
+                    Some(devices) if devices.is_empty() => transaction.remove(&guest).await,
+                    _ => Ok(()),
+                }
+            })
+            .await?;
+        self.has_error.set(false);
+        Ok(())
+    }
+
+    fn node(&self, name: &str) -> Path {
+        self.path.join(name).expect("a plain name")
+    }
+}

@@ -1,0 +1,594 @@
+//! The hands of a machine: what it decides is done, what comes of that and what is seen becomes its events.
+
+use std::{
+    collections::VecDeque,
+    pin::pin,
+    rc::{Rc, Weak},
+    time::Duration,
+};
+
+use block_core::{Error, Result};
+use control_api::{
+    errno,
+    native::{ConnectRing, RingConnected, RingEvent, RingOperation},
+    reason,
+};
+use futures_util::future::{Either, select};
+use rustix::io::Errno;
+use storage_io::Task;
+use xen::store::Watch;
+use xenbus::{Backend, BackendAction as Action, BackendEvent as Event, Ring, State};
+
+use crate::{
+    DeviceName, Disk, Host, ImageNodes, Reports,
+    device::{REFUSED_PAUSE, Shared},
+    directory::{Change, Directory, StateChange},
+    look::{Look, Seen, frontend_state, look, state_node},
+    nodes::refusal,
+    offer::{Node, properties, size, withdrawn},
+    pace::Pace,
+    reports::Report,
+    ring::read_rings,
+};
+
+/// Between two attempts to make a tapdisk let go, at first.
+const LET_GO_PAUSE_MIN: Duration = Duration::from_millis(10);
+/// And at most.
+const LET_GO_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// What was begun and has ended.
+pub(crate) enum JobEnd {
+    /// Opening an image; the token says whether anybody still wants it.
+    Opened(Weak<()>, Result<Disk>),
+    Connected(Result<RingConnected>),
+    Disconnected,
+}
+
+/// The image behind a device.
+enum Image {
+    /// None that could be opened.
+    None,
+    Opening {
+        nodes: ImageNodes,
+        token: Rc<()>,
+    },
+    Open {
+        nodes: ImageNodes,
+        disk: Disk,
+    },
+    /// It could not be opened; it is tried again when the nodes say something else.
+    Failed {
+        nodes: ImageNodes,
+    },
+    /// The device has ended, and does not need it before it begins anew.
+    Released,
+}
+
+enum Told {
+    End(JobEnd),
+    Report(Report),
+    Look,
+}
+
+pub(crate) struct Hands {
+    host: Rc<Host>,
+    name: DeviceName,
+    shared: Rc<Shared>,
+    directory: Directory,
+    machine: Backend,
+    /// What the machine has not been told yet.
+    events: VecDeque<Event>,
+    /// The directory was found gone.
+    is_gone: bool,
+    /// What was seen of the directory that has taken the place of ours.
+    replacement: Option<Box<Seen>>,
+    watch: Watch,
+    frontend_changed: bool,
+    pace: Pace,
+    image: Image,
+    /// What the nodes say now.
+    image_nodes: ImageNodes,
+    /// Where rings are or were connected last.
+    ring_disk: Option<Disk>,
+    ring: Option<RingConnected>,
+    reports: Rc<Reports>,
+    follow: Option<Task<()>>,
+    job: Option<Task<()>>,
+    trouble: Option<Error>,
+    looks: u64,
+}
+
+impl Hands {
+    /// Takes a device up as it is found.
+    pub(crate) async fn begin(host: &Rc<Host>, name: &DeviceName, shared: &Rc<Shared>, seen: Seen) -> Hands {
+        let mut hands = Hands {
+            host: host.clone(),
+            name: name.clone(),
+            shared: shared.clone(),
+            directory: directory(host, name, &seen),
+            machine: Backend::new().0,
+            events: VecDeque::new(),
+            is_gone: false,
+            replacement: None,
+            watch: host.store.watch(&state_node(&seen.frontend)),
+            frontend_changed: false,
+            pace: Pace::new(host.executor.now()),
+            image: Image::None,
+            image_nodes: ImageNodes::default(),
+            ring_disk: None,
+            ring: None,
+            reports: Reports::new(&shared.came),
+            follow: None,
+            job: None,
+            trouble: None,
+            looks: 0,
+        };
+        let (machine, actions) = hands.machine_for(&seen).await;
+        hands.machine = machine;
+        hands.note_seen(seen).await;
+        hands.carry_out_all(actions).await;
+        hands.settle().await;
+        hands
+    }
+
+    /// The machine for a device in this state. One that shows more than a toolstack writes was served by somebody before
+    /// us, and a tapdisk may still serve its rings. To connect them again tells: it is nothing new to the tapdisk then.
+    async fn machine_for(&mut self, seen: &Seen) -> (Backend, Vec<Action>) {
+        let is_known = matches!(seen.own, State::InitWait | State::Connected | State::Closing | State::Closed);
+        if !is_known {
+            return Backend::new();
+        }
+        if seen.image.are_ready()
+            && let Ok(disk) = self.host.opener.open(seen.image.clone()).await
+        {
+            self.image = Image::Open { nodes: seen.image.clone(), disk };
+            self.ring_disk = Some(disk);
+        }
+        let frontend = frontend_state(&self.host.store, &seen.frontend).await.unwrap_or(State::Unknown);
+        let is_served = frontend.has_ring() && matches!(seen.own, State::InitWait | State::Connected);
+        let may_have_ring = self.ring_disk.is_some() && seen.own != State::Closed && !is_served;
+        let own = if is_served { State::InitWait } else { seen.own };
+        Backend::adopted(own, frontend, may_have_ring, self.ring_disk.is_some(), seen.online)
+    }
+
+    /// Serves it to its end.
+    pub(crate) async fn live(mut self) {
+        while !self.machine.is_forgotten() {
+            match self.wait().await {
+                Told::End(end) => self.note_end(end).await,
+                Told::Report(report) => self.note_report(report).await,
+                Told::Look => self.look().await,
+            }
+            self.settle().await;
+        }
+        self.release_image();
+        // What was opened too late is not needed.
+        let ends = self.shared.ends.take();
+        for end in ends {
+            if let JobEnd::Opened(_, Ok(disk)) = end {
+                self.host.opener.close(disk);
+            }
+        }
+        insist(&self.host, &self.name, async || self.directory.clear_report().await).await;
+    }
+
+    /// What comes first: what has ended before what was reported before what is to be seen.
+    async fn wait(&mut self) -> Told {
+        let shared = self.shared.clone();
+        loop {
+            let end = shared.ends.borrow_mut().pop_front();
+            if let Some(end) = end {
+                return Told::End(end);
+            }
+            if let Some(report) = self.reports.take() {
+                return Told::Report(report);
+            }
+            let executor = &self.host.executor;
+            let due = match self.frontend_changed || shared.is_nudged.get() {
+                false => None,
+                true => match self.pace.take(executor.now()) {
+                    Ok(()) => return Told::Look,
+                    Err(due) => Some(due),
+                },
+            };
+            let has_told = || !shared.ends.borrow().is_empty() || !self.reports.is_empty();
+            let told = pin!(shared.came.until(|| has_told() || (due.is_none() && shared.is_nudged.get())));
+            let seen = pin!(async {
+                match due {
+                    Some(due) => executor.sleep_until(due).await,
+                    None => drop(self.watch.next().await),
+                }
+            });
+            let changed = matches!(select(told, seen).await, Either::Right(_)) && due.is_none();
+            self.frontend_changed |= changed;
+        }
+    }
+
+    /// Tells the machine of everything that has happened, and does what it wants, until there is nothing left to do.
+    async fn settle(&mut self) {
+        while let Some(event) = self.events.pop_front() {
+            let (machine, actions) = self.machine.apply(event);
+            self.machine = machine;
+            self.carry_out_all(actions).await;
+        }
+        let disk = self.disk();
+        let trouble = self.trouble.as_ref().map(Error::to_string);
+        let Hands { machine, looks, .. } = self;
+        let (own, frontend, ring) = (machine.own(), machine.frontend(), machine.ring());
+        let summary = crate::Summary { own, frontend, ring, disk, trouble, looks: *looks };
+        self.shared.summary.replace(summary);
+    }
+
+    async fn look(&mut self) {
+        self.looks += 1;
+        self.frontend_changed = false;
+        // However often it was written, it is read once.
+        drop(self.watch.take());
+        let is_nudged = self.shared.is_nudged.replace(false);
+        if let Err(error) = self.try_look(is_nudged).await {
+            self.note(&format!("cannot look at it: {error}"));
+            self.host.executor.sleep(REFUSED_PAUSE).await;
+            self.shared.nudge();
+        }
+    }
+
+    async fn try_look(&mut self, is_nudged: bool) -> Result<()> {
+        let frontend = frontend_state(&self.host.store, self.directory.frontend()).await?;
+        // A frontend that has gone may have gone with the whole store.
+        if is_nudged || frontend == State::Unknown {
+            match look(&self.host, &self.name).await? {
+                Look::There(seen) => self.note_seen(*seen).await,
+                Look::Gone if self.is_gone => {}
+                Look::Gone => {
+                    self.is_gone = true;
+                    self.replacement = None;
+                    self.events.push_back(Event::Removed);
+                }
+                Look::Lost => return Ok(()),
+            }
+        }
+        // What is seen of the frontend of a new directory counts when that directory is taken up.
+        if self.replacement.is_none() {
+            self.events.push_back(Event::Frontend(frontend));
+        }
+        Ok(())
+    }
+
+    async fn note_seen(&mut self, seen: Seen) {
+        let begins_anew = seen.own == State::Initialising && self.directory.shown() != State::Initialising;
+        let is_other = begins_anew || seen.frontend != *self.directory.frontend();
+        if self.is_gone || is_other {
+            if self.is_gone || self.replacement.is_none() {
+                self.events.push_back(Event::Recycled);
+            }
+            self.is_gone = false;
+            self.replacement = Some(Box::new(seen));
+            return;
+        }
+        self.events.push_back(Event::Online(seen.online));
+        if seen.own == State::Closing && self.directory.shown() != State::Closing {
+            self.note_closing().await;
+        }
+        self.image_nodes = seen.image;
+        self.update_image();
+    }
+
+    /// The toolstack has put `Closing` into our state.
+    async fn note_closing(&mut self) {
+        let was_closed = self.directory.shown() == State::Closed;
+        self.directory.note_shown(State::Closing);
+        if was_closed {
+            // We had closed before it wrote, which it waits for.
+            self.publish(&[], &[], State::Closed).await;
+        } else {
+            self.events.push_back(Event::OwnState(State::Closing));
+        }
+    }
+
+    async fn note_end(&mut self, end: JobEnd) {
+        match end {
+            JobEnd::Opened(token, opened) => self.note_opened(&token, opened).await,
+            JobEnd::Connected(Ok(ring)) => {
+                self.ring = Some(ring);
+                self.follow();
+                self.events.push_back(Event::RingConnected(true));
+            }
+            JobEnd::Connected(Err(error)) => self.note_unconnected(error),
+            JobEnd::Disconnected => {
+                self.ring = None;
+                self.events.push_back(Event::RingDisconnected);
+                // An image that has changed meanwhile may be changed now.
+                self.shared.nudge();
+            }
+        }
+    }
+
+    fn note_unconnected(&mut self, error: Error) {
+        self.trouble = Some(error);
+        self.events.push_back(Event::RingConnected(false));
+        // An image that has changed meanwhile may be changed now.
+        self.shared.nudge();
+    }
+
+    async fn note_report(&mut self, report: Report) {
+        match report {
+            Report::Event(RingEvent::Resized { geometry }) => {
+                let Some(ring) = self.ring.as_mut().filter(|ring| ring.geometry != geometry) else { return };
+                ring.geometry = geometry;
+                self.note(&format!("it has {} sectors now", geometry.bytes / 512));
+                self.amend(&size(&geometry), StateChange::Again).await;
+            }
+            Report::Event(RingEvent::Unsupported { operation }) => {
+                let Some(ring) = self.ring.as_mut() else { return };
+                match operation {
+                    RingOperation::Flush => ring.offer.flush = false,
+                    RingOperation::Barrier => ring.offer.barrier = false,
+                    RingOperation::Discard => ring.offer.discard = false,
+                }
+                self.note(&format!("{operation:?} turned out not to be possible"));
+                self.amend(&[withdrawn(operation)], StateChange::Keep).await;
+            }
+            Report::Event(RingEvent::Broken { reason }) => {
+                self.trouble = Some(refusal(Errno::INVAL, reason));
+                self.events.push_back(Event::RingBroken);
+            }
+            Report::Ended => {
+                self.trouble = Some(refusal(Errno::NODEV, "the tapdisk has gone, or has let go of the ring"));
+                self.events.push_back(Event::RingBroken);
+            }
+        }
+    }
+
+    async fn carry_out_all(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            self.carry_out(action).await;
+        }
+    }
+
+    async fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Offer => self.offer().await,
+            Action::Publish(state) => {
+                self.note(&format!("{state}"));
+                self.publish(&[], &[], state).await;
+            }
+            Action::ConnectRing => self.connect_ring().await,
+            Action::PublishConnected => self.publish_connected().await,
+            Action::DisconnectRing => self.disconnect_ring(),
+            Action::ReportBadRing => self.report_trouble().await,
+            Action::Finish => {
+                self.release_image();
+                self.image = Image::Released;
+                self.events.push_back(Event::Image(false));
+            }
+            Action::Forget => self.note("forgotten"),
+        }
+    }
+
+    async fn offer(&mut self) {
+        if let Some(seen) = self.replacement.take() {
+            self.note("its directory was replaced");
+            self.watch = self.host.store.watch(&state_node(&seen.frontend));
+            self.directory = directory(&self.host, &self.name, &seen);
+            self.release_image();
+        }
+        if matches!(self.image, Image::Released) {
+            self.image = Image::None;
+        }
+        self.note("offered");
+        let nodes = self.host.offer.nodes();
+        self.publish(&nodes, &[], State::InitWait).await;
+        // There is more to be seen than what the machine has been told since.
+        self.shared.nudge();
+    }
+
+    async fn connect_ring(&mut self) {
+        let Hands { host, name, directory, .. } = &*self;
+        let read = read_rings(&host.store, name, directory.frontend(), &host.offer).await;
+        let (ring, disk) = match (read, self.disk()) {
+            (Ok(ring), Some(disk)) => (ring, disk),
+            (Ok(_), None) => return self.note_unconnected(refusal(Errno::NODEV, "its image is not open")),
+            (Err(error), _) => return self.note_unconnected(error),
+        };
+        let ring = ConnectRing { minor: disk.minor, read_only: self.image_nodes.are_read_only(), ..ring };
+        self.ring_disk = Some(disk);
+        let (host, name, shared) = (self.host.clone(), self.name.clone(), self.shared.clone());
+        self.job = Some(self.host.executor.spawn(async move {
+            let connected = connect(&host, &name, disk, ring).await;
+            shared.end(JobEnd::Connected(connected));
+        }));
+    }
+
+    async fn publish_connected(&mut self) {
+        let (ring, disk) = (self.ring.clone(), self.ring_disk);
+        let (ring, disk) = (ring.expect("a ring is connected"), disk.expect("to a disk"));
+        let (mut nodes, removed) = properties(&ring, &self.image_nodes, disk.pid);
+        if self.image_nodes.script.is_none() && self.image_nodes.hotplug_status.is_none() {
+            // Nobody else will say so.
+            nodes.push(("hotplug-status", "connected".to_owned()));
+        }
+        self.note("connected");
+        self.trouble = None;
+        self.publish(&nodes, &removed, State::Connected).await;
+        insist(&self.host, &self.name, async || self.directory.clear_report().await).await;
+    }
+
+    fn disconnect_ring(&mut self) {
+        self.follow = None;
+        self.reports = Reports::new(&self.shared.came);
+        let Some(disk) = self.ring_disk else {
+            self.events.push_back(Event::RingDisconnected);
+            return;
+        };
+        self.note("disconnecting");
+        let (host, name, shared) = (self.host.clone(), self.name.clone(), self.shared.clone());
+        self.job = Some(self.host.executor.spawn(async move {
+            let_go(&host, &name, disk).await;
+            shared.end(JobEnd::Disconnected);
+        }));
+    }
+
+    /// From now on we are told what happens to the ring.
+    fn follow(&mut self) {
+        let disk = self.ring_disk.expect("a ring is connected to a disk");
+        let reports = Reports::new(&self.shared.came);
+        self.reports = reports.clone();
+        let (host, name) = (self.host.clone(), self.name.clone());
+        self.follow = Some(self.host.executor.spawn(async move {
+            while let Err(error) = host.worker.watch(disk, name.clone(), reports.clone()).await {
+                host.log.note(&name, &format!("its ring cannot be watched at the moment: {error}"));
+                host.executor.sleep(REFUSED_PAUSE).await;
+            }
+            reports.end();
+        }));
+    }
+
+    async fn report_trouble(&mut self) {
+        let Some(trouble) = &self.trouble else { return };
+        let (number, words) = (errno(trouble), reason(trouble));
+        self.note(&format!("error {number}: {words}"));
+        insist(&self.host, &self.name, async || self.directory.report(number, &words).await).await;
+    }
+
+    fn disk(&self) -> Option<Disk> {
+        match &self.image {
+            Image::Open { disk, .. } => Some(*disk),
+            _ => None,
+        }
+    }
+
+    /// Brings the image closer to what the nodes say. One that a ring uses stays until there is no ring.
+    fn update_image(&mut self) {
+        let is_ready = self.image_nodes.are_ready();
+        let stays = match &self.image {
+            Image::Released => true,
+            Image::None => !is_ready,
+            Image::Open { .. } if self.machine.ring() != Ring::None => true,
+            Image::Open { nodes, .. } | Image::Opening { nodes, .. } | Image::Failed { nodes } => {
+                is_ready && nodes.mean_the_same(&self.image_nodes)
+            }
+        };
+        if stays {
+            return;
+        }
+        self.release_image();
+        if is_ready {
+            self.open_image();
+        }
+    }
+
+    fn open_image(&mut self) {
+        let nodes = self.image_nodes.clone();
+        let token = Rc::new(());
+        let wanted = Rc::downgrade(&token);
+        self.image = Image::Opening { nodes: nodes.clone(), token };
+        let (host, shared) = (self.host.clone(), self.shared.clone());
+        // It goes on when nobody wants the image any more, since it may have opened it already.
+        let opening = async move {
+            let opened = host.opener.open(nodes).await;
+            match opened {
+                Ok(disk) if wanted.strong_count() == 0 => host.opener.close(disk),
+                opened => shared.end(JobEnd::Opened(wanted, opened)),
+            }
+        };
+        self.host.executor.spawn(opening).detach();
+    }
+
+    async fn note_opened(&mut self, token: &Weak<()>, opened: Result<Disk>) {
+        let nodes = match &self.image {
+            Image::Opening { nodes, token: wanted } if std::ptr::eq(Rc::as_ptr(wanted), token.as_ptr()) => {
+                nodes.clone()
+            }
+            _ => {
+                // Others are meant by now.
+                if let Ok(disk) = opened {
+                    self.host.opener.close(disk);
+                }
+                return;
+            }
+        };
+        match opened {
+            Ok(disk) => {
+                self.image = Image::Open { nodes, disk };
+                self.events.push_back(Event::Image(true));
+            }
+            Err(error) => {
+                self.image = Image::Failed { nodes };
+                self.trouble = Some(error);
+                self.report_trouble().await;
+            }
+        }
+    }
+
+    fn release_image(&mut self) {
+        if let Image::Open { disk, .. } = std::mem::replace(&mut self.image, Image::None) {
+            self.host.opener.close(disk);
+            self.events.push_back(Event::Image(false));
+        }
+    }
+
+    /// Writes nodes and a state at once. If the directory is not what it was, a look will tell what it is.
+    async fn publish(&mut self, nodes: &[Node], removed: &[&str], state: State) {
+        let change = Change { nodes, removed, state: StateChange::To(state) };
+        if !insist(&self.host, &self.name, async || self.directory.write(&change).await).await {
+            self.shared.nudge();
+        }
+    }
+
+    /// Changes what was said of a disk that is connected.
+    async fn amend(&mut self, nodes: &[Node], state: StateChange) {
+        if self.directory.shown() != State::Connected {
+            return;
+        }
+        let change = Change { nodes, removed: &[], state };
+        if !insist(&self.host, &self.name, async || self.directory.write(&change).await).await {
+            self.shared.nudge();
+        }
+    }
+
+    fn note(&self, words: &str) {
+        self.host.log.note(&self.name, words);
+    }
+}
+
+fn directory(host: &Host, name: &DeviceName, seen: &Seen) -> Directory {
+    let (path, errors) = (name.directory(host.domain), name.error_directory(host.domain));
+    Directory::new(&host.store, path, errors, seen.frontend.clone(), seen.own)
+}
+
+/// Connects a ring. If others of the device are connected, those are of a frontend that has gone unseen.
+async fn connect(host: &Host, name: &DeviceName, disk: Disk, ring: ConnectRing) -> Result<RingConnected> {
+    let mut connected = host.worker.connect(disk, ring.clone()).await;
+    if matches!(&connected, Err(error) if error.os_error() == Some(Errno::ALREADY.raw_os_error())) {
+        let_go(host, name, disk).await;
+        connected = host.worker.connect(disk, ring).await;
+    }
+    if connected.is_err() {
+        // An answer may have been lost.
+        let_go(host, name, disk).await;
+    }
+    connected
+}
+
+/// Ends when nothing of a device is connected: before that its guest must not be told that it is closed.
+async fn let_go(host: &Host, name: &DeviceName, disk: Disk) {
+    let mut pause = LET_GO_PAUSE_MIN;
+    while let Err(error) = host.worker.disconnect(disk, name.clone()).await {
+        host.log.note(name, &format!("its ring is not let go of: {error}"));
+        host.executor.sleep(pause).await;
+        pause = (pause * 2).min(LET_GO_PAUSE_MAX);
+    }
+}
+
+/// Has XenStore do something; what it refuses is tried again, since everything else depends on it.
+async fn insist<T>(host: &Host, name: &DeviceName, body: impl AsyncFn() -> Result<T>) -> T {
+    loop {
+        match body().await {
+            Ok(value) => return value,
+            Err(error) => {
+                host.log.note(name, &format!("XenStore refuses: {error}"));
+                host.executor.sleep(REFUSED_PAUSE).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Which disk is meant: what toolstack and scripts write of the image, and who makes a disk of it.
+
+use block_core::{Error, ErrorKind, Result};
+use futures_util::future::{LocalBoxFuture, ready};
+
+use crate::Disk;
+
+const IS_CDROM: u32 = 1;
+const IS_REMOVABLE: u32 = 2;
+const IS_READ_ONLY: u32 = 4;
+
+/// What the nodes of a device say of its image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageNodes {
+    /// `params`: usually `type:path`.
+    pub params: Option<String>,
+    /// `script`: who makes the disk ready; none: nobody does.
+    pub script: Option<String>,
+    /// `mode`: writable with a `w`.
+    pub mode: Option<String>,
+    /// `physical-device`: numbers of a block device.
+    pub physical_device: Option<String>,
+    /// `physical-device-path`: what the script has made.
+    pub physical_device_path: Option<String>,
+    /// `hotplug-status`: what the script says of itself.
+    pub hotplug_status: Option<String>,
+    /// `pid`: the process that has the disk.
+    pub pid: Option<String>,
+    /// `minor`: the disk's number on this host.
+    pub minor: Option<String>,
+    /// `discard-enable`: `0` if guests must not discard.
+    pub discard_enable: Option<String>,
+    /// `device-type`: `disk` or `cdrom`.
+    pub device_type: Option<String>,
+    /// `removable`.
+    pub removable: Option<String>,
+}
+
+impl ImageNodes {
+    /// Names of the nodes, in the order of [`from_values`](Self::from_values).
+    pub(crate) const NAMES: [&'static str; 11] = [
+        "params",
+        "script",
+        "mode",
+        "physical-device",
+        "physical-device-path",
+        "hotplug-status",
+        "pid",
+        "minor",
+        "discard-enable",
+        "device-type",
+        "removable",
+    ];
+
+    pub(crate) fn from_values(values: [Option<String>; 11]) -> ImageNodes {
+        let [
+            params,
+            script,
+            mode,
+            physical_device,
+            physical_device_path,
+            hotplug_status,
+            pid,
+            minor,
+            discard_enable,
+            device_type,
+            removable,
+        ] = values;
+        ImageNodes {
+            params,
+            script,
+            mode,
+            physical_device,
+            physical_device_path,
+            hotplug_status,
+            pid,
+            minor,
+            discard_enable,
+            device_type,
+            removable,
+        }
+    }
+
+    /// Whether the script has done its work. A toolstack waits for `InitWait` before it runs the script, so a ring must not
+    /// be connected before this holds.
+    pub fn are_ready(&self) -> bool {
+        match self.hotplug_status.as_deref() {
+            Some("connected") => true,
+            Some("error" | "busy") => false,
+            _ if self.script.is_none() => self.params.is_some(),
+            _ => self.physical_device.is_some() || self.physical_device_path.is_some(),
+        }
+    }
+
+    /// Whether both mean the same image. How far the script has come since does not matter.
+    pub(crate) fn mean_the_same(&self, other: &ImageNodes) -> bool {
+        let image = |nodes: &ImageNodes| {
+            let ImageNodes { params, mode, physical_device, physical_device_path, pid, minor, .. } = nodes.clone();
+            (params, mode, physical_device, physical_device_path, pid, minor)
+        };
+        image(self) == image(other)
+    }
+
+    /// Whether guests may not write.
+    pub fn are_read_only(&self) -> bool {
+        !self.mode.as_deref().is_some_and(|mode| mode.contains('w'))
+    }
+
+    /// Whether guests may discard.
+    pub fn may_discard(&self) -> bool {
+        self.discard_enable.as_deref() != Some("0")
+    }
+
+    /// The value of `info`.
+    pub(crate) fn information(&self, read_only: bool) -> u32 {
+        let mut bits = 0;
+        if self.device_type.as_deref() == Some("cdrom") {
+            bits |= IS_CDROM;
+        }
+        if self.removable.as_deref() == Some("1") {
+            bits |= IS_REMOVABLE;
+        }
+        if read_only {
+            bits |= IS_READ_ONLY;
+        }
+        bits
+    }
+}
+
+/// Who makes a disk of what nodes say.
+pub trait Opener {
+    /// The disk that is meant, ready to be connected to. After an error it is asked again when the nodes have changed.
+    fn open(&self, image: ImageNodes) -> LocalBoxFuture<'static, Result<Disk>>;
+
+    /// The device needs the disk no more.
+    fn close(&self, disk: Disk);
+}
+
+/// Disks that scripts have made ready, and have named: by `pid` and `minor`, or by the name of the disk's NBD socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NamedDisks;
+
+impl Opener for NamedDisks {
+    fn open(&self, image: ImageNodes) -> LocalBoxFuture<'static, Result<Disk>> {
+        Box::pin(ready(named_disk(&image).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "neither pid and minor nor physical-device-path name a disk of a tapdisk")
+        })))
+    }
+
+    fn close(&self, _: Disk) {}
+}
+
+fn named_disk(image: &ImageNodes) -> Option<Disk> {
+    let (pid, minor) = match (&image.pid, &image.minor) {
+        (Some(pid), Some(minor)) => (pid.as_str(), minor.as_str()),
+        _ => {
+            let socket = image.physical_device_path.as_deref()?.rsplit('/').next()?;
+            socket.strip_prefix("nbd")?.split_once('.')?
+        }
+    };
+    let pid = pid.parse().ok().filter(|pid| *pid > 0)?;
+    Some(Disk { pid, minor: minor.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    #[test]
+    fn a_script_has_done_its_work_when_it_says_so_or_names_what_it_made() {
+        let made = ImageNodes { script: some("block-tap"), params: some("aio:/a"), ..ImageNodes::default() };
+        assert!(!made.are_ready());
+        assert!(ImageNodes { hotplug_status: some("connected"), ..made.clone() }.are_ready());
+        let named = ImageNodes { physical_device_path: some("/run/nbd1.2"), ..made.clone() };
+        assert!(named.are_ready());
+        assert!(!ImageNodes { hotplug_status: some("error"), ..named }.are_ready());
+        assert!(ImageNodes { script: None, ..made }.are_ready(), "there is nobody to wait for");
+        assert!(!ImageNodes::default().are_ready());
+    }
+
+    #[test]
+    fn disks_are_named_by_numbers_or_by_their_socket() {
+        let numbers = ImageNodes { pid: some("221"), minor: some("7"), ..ImageNodes::default() };
+        assert_eq!(named_disk(&numbers), Some(Disk { pid: 221, minor: 7 }));
+        let socket = |path| named_disk(&ImageNodes { physical_device_path: some(path), ..ImageNodes::default() });
+        assert_eq!(socket("/run/blktap-control/nbd221.7"), Some(Disk { pid: 221, minor: 7 }));
+        for wrong in ["/dev/sda", "/run/nbd221", "/run/nbd.7", "/run/nbd0.7", "/run/nbd1.99999", ""] {
+            assert_eq!(socket(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn information_tells_cdrom_removable_and_read_only() {
+        let nodes = ImageNodes { device_type: some("cdrom"), removable: some("1"), ..ImageNodes::default() };
+        assert_eq!((nodes.information(true), ImageNodes::default().information(false)), (7, 0));
+        assert!(nodes.are_read_only(), "only what is said to be writable is");
+        assert!(!ImageNodes { mode: some("w!"), ..nodes }.are_read_only());
+    }
+}

@@ -1,0 +1,94 @@
+//! What there is to be seen of a device.
+
+use block_core::Result;
+use futures_util::future::{join, join_all};
+use wire::xenstore::Path;
+use xen::store::Store;
+use xenbus::State;
+
+use crate::{
+    DeviceName, Host, ImageNodes,
+    name::domain_directory,
+    nodes::{read, state, text},
+};
+
+/// What a device's directory shows.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    /// The directory of its frontend.
+    pub(crate) frontend: Path,
+    pub(crate) own: State,
+    pub(crate) online: bool,
+    pub(crate) image: ImageNodes,
+}
+
+/// What is at a device's place.
+#[derive(Debug)]
+pub(crate) enum Look {
+    /// A device.
+    There(Box<Seen>),
+    /// Nothing, or what scripts leave behind, which are directories that name no frontend.
+    Gone,
+    /// Not even our own domain: it is the store that has lost everything, not the toolstack that has ended the device.
+    Lost,
+}
+
+pub(crate) async fn look(host: &Host, name: &DeviceName) -> Result<Look> {
+    let directory = name.directory(host.domain);
+    let node = |name: &str| directory.join(name).expect("a plain name");
+    let image = join_all(ImageNodes::NAMES.map(|name| {
+        let path = node(name);
+        async move { read(&host.store, &path).await }
+    }));
+    let (frontend, own, online) = (node("frontend"), node("state"), node("online"));
+    let life = join(read(&host.store, &own), read(&host.store, &online));
+    let (frontend, (life, image)) = join(read(&host.store, &frontend), join(life, image)).await;
+    let (own, online) = (life.0?, life.1?);
+    let (Some(frontend), Some(own)) = (text(frontend?), own) else {
+        let home = host.store.directory(&domain_directory(host.domain)).await?;
+        return Ok(if home.is_some() { Look::Gone } else { Look::Lost });
+    };
+    let image: Vec<Option<String>> = image.into_iter().map(|value| value.map(text)).collect::<Result<_>>()?;
+    let image = ImageNodes::from_values(image.try_into().expect("one for each name"));
+    let Some(frontend) = frontend_path(name, &frontend) else {
+        host.log.note(name, &format!("ignored: its frontend is not below its guest: {frontend}"));
+        return Ok(Look::Gone);
+    };
+    let own = state(Some(&own));
+    Ok(Look::There(Box::new(Seen { frontend, own, online: online.as_deref() != Some(b"0"), image })))
+}
+
+/// The frontend's directory, which is the guest's.
+fn frontend_path(name: &DeviceName, text: &str) -> Option<Path> {
+    let path = Path::new(text).ok()?;
+    let guest = domain_directory(name.domain);
+    (guest.covers(&path) && path != guest).then_some(path)
+}
+
+/// The state of a frontend.
+pub(crate) async fn frontend_state(store: &Store, frontend: &Path) -> Result<State> {
+    let value = read(store, &state_node(frontend)).await?;
+    Ok(state(value.as_deref()))
+}
+
+pub(crate) fn state_node(frontend: &Path) -> Path {
+    frontend.join("state").unwrap_or_else(|_| frontend.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use xen::DomainId;
+
+    use super::*;
+
+    #[test]
+    fn a_frontend_is_below_its_guest() {
+        let name = DeviceName::new(&"vbd3".into(), DomainId(7), 51712);
+        assert!(frontend_path(&name, "/local/domain/7/device/vbd/51712").is_some());
+        for wrong in
+            ["/local/domain/8/device/vbd/51712", "/local/domain/7", "/local/domain/70/device", "device/vbd", "/a b"]
+        {
+            assert_eq!(frontend_path(&name, wrong), None, "{wrong}");
+        }
+    }
+}

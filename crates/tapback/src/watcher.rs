@@ -1,0 +1,162 @@
+//! All devices of a kind: made when their directories come, forgotten when they have gone.
+
+use std::{cell::RefCell, collections::BTreeMap, pin::pin, rc::Rc};
+
+use block_core::Result;
+use futures_util::future::select;
+use storage_io::{Signal, Task};
+use wire::xenstore::Path;
+use xen::store::Watch;
+
+use crate::{Device, DeviceName, Host, Summary, device::REFUSED_PAUSE, name::kind_directory};
+
+/// Serves every device below `backend/<kind>`. Dropping it leaves all of them as they are.
+///
+/// The watch stays when the directory goes, and `backend` with it: both come back with the next device.
+pub struct Watcher {
+    devices: Rc<Devices>,
+    _task: Task<()>,
+}
+
+struct Devices {
+    host: Rc<Host>,
+    kind: Rc<str>,
+    root: Path,
+    known: RefCell<BTreeMap<DeviceName, Device>>,
+    /// One of them is over.
+    over: Rc<Signal>,
+}
+
+/// What an event is about.
+enum Place {
+    /// All devices, of one guest if it is named.
+    Many(Option<String>),
+    One(DeviceName),
+    Nothing,
+}
+
+impl Watcher {
+    /// Serves devices of this kind from now on.
+    ///
+    /// # Panics
+    /// When the kind is no name of a node.
+    pub fn start(host: &Rc<Host>, kind: &str) -> Watcher {
+        let root = kind_directory(host.domain, kind);
+        let devices = Rc::new(Devices {
+            host: host.clone(),
+            kind: kind.into(),
+            root,
+            known: RefCell::default(),
+            over: Rc::default(),
+        });
+        let task = host.executor.spawn(devices.clone().run());
+        Watcher { devices, _task: task }
+    }
+
+    /// What is known of each device.
+    pub fn devices(&self) -> Vec<(DeviceName, Summary)> {
+        let known = self.devices.known.borrow();
+        known.iter().map(|(name, device)| (name.clone(), device.summary())).collect()
+    }
+}
+
+impl std::fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.devices()).finish()
+    }
+}
+
+impl Devices {
+    async fn run(self: Rc<Self>) {
+        let watch = self.host.store.watch(&self.root);
+        loop {
+            for path in self.changes(&watch).await {
+                match self.place(&path) {
+                    Place::Many(guest) => self.look_at_all(guest.as_deref()).await,
+                    Place::One(name) => self.look_at(name),
+                    Place::Nothing => {}
+                }
+            }
+        }
+    }
+
+    /// Where something has changed. Devices that are over are forgotten meanwhile.
+    async fn changes(&self, watch: &Watch) -> Vec<String> {
+        let first = {
+            let forgetting = pin!(async {
+                loop {
+                    self.over.until(|| self.known.borrow().values().any(Device::is_over)).await;
+                    self.forget();
+                }
+            });
+            let changed = pin!(watch.next());
+            let future = select(changed, forgetting).await;
+            match future {
+                futures_util::future::Either::Left((path, _)) => path,
+                futures_util::future::Either::Right((never, _)) => never,
+            }
+        };
+        let mut paths = watch.take();
+        paths.push(first);
+        paths
+    }
+
+    fn forget(&self) {
+        let known = self.known.take();
+        self.known.replace(known.into_iter().filter(|(_, device)| !device.is_over()).collect());
+    }
+
+    fn place(&self, path: &str) -> Place {
+        let Some(below) = path.strip_prefix(self.root.as_str()) else { return Place::Nothing };
+        let mut names = below.split('/').skip(1);
+        match (names.next(), names.next()) {
+            (None, _) => Place::Many(None),
+            (Some(guest), None) => Place::Many(Some(guest.to_owned())),
+            (Some(guest), Some(device)) => {
+                DeviceName::parse(&self.kind, guest, device).map_or(Place::Nothing, Place::One)
+            }
+        }
+    }
+
+    /// Looks at all that are there, and at all that were.
+    async fn look_at_all(&self, guest: Option<&str>) {
+        for (name, device) in &*self.known.borrow() {
+            if guest.is_none_or(|guest| name.domain.to_string() == guest) {
+                device.look();
+            }
+        }
+        loop {
+            match self.names(guest).await {
+                Ok(names) => return names.into_iter().for_each(|name| self.look_at(name)),
+                // Whoever cannot be asked now will be asked again.
+                Err(_) => self.host.executor.sleep(REFUSED_PAUSE).await,
+            }
+        }
+    }
+
+    async fn names(&self, guest: Option<&str>) -> Result<Vec<DeviceName>> {
+        let store = &self.host.store;
+        let guests = match guest {
+            Some(guest) => vec![guest.to_owned()],
+            None => store.directory(&self.root).await?.unwrap_or_default(),
+        };
+        let mut names = Vec::new();
+        for guest in guests {
+            let Ok(directory) = self.root.join(&guest) else { continue };
+            let devices = store.directory(&directory).await?.unwrap_or_default();
+            names.extend(devices.iter().filter_map(|device| DeviceName::parse(&self.kind, &guest, device)));
+        }
+        Ok(names)
+    }
+
+    fn look_at(&self, name: DeviceName) {
+        let mut known = self.known.borrow_mut();
+        match known.get(&name).filter(|device| !device.is_over()) {
+            Some(device) => device.look(),
+            None => {
+                let device = Device::start(&self.host, &name, &self.over);
+                drop(known.insert(name, device));
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! A backend that starts where another has ended.
+
+use crate::world::{GUEST, World, XVDA};
+
+#[test]
+fn a_ring_that_is_connected_stays_connected_when_the_backend_starts_anew() {
+    let world = World::new();
+    world.run(async {
+        let vbd = world.connected_vbd(GUEST, XVDA).await;
+        world.stop();
+        let watch = world.store.watch(&vbd.node("state"));
+        watch.next().await;
+        world.start();
+        world.settle().await;
+        assert_eq!(watch.take(), [""; 0], "the guest sees nothing of it");
+        assert_eq!((world.worker.connected.get(), world.worker.disconnected.get()), (2, 0), "the same ring again");
+        vbd.show(5).await;
+        vbd.wait_for(5).await;
+        vbd.show(6).await;
+        vbd.wait_for(6).await;
+        assert!(!vbd.is_connected());
+    });
+}
+
+#[test]
+fn a_frontend_that_left_while_there_was_no_backend_is_let_go_of() {
+    for (shown, expected) in [(6, "6"), (1, "2"), (5, "5")] {
+        let world = World::new();
+        world.run(async {
+            let vbd = world.connected_vbd(GUEST, XVDA).await;
+            world.stop();
+            vbd.show(shown).await;
+            world.start();
+            assert_eq!(vbd.settled().await, expected, "frontend in {shown}");
+            assert_eq!(vbd.is_connected(), shown == 5);
+        });
+    }
+}
+
+#[test]
+fn a_frontend_with_another_ring_than_before_gets_the_new_one() {
+    let world = World::new();
+    world.run(async {
+        let vbd = world.connected_vbd(GUEST, XVDA).await;
+        world.stop();
+        vbd.show_ring(&[("ring-ref", "99")], 3).await;
+        world.start();
+        vbd.wait_for(4).await;
+        world.settle().await;
+        assert_eq!(world.worker.ring(GUEST, XVDA).queues[0].pages, [99]);
+    });
+}
+
+#[test]
+fn a_toolstack_that_ended_the_device_meanwhile_is_answered() {
+    for by_force in [false, true] {
+        let world = World::new();
+        world.run(async {
+            let vbd = world.connected_vbd(GUEST, XVDA).await;
+            world.stop();
+            vbd.detach(by_force).await;
+            world.start();
+            if !by_force {
+                assert_eq!(vbd.settled().await, "5");
+                vbd.show(6).await;
+            }
+            vbd.wait_for(6).await;
+            assert!(!vbd.is_connected());
+        });
+    }
+}
+
+#[test]
+fn devices_at_rest_stay_at_rest() {
+    let world = World::new();
+    world.run(async {
+        let closed = world.connected_vbd(GUEST, XVDA).await;
+        closed.show(6).await;
+        closed.wait_for(6).await;
+        let waiting = world.ready_vbd(GUEST, 51728).await;
+        world.settle().await;
+        world.stop();
+        let watches = [&closed, &waiting].map(|vbd| world.store.watch(&vbd.node("state")));
+        for watch in &watches {
+            watch.next().await;
+        }
+        world.start();
+        world.settle().await;
+        assert_eq!(watches.each_ref().map(|watch| watch.take().len()), [0, 0], "nothing is written");
+        assert_eq!((closed.state().await.as_str(), waiting.state().await.as_str()), ("6", "2"));
+        closed.show(1).await;
+        closed.wait_for(2).await;
+    });
+}

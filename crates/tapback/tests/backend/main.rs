@@ -1,0 +1,12 @@
+//! The backend's hands against a XenStore server, with toolstacks and guests as they were seen to behave.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod adoption;
+mod hostile;
+mod life;
+mod nodes;
+mod toolstack;
+mod watcher;
+mod worker;
+mod world;

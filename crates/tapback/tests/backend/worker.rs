@@ -1,0 +1,191 @@
+//! A tapdisk that serves nothing and remembers everything.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+};
+
+use block_core::{Error, ErrorKind, Result};
+use control_api::native::{ConnectRing, Geometry, RingConnected, RingEvent, RingOffer};
+use futures_util::future::LocalBoxFuture;
+use storage_io::Signal;
+use tapback::{DeviceName, Disk, ImageNodes, Opener, Reports, Worker};
+
+/// What may be made to happen, and what has happened.
+#[derive(Default)]
+pub(crate) struct FakeWorker {
+    inner: Rc<Inner>,
+}
+
+#[derive(Default)]
+pub(crate) struct Inner {
+    /// Rings that are connected, by domain and device.
+    pub(crate) rings: RefCell<BTreeMap<(u16, u32), ConnectRing>>,
+    /// How often rings were connected and disconnected, and asked for in vain.
+    pub(crate) connected: Cell<u32>,
+    pub(crate) disconnected: Cell<u32>,
+    pub(crate) refused: Cell<u32>,
+    /// Connecting, disconnecting takes until this is over, for all devices or for one.
+    pub(crate) is_slow_to_connect: Cell<bool>,
+    pub(crate) is_slow_to_disconnect: Cell<Option<u32>>,
+    /// The next connections fail with this number.
+    pub(crate) refusal: Cell<Option<i32>>,
+    /// The next so many disconnections fail.
+    pub(crate) failures: Cell<u32>,
+    pub(crate) geometry: Cell<Option<Geometry>>,
+    reports: RefCell<BTreeMap<(u16, u32), Rc<Reports>>>,
+    changed: Signal,
+}
+
+impl std::ops::Deref for FakeWorker {
+    type Target = Rc<Inner>;
+
+    fn deref(&self) -> &Rc<Inner> {
+        &self.inner
+    }
+}
+
+impl Inner {
+    pub(crate) fn set_slow_to_connect(&self, slow: bool) {
+        self.is_slow_to_connect.set(slow);
+        self.changed.notify();
+    }
+
+    pub(crate) fn set_slow_to_disconnect(&self, device: Option<u32>) {
+        self.is_slow_to_disconnect.set(device);
+        self.changed.notify();
+    }
+
+    pub(crate) fn is_connected(&self, domain: u16, device: u32) -> bool {
+        self.rings.borrow().contains_key(&(domain, device))
+    }
+
+    pub(crate) fn ring(&self, domain: u16, device: u32) -> ConnectRing {
+        self.rings.borrow()[&(domain, device)].clone()
+    }
+
+    /// Tells whoever watches a device.
+    pub(crate) fn report(&self, domain: u16, device: u32, event: RingEvent) {
+        self.reports.borrow()[&(domain, device)].put(event);
+    }
+
+    /// The process goes away, with all its rings.
+    pub(crate) fn die(&self) {
+        self.rings.borrow_mut().clear();
+        self.changed.notify();
+    }
+
+    pub(crate) fn size() -> Geometry {
+        Geometry { bytes: 4 << 20, logical_block_bytes: 512, physical_block_bytes: 4096, read_only: false }
+    }
+
+    async fn connect(self: Rc<Self>, ring: ConnectRing) -> Result<RingConnected> {
+        self.changed.until(|| !self.is_slow_to_connect.get()).await;
+        if let Some(number) = self.refusal.get() {
+            self.refused.set(self.refused.get() + 1);
+            return Err(Error::from_os("as the test wants it", std::io::Error::from_raw_os_error(number)));
+        }
+        let key = (ring.domain, ring.device);
+        let old = self.rings.borrow_mut().entry(key).or_insert_with(|| ring.clone()).clone();
+        if old != ring {
+            return Err(Error::from_os("it has others", std::io::Error::from_raw_os_error(114)));
+        }
+        self.connected.set(self.connected.get() + 1);
+        let geometry = self.geometry.get().unwrap_or_else(Inner::size);
+        let geometry = Geometry { read_only: ring.read_only, ..geometry };
+        let offer = RingOffer {
+            flush: true,
+            barrier: true,
+            discard: !ring.read_only,
+            discard_granularity: 4096,
+            indirect_segments: ring.indirect_segments,
+            ..RingOffer::default()
+        };
+        Ok(RingConnected { already: false, geometry, offer })
+    }
+
+    async fn disconnect(self: Rc<Self>, key: (u16, u32)) -> Result<()> {
+        self.changed.until(|| self.is_slow_to_disconnect.get() != Some(key.1)).await;
+        if self.failures.get() > 0 {
+            self.failures.set(self.failures.get() - 1);
+            return Err(Error::new(ErrorKind::Io, "as the test wants it"));
+        }
+        self.disconnected.set(self.disconnected.get() + 1);
+        self.rings.borrow_mut().remove(&key);
+        self.changed.notify();
+        Ok(())
+    }
+
+    async fn watch(self: Rc<Self>, key: (u16, u32), reports: Rc<Reports>) -> Result<()> {
+        self.reports.borrow_mut().insert(key, reports);
+        self.changed.until(|| !self.rings.borrow().contains_key(&key)).await;
+        Ok(())
+    }
+}
+
+impl Worker for FakeWorker {
+    fn connect(&self, _: Disk, ring: ConnectRing) -> LocalBoxFuture<'static, Result<RingConnected>> {
+        Box::pin(self.inner.clone().connect(ring))
+    }
+
+    fn disconnect(&self, _: Disk, device: DeviceName) -> LocalBoxFuture<'static, Result<()>> {
+        Box::pin(self.inner.clone().disconnect((device.domain.0, device.device)))
+    }
+
+    fn watch(&self, _: Disk, device: DeviceName, reports: Rc<Reports>) -> LocalBoxFuture<'static, Result<()>> {
+        Box::pin(self.inner.clone().watch((device.domain.0, device.device), reports))
+    }
+}
+
+/// Gives every image the minor that its nodes say, and counts.
+#[derive(Default)]
+pub(crate) struct FakeOpener {
+    inner: Rc<OpenerInner>,
+}
+
+#[derive(Default)]
+pub(crate) struct OpenerInner {
+    /// Disks that were opened and not closed.
+    pub(crate) open: Cell<i32>,
+    /// Disks that were opened, ever.
+    pub(crate) opened: Cell<u32>,
+    pub(crate) fails: Cell<bool>,
+    is_slow: Cell<bool>,
+    changed: Signal,
+}
+
+impl std::ops::Deref for FakeOpener {
+    type Target = Rc<OpenerInner>;
+
+    fn deref(&self) -> &Rc<OpenerInner> {
+        &self.inner
+    }
+}
+
+impl OpenerInner {
+    pub(crate) fn set_slow(&self, slow: bool) {
+        self.is_slow.set(slow);
+        self.changed.notify();
+    }
+}
+
+impl Opener for FakeOpener {
+    fn open(&self, image: ImageNodes) -> LocalBoxFuture<'static, Result<Disk>> {
+        let inner = self.inner.clone();
+        Box::pin(async move {
+            inner.changed.until(|| !inner.is_slow.get()).await;
+            if inner.fails.get() {
+                return Err(Error::new(ErrorKind::NotFound, "no such image"));
+            }
+            inner.open.set(inner.open.get() + 1);
+            inner.opened.set(inner.opened.get() + 1);
+            let minor = image.minor.as_deref().unwrap_or("0").parse().unwrap();
+            Ok(Disk { pid: 4711, minor })
+        })
+    }
+
+    fn close(&self, _: Disk) {
+        self.inner.open.set(self.inner.open.get() - 1);
+    }
+}
