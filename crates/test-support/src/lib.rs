@@ -20,6 +20,7 @@
 
 mod effort;
 mod hanging_file;
+mod headers;
 mod log_receiver;
 mod loop_device;
 mod orders;
@@ -33,6 +34,7 @@ mod vhdi_mount;
 
 pub use effort::{cycles, long, seed};
 pub use hanging_file::HangingFile;
+pub use headers::Facts;
 pub use log_receiver::{LogReceiver, ReadingLogReceiver};
 pub use loop_device::LoopDevice;
 pub use orders::{Orders, Party, Wrong};
@@ -41,5 +43,5 @@ pub use program::{program_directory, target_program};
 pub use run_directory::RunDirectory;
 pub use skip::{SKIPS_VARIABLE, Skip, recorded_skips, require_root, skip};
 pub use tool::{TOOLS, Tool, Wanted, find_tool, require_python_module, require_tool};
-pub use unpacked::{PACKAGE_SETS, PackageSet, XEN_TOOLS, unpacked_program};
+pub use unpacked::{PACKAGE_SETS, PackageSet, XEN_HEADERS, XEN_TOOLS, unpacked_program};
 pub use vhdi_mount::VhdiMount;

@@ -24,8 +24,12 @@ pub const XEN_TOOLS: PackageSet = PackageSet {
     sign: "usr/bin/xenstore-ls",
 };
 
+/// Xen's public headers, as guests and tools are compiled with them.
+pub const XEN_HEADERS: PackageSet =
+    PackageSet { name: "xen-headers", packages: &["libxen-dev"], sign: "usr/include/xen/io/blkif.h" };
+
 /// Every set. `cargo xtask setup` fetches and unpacks them.
-pub const PACKAGE_SETS: &[PackageSet] = &[XEN_TOOLS];
+pub const PACKAGE_SETS: &[PackageSet] = &[XEN_TOOLS, XEN_HEADERS];
 
 impl PackageSet {
     /// Where it is unpacked, below the target directory.

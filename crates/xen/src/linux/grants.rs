@@ -49,7 +49,7 @@ fn segment_of(copy: &mut GrantCopy<'_>) -> CopySegment {
 }
 
 /// What the hypervisor's numbers mean; public header `grant_table.h`.
-fn status_of(number: i16) -> CopyStatus {
+pub(super) fn status_of(number: i16) -> CopyStatus {
     match number {
         0 => CopyStatus::Okay,
         -2 => CopyStatus::BadDomain,

@@ -6,6 +6,8 @@
 mod calls;
 mod channels;
 mod grants;
+#[cfg(test)]
+mod headers;
 
 pub use channels::LinuxChannels;
 pub use grants::LinuxGrants;
