@@ -11,9 +11,12 @@
 //! that is killed gives back what it had, as it would on Xen. What it gets wrong on purpose is what real hosts do at their
 //! worst: limits, pages that outlive their domain, an event too many at the start.
 //!
+//! What all processes of a host use of it together is kept within limits by the [`budget`].
+//!
 //! Memory that a guest can write is never a `&[u8]`: it is read and written through [`SharedMemory`], word by word, and
 //! each byte once.
 
+pub mod budget;
 mod channels;
 mod grants;
 mod ids;

@@ -126,8 +126,13 @@ impl SharedMemory {
         unsafe { AtomicU8::from_ptr(self.start.as_ptr().add(offset)) }
     }
 
-    fn long_word(&self, offset: usize) -> &AtomicU64 {
+    /// A 64-bit word, which others may change at any time.
+    ///
+    /// # Panics
+    /// When it does not lie within the memory, aligned.
+    pub(crate) fn long_word(&self, offset: usize) -> &AtomicU64 {
         self.check(offset, 8);
+        debug_assert!(offset.is_multiple_of(8), "words are aligned");
         // SAFETY: as for words; callers give multiples of eight.
         unsafe { AtomicU64::from_ptr(self.start.as_ptr().add(offset).cast()) }
     }
