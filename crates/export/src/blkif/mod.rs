@@ -20,7 +20,7 @@ mod device;
 mod doorbell;
 mod features;
 #[cfg(test)]
-mod hold_off;
+mod hold_off_tests;
 mod ring;
 mod source;
 mod table;
