@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use wire::blkif::{
     Abi, DiscardFlags, INDIRECT_SEGMENTS_MAX, IndirectPages, Limits, OperationCode, RawRequest, Refusal, Request,
-    RequestBody, SLOT_BYTES_MAX, Segment, Status, Transfer,
+    RequestBody, Response, SLOT_BYTES_MAX, Segment, Status, Transfer, decode_segments,
 };
 
 const ALL: Limits = Limits { flush: true, barrier: true, discard: true, indirect_segments: INDIRECT_SEGMENTS_MAX };
@@ -135,6 +135,117 @@ fn what_is_not_offered_is_unsupported_and_what_nobody_knows_too() {
         slot[0] = code;
         let refusal = RawRequest::new(Abi::X86_64, slot).check(&NOTHING).unwrap_err();
         assert_eq!((refusal.id, refusal.status), (5, Status::Unsupported), "{code}");
+    }
+}
+
+/// A slot as the public header describes it, field by field: what is asked, or how it is refused.
+fn read_as_the_header_says(wide: bool, slot: &[u8], limits: &Limits) -> Result<(u8, u64, Vec<[u8; 8]>), Status> {
+    let id = if wide { 8 } else { 4 };
+    let number = |at: usize| u64::from_le_bytes(*slot[at..].first_chunk().unwrap());
+    let (sector, body) = (number(id + 8), id + 16);
+    let segments =
+        |count: usize| -> Vec<[u8; 8]> { (0..count).map(|index| number(body + 8 * index).to_le_bytes()).collect() };
+    let makes_sense = |segment: &[u8; 8]| segment[4] <= segment[5] && segment[5] <= 7;
+    let with_segments = |least: u8| match slot[1] {
+        count if (least..=11).contains(&count) => Some(segments(usize::from(count))),
+        _ => None,
+    };
+    let all = |found: Option<Vec<[u8; 8]>>| {
+        let found = found.filter(|segments| segments.iter().all(makes_sense)).ok_or(Status::Error)?;
+        Ok((slot[0], sector, found))
+    };
+    let offered = |offered: bool| if offered { Ok(()) } else { Err(Status::Unsupported) };
+    match slot[0] {
+        0 | 1 => all(with_segments(1)),
+        2 => offered(limits.barrier).and_then(|()| all(with_segments(0))),
+        3 => offered(limits.flush).and_then(|()| all(with_segments(0))),
+        5 => offered(limits.discard).map(|()| (5, sector, vec![number(body).to_le_bytes()])),
+        6 => {
+            offered(limits.indirect_segments > 0)?;
+            let count = u16::from_le_bytes([slot[2], slot[3]]);
+            if slot[1] > 1 || count == 0 || count > limits.indirect_segments {
+                return Err(Status::Error);
+            }
+            let pages = usize::from(count.div_ceil(512));
+            let page = |index: usize| number(body + 4 + 4 * index) & 0xffff_ffff;
+            Ok((6, sector, (0..pages).map(|index| page(index).to_le_bytes()).collect()))
+        }
+        _ => Err(Status::Unsupported),
+    }
+}
+
+/// What was made of a slot, in the same terms.
+fn told(request: &Request) -> (u8, u64, Vec<[u8; 8]>) {
+    let bytes = |segments: &[Segment]| segments.iter().map(|segment| segment.encode()).collect();
+    match &request.body {
+        RequestBody::Transfer { transfer, sector, segments } => {
+            (transfer.operation().number(), *sector, bytes(segments))
+        }
+        RequestBody::Barrier { sector, segments } => (2, *sector, bytes(segments)),
+        RequestBody::Flush { sector, segments } => (3, *sector, bytes(segments)),
+        RequestBody::Discard { sector, sectors, .. } => (5, *sector, vec![sectors.to_le_bytes()]),
+        RequestBody::Indirect { sector, pages, .. } => {
+            (6, *sector, pages.pages().map(|(grant, _)| u64::from(grant).to_le_bytes()).collect())
+        }
+    }
+}
+
+prop_compose! {
+    /// A slot whose first bytes often make sense, and whose segments do.
+    fn near_slot()(mut bytes in prop::array::uniform(any::<u8>()), head in (0..8_u8, 0..14_u8, 0..600_u16), near: bool,
+                   sane in any::<u16>()) -> [u8; SLOT_BYTES_MAX] {
+        if near {
+            (bytes[0], bytes[1]) = (head.0, head.1);
+            bytes[2..4].copy_from_slice(&head.2.to_le_bytes());
+            for at in (20..SLOT_BYTES_MAX - 4).step_by(4).filter(|at| sane >> (at / 8) & 1 == 1) {
+                (bytes[at], bytes[at + 1]) = (bytes[at] & 3, bytes[at + 1] & 7 | 3);
+            }
+        }
+        bytes
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(u32::try_from(test_support::cycles(2000, 1_000_000)).unwrap()))]
+
+    #[test]
+    fn any_slot_is_understood_as_the_header_says(
+        bytes in near_slot(), wide: bool, offered in prop::array::uniform3(any::<bool>()), indirect in 0..4097_u16,
+    ) {
+        let [flush, barrier, discard] = offered;
+        let limits = Limits { flush, barrier, discard, indirect_segments: indirect };
+        let raw = RawRequest::new(if wide { Abi::X86_64 } else { Abi::X86_32 }, bytes);
+        let mut expected = read_as_the_header_says(wide, &bytes, &limits);
+        // Padding means nothing.
+        if let Ok((0..=3, _, segments)) = &mut expected {
+            segments.iter_mut().for_each(|segment| segment[6..].fill(0));
+        }
+        let found = raw.check(&limits);
+        prop_assert_eq!(found.as_ref().map(told).map_err(|refusal| refusal.status), expected);
+    }
+
+    #[test]
+    fn any_page_is_segments_up_to_the_first_that_is_none(bytes in prop::collection::vec(any::<u8>(), 0..4096), mask: bool) {
+        let mut bytes = bytes;
+        if mask {
+            bytes.chunks_mut(8).filter(|chunk| chunk.len() == 8).for_each(|chunk| (chunk[4], chunk[5]) = (chunk[4] & 3, chunk[5] & 7 | 3));
+        }
+        let (all, _) = bytes.as_chunks::<8>();
+        let good = all.iter().take_while(|segment| segment[4] <= segment[5] && segment[5] <= 7).count();
+        for count in [0, good, all.len()] {
+            let mut segments = Vec::new();
+            let decoded = decode_segments(&bytes, count, &mut segments);
+            prop_assert_eq!((decoded.is_ok(), segments.len()), (count <= good, count.min(good)));
+        }
+    }
+
+    #[test]
+    fn any_answer_of_a_backend_is_read(bytes in prop::collection::vec(any::<u8>(), 12..17), wide: bool) {
+        let response = Response::decode(&bytes);
+        prop_assert_eq!(&response.id.to_le_bytes()[..], &bytes[..8]);
+        prop_assert_eq!(response.operation.number(), bytes[8]);
+        let (again, length) = response.encode(if wide { Abi::X86_64 } else { Abi::X86_32 });
+        prop_assert_eq!(Response::decode(&again[..length]), response);
     }
 }
 

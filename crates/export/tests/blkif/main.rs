@@ -5,6 +5,7 @@
 mod hostile;
 mod neighbour;
 mod promises;
+mod sessions;
 mod world;
 
 use std::{cell::Cell, rc::Rc, sync::Arc, thread};
