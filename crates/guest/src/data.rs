@@ -1,4 +1,6 @@
-//! The data of one request: pages of the guest, granted while the request runs.
+//! The data of requests: pages of the guest, granted while a request runs, or for good.
+
+use std::cell::RefCell;
 
 use block_core::Result;
 use wire::blkif::{INDIRECT_PAGES_MAX, SEGMENT_BYTES, SEGMENTS_PER_PAGE, Segment};
@@ -9,6 +11,56 @@ use xen::{
 
 const PAGE_SECTORS: usize = PAGE_BYTES / 512;
 
+/// Where the pages of requests come from and go to: granted for one request each, or granted once and used again and again.
+#[derive(Debug)]
+pub(crate) struct DataPages {
+    guest: Guest,
+    backend: DomainId,
+    /// Pages that stay granted, for reading and writing, and that no request uses. None: no page stays granted.
+    persistent: Option<RefCell<Vec<(u32, GrantRef)>>>,
+}
+
+impl DataPages {
+    pub(crate) fn new(guest: &Guest, backend: DomainId, is_persistent: bool) -> DataPages {
+        DataPages { guest: guest.clone(), backend, persistent: is_persistent.then(RefCell::default) }
+    }
+
+    /// Pages for so many sectors.
+    pub(crate) fn take(&self, sectors: usize, access: Access) -> Result<Data> {
+        let count = sectors.div_ceil(PAGE_SECTORS);
+        let mut data = Data { guest: self.guest.clone(), pages: Vec::with_capacity(count), sectors };
+        for _ in 0..count {
+            // The one that was used last: the backend has it at hand.
+            let unused = self.persistent.as_ref().and_then(|unused| unused.borrow_mut().pop());
+            data.pages.push(unused.map_or_else(|| self.grant(access), Ok)?);
+        }
+        Ok(data)
+    }
+
+    fn grant(&self, access: Access) -> Result<(u32, GrantRef)> {
+        let page = self.guest.allocate_page()?;
+        let access = if self.persistent.is_some() { Access::Write } else { access };
+        Ok((page, self.guest.grant(page, self.backend, access)?))
+    }
+
+    /// The pages of a request that has ended; says how many somebody still uses although they were granted for it alone.
+    pub(crate) fn give_back(&self, data: Data) -> Result<u64> {
+        match &self.persistent {
+            Some(unused) => {
+                unused.borrow_mut().extend(data.pages);
+                Ok(0)
+            }
+            None => data.release(),
+        }
+    }
+
+    /// Takes back what stays granted and no request uses; says how many somebody still uses, which are lost.
+    pub(crate) fn end(&self) -> Result<u64> {
+        let unused = self.persistent.as_ref().map(RefCell::take).unwrap_or_default();
+        Data { guest: self.guest.clone(), pages: unused, sectors: 0 }.release()
+    }
+}
+
 /// Granted pages with sectors in them, one segment each.
 #[derive(Debug)]
 pub(crate) struct Data {
@@ -18,17 +70,6 @@ pub(crate) struct Data {
 }
 
 impl Data {
-    /// Pages for so many sectors.
-    pub(crate) fn new(guest: &Guest, backend: DomainId, sectors: usize, access: Access) -> Result<Data> {
-        let count = sectors.div_ceil(PAGE_SECTORS);
-        let mut data = Data { guest: guest.clone(), pages: Vec::with_capacity(count), sectors };
-        for _ in 0..count {
-            let page = guest.allocate_page()?;
-            data.pages.push((page, guest.grant(page, backend, access)?));
-        }
-        Ok(data)
-    }
-
     pub(crate) fn segments(&self) -> Vec<Segment> {
         let last = |index: usize| (self.sectors - index * PAGE_SECTORS).min(PAGE_SECTORS) - 1;
         let all = self.pages.iter().enumerate();
@@ -73,9 +114,9 @@ impl Data {
 pub(crate) struct SegmentPages(Data);
 
 impl SegmentPages {
-    pub(crate) fn new(guest: &Guest, backend: DomainId, segments: &[Segment]) -> Result<SegmentPages> {
+    pub(crate) fn new(from: &DataPages, segments: &[Segment]) -> Result<SegmentPages> {
         let pages = segments.len().div_ceil(SEGMENTS_PER_PAGE);
-        let data = Data::new(guest, backend, pages * PAGE_SECTORS, Access::Read)?;
+        let data = from.take(pages * PAGE_SECTORS, Access::Read)?;
         let bytes: Vec<u8> = segments.iter().flat_map(|segment| segment.encode()).collect();
         debug_assert_eq!(bytes.len(), segments.len() * SEGMENT_BYTES);
         data.fill(&bytes);

@@ -17,7 +17,7 @@ use xen::{
 };
 
 use crate::{
-    data::{Data, SegmentPages},
+    data::{Data, DataPages, SegmentPages},
     ring::FrontRing,
 };
 
@@ -32,11 +32,13 @@ pub struct FrontOptions {
     pub order: u32,
     /// Segments of one request; more than a slot holds make it an indirect one.
     pub segments_max: usize,
+    /// Pages of data stay granted, and are used again and again.
+    pub persistent: bool,
 }
 
 impl Default for FrontOptions {
     fn default() -> FrontOptions {
-        FrontOptions { backend: DomainId(0), abi: Abi::X86_64, order: 0, segments_max: SEGMENTS_MAX }
+        FrontOptions { backend: DomainId(0), abi: Abi::X86_64, order: 0, segments_max: SEGMENTS_MAX, persistent: false }
     }
 }
 
@@ -46,7 +48,7 @@ pub struct Front(Rc<Inner>);
 
 struct Inner {
     executor: Executor,
-    guest: Guest,
+    pages: DataPages,
     options: FrontOptions,
     ring: RefCell<FrontRing>,
     channel: GuestChannel,
@@ -80,7 +82,7 @@ impl Front {
         let channel = guest.allocate_unbound(executor, options.backend)?;
         let inner = Rc::new(Inner {
             executor: executor.clone(),
-            guest: guest.clone(),
+            pages: DataPages::new(guest, options.backend, options.persistent),
             options,
             ring: RefCell::new(ring),
             channel,
@@ -130,7 +132,7 @@ impl Front {
     /// # Errors
     /// What the backend says.
     pub async fn read(&self, sector: u64, sectors: usize) -> Result<Vec<u8>> {
-        let data = Data::new(&self.0.guest, self.0.options.backend, sectors, Access::Write)?;
+        let data = self.0.pages.take(sectors, Access::Write)?;
         let asked = self.transfer(Transfer::Read, sector, &data).await;
         let bytes = data.bytes();
         self.take_back(data)?;
@@ -142,7 +144,7 @@ impl Front {
     /// # Errors
     /// What the backend says.
     pub async fn write(&self, sector: u64, bytes: &[u8]) -> Result<()> {
-        let data = Data::new(&self.0.guest, self.0.options.backend, bytes.len() / 512, Access::Read)?;
+        let data = self.0.pages.take(bytes.len() / 512, Access::Read)?;
         data.fill(bytes);
         let asked = self.transfer(Transfer::Write, sector, &data).await;
         self.take_back(data)?;
@@ -163,7 +165,7 @@ impl Front {
     /// # Errors
     /// What the backend says.
     pub async fn write_barrier(&self, sector: u64, bytes: &[u8]) -> Result<()> {
-        let data = Data::new(&self.0.guest, self.0.options.backend, bytes.len() / 512, Access::Read)?;
+        let data = self.0.pages.take(bytes.len() / 512, Access::Read)?;
         data.fill(bytes);
         let body = RequestBody::Barrier { sector, segments: data.segments() };
         let asked = self.request(OperationCode::WriteBarrier, body).await;
@@ -189,7 +191,7 @@ impl Front {
         if segments.len() > self.0.options.segments_max {
             return Err(Error::new(ErrorKind::LimitReached, "a request has no more segments than were offered"));
         }
-        let pages = SegmentPages::new(&self.0.guest, self.0.options.backend, &segments)?;
+        let pages = SegmentPages::new(&self.0.pages, &segments)?;
         let count = u16::try_from(segments.len()).expect("few");
         let body = RequestBody::Indirect { transfer, sector, pages: IndirectPages::new(pages.grants(), count) };
         let asked = self.request(transfer.operation(), body).await;
@@ -199,9 +201,12 @@ impl Front {
 
     /// The pages of a request that has ended. Those that a backend may still use, unanswered, stay where they are.
     fn take_back(&self, data: Data) -> Result<()> {
-        if self.0.life.get() != Life::Abandoned {
-            self.0.stray.set(self.0.stray.get() + data.release()?);
-        }
+        let stray = match self.0.life.get() {
+            Life::Used => self.0.pages.give_back(data)?,
+            Life::Ended => data.release()?,
+            Life::Abandoned => 0,
+        };
+        self.0.stray.set(self.0.stray.get() + stray);
         Ok(())
     }
 
@@ -231,14 +236,15 @@ impl Front {
         answer.await.ok_or_else(gone)
     }
 
-    /// Ends the disk: its backend has let go of the ring. What has no response gets none any more. Says how many pages of
-    /// the ring the backend still has.
+    /// Ends the disk: its backend has let go of the ring. What has no response gets none any more. Says how many pages the
+    /// backend still has.
     ///
     /// # Errors
     /// When the platform has gone.
     pub fn end(&self) -> Result<usize> {
         self.stop(Life::Ended);
-        self.0.ring.borrow_mut().take_back()
+        let in_use = self.0.ring.borrow_mut().take_back()?;
+        Ok(in_use + usize::try_from(self.0.pages.end()?).expect("pages of a guest"))
     }
 
     /// Gives the disk up, whose backend does not react: it keeps what it has. What has no response gets none any more.
@@ -254,7 +260,7 @@ impl Front {
         self.0.room.notify();
     }
 
-    /// Ends the disk: its backend has let go of the ring. Says how many pages of the ring it still has.
+    /// Ends the disk: its backend has let go of the ring. Says how many pages it still has.
     ///
     /// # Errors
     /// When the platform has gone.
@@ -265,7 +271,8 @@ impl Front {
         let listening = self.0.listening.take();
         drop(listening);
         let inner = Rc::into_inner(self.0).expect("nobody else has the disk");
-        inner.ring.into_inner().release()
+        let in_use = inner.ring.into_inner().release()?;
+        Ok(in_use + usize::try_from(inner.pages.end()?).expect("pages of a guest"))
     }
 
     /// The executor that it lives on.

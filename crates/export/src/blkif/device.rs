@@ -1,9 +1,14 @@
 //! A ring's life: connected, served, disconnected.
 
-use std::{fmt, rc::Rc, sync::Arc};
+use std::{
+    cell::RefCell,
+    fmt,
+    rc::{Rc, Weak},
+    sync::Arc,
+};
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
-use storage_io::Task;
+use storage_io::{Executor, Task};
 use virtual_disk::{DiskQueue, Geometry};
 use wire::blkif::{Abi, Limits};
 use xen::{Access, DomainId, EventChannels, GrantRef, Grants, Port};
@@ -13,6 +18,7 @@ use super::{
     controls::{Controls, Presence, RingChanges, RingCounters},
     doorbell::Doorbell,
     features::{RingFeatures, RingPages},
+    kept::{KeptPages, LOOK_EVERY},
     ring::{BrokenRing, Ring},
     source::RingSource,
     transfers::Pages,
@@ -43,6 +49,8 @@ pub struct ConnectedRing {
     controls: Rc<Controls>,
     geometry: Geometry,
     serving: Task<RingSource>,
+    /// Gives back pages that are not used any more.
+    _looking: Option<Task<()>>,
     _presence: Presence,
 }
 
@@ -68,7 +76,7 @@ impl ConnectedRing {
         channels: &dyn EventChannels,
         options: &RingOptions,
     ) -> Result<ConnectedRing> {
-        let RingOptions { domain, pages, port, abi, offer, .. } = options;
+        let RingOptions { domain, pages, port, abi, .. } = options;
         if pages.is_empty() || pages.len() > 16 {
             return Err(Error::new(ErrorKind::Invalid, BrokenRing::WrongLength.to_string()));
         }
@@ -79,18 +87,21 @@ impl ConnectedRing {
         let memory = MappedPages::new(memory, &controls.pages);
         let ring = Ring::attach(memory, *abi).map_err(|broken| Error::new(ErrorKind::Invalid, broken.to_string()))?;
         let channel = channels.bind(queue.executor(), *domain, *port)?;
-        let source = RingSource::new(
-            ring,
-            Pages { grants, domain: *domain },
-            queue.pool().clone(),
-            Doorbell::new(queue.executor(), channel),
-            geometry,
-            *offer,
-            controls.clone(),
-        );
+        let kept = options.features.persistent.then(|| {
+            let kept = KeptPages::new(grants.clone(), *domain, controls.pages.clone());
+            Rc::new(RefCell::new(kept))
+        });
+        let looking = kept.as_ref().map(|kept| {
+            let unused = give_back_unused(queue.executor().clone(), Rc::downgrade(kept));
+            queue.executor().spawn(unused)
+        });
+        let pages = Pages::new(grants, *domain, kept);
+        let doorbell = Doorbell::new(queue.executor(), channel);
+        let source = RingSource::new(queue, ring, pages, doorbell, geometry, options, controls.clone());
         queue.executor().list(&controls);
         let presence = Presence(controls.clone());
-        Ok(ConnectedRing { controls, geometry, serving: queue.serve(source), _presence: presence })
+        let serving = queue.serve(source);
+        Ok(ConnectedRing { controls, geometry, serving, _looking: looking, _presence: presence })
     }
 
     /// What it has done until now.
@@ -123,6 +134,15 @@ impl ConnectedRing {
         self.controls.pages.close();
         let Controls { counters, pages, .. } = &*self.controls;
         RingEnd { counters: counters.get(), pages: pages.get(), broken: self.controls.broken() }
+    }
+}
+
+/// Gives back pages that a guest has not used for long, also when it asks nothing any more.
+async fn give_back_unused(executor: Executor, kept: Weak<RefCell<KeptPages>>) {
+    loop {
+        executor.sleep(LOOK_EVERY).await;
+        let Some(kept) = kept.upgrade() else { return };
+        kept.borrow_mut().give_back_unused(executor.now());
     }
 }
 

@@ -21,6 +21,7 @@ mod doorbell;
 mod features;
 #[cfg(test)]
 mod hold_off_tests;
+mod kept;
 mod ring;
 mod source;
 mod table;

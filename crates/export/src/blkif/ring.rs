@@ -145,6 +145,11 @@ impl<M: Words> Ring<M> {
         self.rsp_prod = self.rsp_prod.wrapping_add(1);
     }
 
+    /// Does not ask to be told any more.
+    pub(super) fn disarm(&self) {
+        self.memory.store(REQ_EVENT, self.req_cons, Ordering::Relaxed);
+    }
+
     /// The index at which the next response goes.
     pub(super) fn next_response(&self) -> u32 {
         self.rsp_prod

@@ -15,16 +15,18 @@ use std::{
 };
 
 use block_core::{Error, ErrorKind, GuestRange, SECTOR, Tag};
-use storage_io::{Buffer, BufferPool};
-use virtual_disk::{Geometry, Operation, Outcome, Request, RequestSource};
+use storage_io::{Buffer, BufferPool, Executor, Moment};
+use virtual_disk::{DiskQueue, Geometry, Operation, Outcome, Request, RequestSource};
 use wire::blkif::{
-    DiscardFlags, IndirectPages, Limits, OperationCode, RawRequest, Refusal, Request as RingRequest, RequestBody,
-    Response, Segment, Status, Transfer, decode_segments,
+    DiscardFlags, Limits, OperationCode, RawRequest, Refusal, Request as RingRequest, RequestBody, Response,
+    SEGMENT_BYTES, Segment, Status, Transfer, decode_segments,
 };
 
 use super::{
     controls::{Controls, RingCounters},
+    device::RingOptions,
     doorbell::Doorbell,
+    features::Polling,
     ring::{BrokenRing, Ring},
     table::Table,
     transfers::{Pages, Way, length_of},
@@ -32,6 +34,8 @@ use super::{
 
 /// Requests taken from the ring at once: their data is copied in one call.
 const TAKEN_AT_ONCE_MAX: usize = 64;
+/// Lists of segments that are kept to be used again.
+const SPARE_SEGMENTS_MAX: usize = TAKEN_AT_ONCE_MAX;
 /// Bytes of a ring's requests in memory, above which no more are taken.
 const BYTES_MAX: usize = 32 << 20;
 
@@ -75,14 +79,29 @@ struct Writing {
     segments: Vec<Segment>,
 }
 
+/// A read whose data has come.
+struct Reading {
+    job: Job,
+    buffer: Buffer,
+    segments: Vec<Segment>,
+}
+
 pub(super) struct RingSource {
     ring: Ring,
     pages: Pages,
+    executor: Executor,
     pool: BufferPool,
     doorbell: Doorbell,
     geometry: Geometry,
+    /// The guest may only read, whatever the disk permits.
+    read_only: bool,
     offer: Limits,
+    polling: Option<Polling>,
+    /// Until then the ring is looked at, and the guest not asked to tell.
+    look_until: Moment,
     controls: Rc<Controls>,
+    /// Requests that make sense, as they came, before anything of theirs is copied. Usually empty.
+    checked: Vec<(usize, RingRequest)>,
     /// Requests that are ready for the disk.
     staged: VecDeque<Request>,
     jobs: Vec<Option<Job>>,
@@ -93,20 +112,44 @@ pub(super) struct RingSource {
     barrier: Option<Barrier>,
     /// What the disk has is a barrier: nothing is taken before it has ended.
     is_in_barrier: bool,
-    /// Reads whose data has come, and goes to the guest with the next batch.
-    read: Vec<(Job, Buffer, Vec<Segment>)>,
+    /// Reads whose data goes to the guest with the next batch.
+    read: Vec<Reading>,
     /// Requests that have ended and are to be told so.
     ended: Vec<(Job, Status)>,
+    spare: Spare,
+}
+
+/// Empty vectors that keep their memory, for what lives as long as one batch or one request.
+#[derive(Default)]
+struct Spare {
+    taken: Vec<RawRequest>,
+    checked: Vec<(usize, RingRequest)>,
+    writing: Vec<Writing>,
+    segments: Vec<Vec<Segment>>,
+    indirect: Vec<(u32, usize)>,
+    indirect_bytes: Vec<u8>,
+}
+
+impl Spare {
+    fn segments(&mut self) -> Vec<Segment> {
+        self.segments.pop().unwrap_or_default()
+    }
+
+    fn keep(&mut self, segments: Vec<Segment>) {
+        if self.segments.len() < SPARE_SEGMENTS_MAX {
+            self.segments.push(segments);
+        }
+    }
 }
 
 impl RingSource {
     pub(super) fn new(
+        queue: &DiskQueue,
         ring: Ring,
         pages: Pages,
-        pool: BufferPool,
         doorbell: Doorbell,
         geometry: Geometry,
-        offer: Limits,
+        options: &RingOptions,
         controls: Rc<Controls>,
     ) -> RingSource {
         let slots = ring.slots();
@@ -114,11 +157,16 @@ impl RingSource {
         RingSource {
             ring,
             pages,
-            pool,
+            executor: queue.executor().clone(),
+            pool: queue.pool().clone(),
             doorbell,
             geometry,
-            offer,
+            read_only: options.read_only,
+            offer: options.offer,
+            polling: options.features.polling,
+            look_until: queue.executor().now(),
             controls,
+            checked: Vec::new(),
             staged: VecDeque::new(),
             jobs: (0..slots).map(|_| None).collect(),
             bytes: 0,
@@ -127,13 +175,15 @@ impl RingSource {
             is_in_barrier: false,
             read: Vec::new(),
             ended: Vec::new(),
+            spare: Spare::default(),
         }
     }
 
-    /// Gives the event channel back, then the pages.
+    /// Gives the event channel back, then the pages of data, then those of the ring.
     pub(super) fn let_go(self) {
-        let RingSource { ring, doorbell, .. } = self;
+        let RingSource { ring, pages, doorbell, .. } = self;
         drop(doorbell);
+        drop(pages);
         drop(ring);
     }
 
@@ -141,6 +191,7 @@ impl RingSource {
         let mut counters = self.controls.counters.get();
         change(&mut counters);
         [counters.kicks_in, counters.kicks_out] = self.doorbell.kicks();
+        self.pages.count(&mut counters);
         self.controls.counters.set(counters);
     }
 
@@ -150,37 +201,47 @@ impl RingSource {
 
     /// Takes what is in the ring, and gets it ready for the disk.
     fn take(&mut self) -> Result<usize, BrokenRing> {
-        let mut taken = Vec::new();
+        let mut taken = std::mem::take(&mut self.spare.taken);
         // Nothing behind a barrier is looked at before it has ended.
         let count = self.ring.take(TAKEN_AT_ONCE_MAX, |raw| {
             taken.push(raw);
             raw.operation() != OperationCode::WriteBarrier
-        })?;
-        self.count(|counters| counters.requests += count as u64);
-        let mut checked = Vec::with_capacity(count);
-        for raw in taken {
+        });
+        for raw in taken.drain(..) {
             let place = self.controls.takes(raw);
-            checked.extend(self.check(place, &raw).map(|request| (place, request)));
+            self.check(place, &raw);
         }
-        let checked = self.read_indirect(checked);
-        let mut writing = Vec::new();
-        for (place, request) in checked {
-            self.prepare(place, request, &mut writing);
+        self.spare.taken = taken;
+        let count = count?;
+        if count > 0 {
+            self.count(|counters| counters.requests += count as u64);
+            self.keep_looking();
+            self.copy_checked();
         }
-        self.copy_and_stage(writing);
-        self.controls.pages.named(self.named);
         Ok(count)
     }
 
-    fn check(&mut self, place: usize, raw: &RawRequest) -> Option<RingRequest> {
-        match raw.check(&self.offer) {
-            Ok(request) => Some(request),
-            Err(refusal) => {
-                let Refusal { id, operation, status, .. } = refusal;
+    fn check(&mut self, place: usize, raw: &RawRequest) {
+        match raw.check_into(&self.offer, self.spare.segments()) {
+            Ok(request) => self.checked.push((place, request)),
+            Err(Refusal { id, operation, status, .. }) => {
                 self.refuse(Job { place, id, operation, bytes: 0, pages: 0, then: Then::Respond }, status);
-                None
             }
         }
+    }
+
+    /// Fetches what the checked requests bring along, in one call for each kind, and hands them on.
+    fn copy_checked(&mut self) {
+        self.read_indirect();
+        let mut checked = std::mem::take(&mut self.checked);
+        let mut writing = std::mem::take(&mut self.spare.writing);
+        for (place, request) in checked.drain(..) {
+            self.prepare(place, request, &mut writing);
+        }
+        self.copy_and_stage(&mut writing);
+        self.checked = checked;
+        self.spare.writing = writing;
+        self.controls.pages.named(self.named);
     }
 
     fn refuse(&mut self, job: Job, status: Status) {
@@ -189,34 +250,53 @@ impl RingSource {
     }
 
     /// Fetches the segments of indirect requests, in one call for all.
-    fn read_indirect(&mut self, requests: Vec<(usize, RingRequest)>) -> Vec<(usize, RingRequest)> {
-        let pages_of = |request: &RingRequest| match &request.body {
-            RequestBody::Indirect { pages, .. } => pages.pages().collect(),
-            _ => Vec::new(),
-        };
-        let wanted: Vec<(u32, usize)> = requests.iter().flat_map(|(_, request)| pages_of(request)).collect();
-        let mut contents = self.pages.read_pages(&wanted).into_iter();
-        let mut whole = Vec::with_capacity(requests.len());
-        for (place, request) in requests {
-            let RequestBody::Indirect { transfer, sector, pages } = request.body else {
-                whole.push((place, request));
-                continue;
-            };
-            let own: Vec<Option<Vec<u8>>> = contents.by_ref().take(pages.pages().count()).collect();
-            let RingRequest { id, operation, .. } = request;
-            match segments_of(&pages, &own) {
-                Some(segments) => {
-                    self.controls.table.borrow_mut().has_segments(place, &segments);
-                    let body = RequestBody::Transfer { transfer, sector, segments };
-                    whole.push((place, RingRequest { id, operation, body }));
-                }
-                None => {
-                    let job = Job { place, id, operation, bytes: 0, pages: 0, then: Then::Respond };
-                    self.refuse(job, Status::Error);
-                }
+    fn read_indirect(&mut self) {
+        let mut wanted = std::mem::take(&mut self.spare.indirect);
+        for (_, request) in &self.checked {
+            if let RequestBody::Indirect { pages, .. } = &request.body {
+                wanted.extend(pages.pages());
             }
         }
-        whole
+        if !wanted.is_empty() {
+            let mut bytes = std::mem::take(&mut self.spare.indirect_bytes);
+            bytes.resize(wanted.iter().map(|(_, length)| length).sum(), 0);
+            self.pages.read_pages(self.executor.now(), &wanted, &mut bytes);
+            self.replace_indirect(&bytes);
+            self.spare.indirect_bytes = bytes;
+        }
+        wanted.clear();
+        self.spare.indirect = wanted;
+    }
+
+    /// Indirect requests become plain ones with the segments that their pages hold, or are refused if a page could not be
+    /// read or holds something else.
+    fn replace_indirect(&mut self, mut bytes: &[u8]) {
+        let mut place_of_page = 0;
+        let mut checked = std::mem::take(&mut self.spare.checked);
+        std::mem::swap(&mut checked, &mut self.checked);
+        for (place, RingRequest { id, operation, body }) in checked.drain(..) {
+            let RequestBody::Indirect { transfer, sector, pages } = body else {
+                self.checked.push((place, RingRequest { id, operation, body }));
+                continue;
+            };
+            let behind = place_of_page + pages.pages().count();
+            let is_whole = (place_of_page..behind).all(|page| self.pages.is_whole(page));
+            place_of_page = behind;
+            // Pages are full but for the last, so their segments lie one behind the other.
+            let count = usize::from(pages.segments());
+            let (own, rest) = bytes.split_at(count * SEGMENT_BYTES);
+            bytes = rest;
+            let mut segments = self.spare.segments();
+            segments.clear();
+            if is_whole && decode_segments(own, count, &mut segments).is_ok() {
+                self.controls.table.borrow_mut().has_segments(place, &segments);
+                let body = RequestBody::Transfer { transfer, sector, segments };
+                self.checked.push((place, RingRequest { id, operation, body }));
+            } else {
+                self.refuse(Job { place, id, operation, bytes: 0, pages: 0, then: Then::Respond }, Status::Error);
+            }
+        }
+        self.spare.checked = checked;
     }
 
     /// A range of the disk in units of the disk; none if it cannot be one.
@@ -227,11 +307,29 @@ impl RingSource {
         GuestRange::checked(start, bytes).filter(|range| is_aligned && range.end().get() <= self.geometry.bytes())
     }
 
+    /// Whether it would change what may only be read, or has a segment that is no multiple of the disk's unit.
+    fn is_forbidden(&self, body: &RequestBody) -> bool {
+        let segments = segments_of(body);
+        let changes = match body {
+            RequestBody::Transfer { transfer, .. } | RequestBody::Indirect { transfer, .. } => {
+                *transfer == Transfer::Write
+            }
+            RequestBody::Flush { .. } | RequestBody::Barrier { .. } => !segments.is_empty(),
+            RequestBody::Discard { .. } => true,
+        };
+        let unit = self.geometry.logical_block_size;
+        let is_whole = |segment: &Segment| u32::from(segment.length()).is_multiple_of(unit);
+        changes && (self.read_only || self.geometry.read_only) || !segments.iter().all(is_whole)
+    }
+
     fn prepare(&mut self, place: usize, request: RingRequest, writing: &mut Vec<Writing>) {
         let RingRequest { id, operation, body } = request;
-        let pages = u32::try_from(segments_in(&body)).expect("few");
+        let pages = u32::try_from(segments_of(&body).len()).expect("few");
         self.named += pages;
         let job = |bytes, then| Job { place, id, operation, bytes, pages, then };
+        if self.is_forbidden(&body) {
+            return self.refuse(job(0, Then::Respond), Status::Error);
+        }
         match body {
             RequestBody::Transfer { transfer, sector, segments } => {
                 let bytes = length_of(&segments);
@@ -283,7 +381,8 @@ impl RingSource {
             let bytes = length_of(&segments);
             let Some(range) = self.range(sector, bytes as u64) else { return self.refuse(job, Status::Error) };
             let mut buffer = self.pool.take(bytes);
-            if self.pages.copy(Way::FromGuest, [(&mut buffer, segments.as_slice())].into_iter()) != [true] {
+            self.pages.copy(Way::FromGuest, self.executor.now(), [(&mut buffer, segments.as_slice())].into_iter());
+            if !self.pages.is_whole(0) {
                 return self.refuse(job, Status::Error);
             }
             job.bytes = bytes;
@@ -294,7 +393,7 @@ impl RingSource {
         }
         if is_barrier {
             // What was taken before it goes first, also what waits for its data.
-            self.copy_and_stage(std::mem::take(writing));
+            self.copy_and_stage(writing);
             self.hold(job, steps);
         } else {
             job.then = Then::Next(steps);
@@ -310,14 +409,15 @@ impl RingSource {
     }
 
     /// Copies the data of writes, in one call for all.
-    fn copy_and_stage(&mut self, mut writing: Vec<Writing>) {
+    fn copy_and_stage(&mut self, writing: &mut Vec<Writing>) {
         if writing.is_empty() {
             return;
         }
         let parts = writing.iter_mut().map(|writing| (&mut writing.buffer, writing.segments.as_slice()));
-        let whole = self.pages.copy(Way::FromGuest, parts);
-        for (Writing { job, range, buffer, .. }, whole) in writing.into_iter().zip(whole) {
-            match whole {
+        self.pages.copy(Way::FromGuest, self.executor.now(), parts);
+        for (place, Writing { job, range, buffer, segments }) in writing.drain(..).enumerate() {
+            self.spare.keep(segments);
+            match self.pages.is_whole(place) {
                 true => self.stage(job, Operation::Write { range, buffer, durable: false }),
                 false => self.refuse(job, Status::Error),
             }
@@ -356,32 +456,58 @@ impl RingSource {
     }
 
     fn failed(&mut self, job: Job, error: &Error) {
-        let status = match error.kind() {
-            ErrorKind::Unsupported => {
-                self.controls.lacks(job.operation);
-                Status::Unsupported
+        let is_lacking = error.kind() == ErrorKind::Unsupported && self.turn_off(job.operation);
+        self.ended.push((job, if is_lacking { Status::Unsupported } else { Status::Error }));
+    }
+
+    /// An operation turned out not to be possible: it is not offered any more, if it is one that a guest can do without.
+    fn turn_off(&mut self, operation: OperationCode) -> bool {
+        let offered = match operation {
+            OperationCode::FlushDiskCache => &mut self.offer.flush,
+            OperationCode::WriteBarrier => &mut self.offer.barrier,
+            OperationCode::Discard => &mut self.offer.discard,
+            OperationCode::Read | OperationCode::Write | OperationCode::Indirect | OperationCode::Unknown(_) => {
+                return false;
             }
-            _ => Status::Error,
         };
-        self.ended.push((job, status));
+        *offered = false;
+        self.controls.lacks(operation);
+        true
     }
 
     /// Hands the data of reads to the guest, in one call for all.
     fn copy_reads(&mut self) {
-        let mut read = std::mem::take(&mut self.read);
-        if read.is_empty() {
+        if self.read.is_empty() {
             return;
         }
-        let parts = read.iter_mut().map(|(_, buffer, segments)| (buffer, segments.as_slice()));
-        let whole = self.pages.copy(Way::ToGuest, parts);
-        for ((job, ..), whole) in read.into_iter().zip(whole) {
-            self.ended.push((job, if whole { Status::Okay } else { Status::Error }));
+        let parts = self.read.iter_mut().map(|reading| (&mut reading.buffer, reading.segments.as_slice()));
+        self.pages.copy(Way::ToGuest, self.executor.now(), parts);
+        for (place, Reading { job, segments, .. }) in self.read.drain(..).enumerate() {
+            self.spare.keep(segments);
+            self.ended.push((job, if self.pages.is_whole(place) { Status::Okay } else { Status::Error }));
         }
+    }
+
+    /// The ring is looked at for a while from now on, if that was agreed on.
+    fn keep_looking(&mut self) {
+        if let Some(Polling { window }) = self.polling {
+            self.look_until = self.executor.now() + window;
+        }
+    }
+
+    /// Nothing is in the ring. Whether it is looked at again without being told; if not, the guest is asked to tell, which
+    /// fails if it has put something there meanwhile.
+    fn looks_again(&mut self, cx: &Context<'_>) -> bool {
+        let looks = self.polling.is_some() && self.executor.now() < self.look_until;
+        if looks {
+            cx.waker().wake_by_ref();
+        }
+        looks
     }
 
     fn respond(&mut self) {
         let mut table = self.controls.table.borrow_mut();
-        for (job, status) in std::mem::take(&mut self.ended) {
+        for (job, status) in self.ended.drain(..) {
             let response = Response { id: job.id, operation: job.operation, status };
             table.answering(job.place, self.ring.next_response(), response);
             self.ring.put(response);
@@ -392,24 +518,14 @@ impl RingSource {
     }
 }
 
-/// How many segments a request names directly.
-fn segments_in(body: &RequestBody) -> usize {
+/// The segments that a request names directly.
+fn segments_of(body: &RequestBody) -> &[Segment] {
     match body {
         RequestBody::Transfer { segments, .. }
         | RequestBody::Flush { segments, .. }
-        | RequestBody::Barrier { segments, .. } => segments.len(),
-        RequestBody::Indirect { .. } | RequestBody::Discard { .. } => 0,
+        | RequestBody::Barrier { segments, .. } => segments,
+        RequestBody::Indirect { .. } | RequestBody::Discard { .. } => &[],
     }
-}
-
-/// The segments that pages of the guest hold; none if a page could not be read or holds something else.
-fn segments_of(pages: &IndirectPages, contents: &[Option<Vec<u8>>]) -> Option<Vec<Segment>> {
-    let mut segments = Vec::with_capacity(usize::from(pages.segments()));
-    for ((_, length), bytes) in pages.pages().zip(contents) {
-        let count = length / wire::blkif::SEGMENT_BYTES;
-        decode_segments(bytes.as_ref()?, count, &mut segments).ok()?;
-    }
-    Some(segments)
 }
 
 impl RequestSource for RingSource {
@@ -436,7 +552,8 @@ impl RequestSource for RingSource {
                 return Poll::Pending;
             }
             let looked = match self.take() {
-                Ok(0) => self.ring.arm().map(|more| more || !self.staged.is_empty()),
+                Ok(0) if self.looks_again(cx) => return Poll::Pending,
+                Ok(0) => self.ring.arm(),
                 Ok(_) => Ok(true),
                 Err(broken) => Err(broken),
             };
@@ -465,7 +582,7 @@ impl RequestSource for RingSource {
         self.bytes -= job.bytes;
         match (std::mem::replace(&mut job.then, Then::Respond), outcome) {
             (_, Outcome::Failed(error)) => self.failed(job, &error),
-            (Then::CopyTo(segments), Outcome::Read(buffer)) => self.read.push((job, buffer, segments)),
+            (Then::CopyTo(segments), Outcome::Read(buffer)) => self.read.push(Reading { job, buffer, segments }),
             (Then::Next(steps), _) => self.go_on(job, steps),
             _ => self.ended.push((job, Status::Okay)),
         }
@@ -481,6 +598,12 @@ impl RequestSource for RingSource {
             self.doorbell.ring();
         }
         self.count(|_| {});
+        if self.polling.is_some() {
+            // Whoever waited for this has something to ask next.
+            self.keep_looking();
+            self.ring.disarm();
+            self.controls.wake();
+        }
     }
 
     fn resized(&mut self, geometry: &Geometry) {

@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod honest;
 mod hostile;
 mod neighbour;
+mod persistent;
+mod polling;
 mod promises;
 mod sessions;
 mod world;
@@ -295,10 +298,16 @@ fn whatever_is_in_the_slots_each_is_answered_once() {
 
 #[test]
 fn a_guest_that_scribbles_on_its_pages_never_tears_a_write() {
+    for persistent in [false, true] {
+        scribble(FrontOptions { persistent, ..FrontOptions::default() });
+    }
+}
+
+fn scribble(options: FrontOptions) {
     let world = World::new();
-    let (front, _ring) = world.front(FrontOptions::default());
+    let (front, ring) = world.front(options);
     let page = world.guest.allocate_page().unwrap();
-    let grant = world.guest.grant(page, HOST, GrantAccess::Read).unwrap();
+    let grant = world.guest.grant(page, HOST, GrantAccess::Write).unwrap();
     let scribbler = {
         let (guest, at) = (world.guest.clone(), page as usize * 4096);
         let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -320,6 +329,7 @@ fn a_guest_that_scribbles_on_its_pages_never_tears_a_write() {
             let (first, second) = (front.read(0, 8).await.unwrap(), front.read(0, 8).await.unwrap());
             assert!(first == second, "round {round}: what was written goes on changing");
         }
+        assert_eq!(ring.counters().grant_copies > 0, !options.persistent);
     });
     scribbler.0.store(true, std::sync::atomic::Ordering::Relaxed);
     scribbler.1.join().unwrap();

@@ -86,7 +86,7 @@ impl World {
 
     pub(crate) fn front(&self, options: FrontOptions) -> (Front, ConnectedRing) {
         let front = Front::new(&self.executor, &self.guest, options).unwrap();
-        let ring = self.connect(&front, options.abi);
+        let ring = self.connect_with(&of_front(&front, options));
         (front, ring)
     }
 
@@ -114,6 +114,12 @@ impl Drop for World {
 pub(crate) fn options(pages: Vec<GrantRef>, port: Port, abi: Abi) -> RingOptions {
     let features = RingFeatures::default();
     RingOptions { domain: GUEST, pages, port, abi, offer: OFFER, features, read_only: false }
+}
+
+/// What a frontend's ring is offered that says nothing else.
+pub(crate) fn of_front(front: &Front, made: FrontOptions) -> RingOptions {
+    let features = RingFeatures { persistent: made.persistent, polling: None };
+    RingOptions { features, ..options(front.ring_grants(), front.port(), made.abi) }
 }
 
 pub(crate) fn pattern(sectors: usize, seed: u8) -> Vec<u8> {

@@ -249,17 +249,25 @@ impl RawRequest {
     /// # Errors
     /// How it is to be answered otherwise. One request that makes no sense says nothing about the others of its ring.
     pub fn check(&self, limits: &Limits) -> Result<Request, Refusal> {
+        self.check_into(limits, Vec::new())
+    }
+
+    /// As [`check`](Self::check), with the memory of a vector for the segments, if there are any.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn check_into(&self, limits: &Limits, memory: Vec<Segment>) -> Result<Request, Refusal> {
         let operation = self.operation();
         let offered = |offered: bool| if offered { Ok(()) } else { Err((Status::Unsupported, "it is not offered")) };
         let body = match operation {
-            OperationCode::Read => self.transfer(Transfer::Read),
-            OperationCode::Write => self.transfer(Transfer::Write),
+            OperationCode::Read => self.transfer(Transfer::Read, memory),
+            OperationCode::Write => self.transfer(Transfer::Write, memory),
             OperationCode::FlushDiskCache => offered(limits.flush).and_then(|()| {
-                let (sector, segments) = (self.sector(), self.segments()?);
+                let (sector, segments) = (self.sector(), self.segments(memory)?);
                 Ok(RequestBody::Flush { sector, segments })
             }),
             OperationCode::WriteBarrier => offered(limits.barrier).and_then(|()| {
-                let (sector, segments) = (self.sector(), self.segments()?);
+                let (sector, segments) = (self.sector(), self.segments(memory)?);
                 Ok(RequestBody::Barrier { sector, segments })
             }),
             OperationCode::Discard => offered(limits.discard).map(|()| RequestBody::Discard {
@@ -294,8 +302,8 @@ impl RawRequest {
         self.u64(self.abi.sector_offset())
     }
 
-    fn transfer(&self, transfer: Transfer) -> Result<RequestBody, (Status, &'static str)> {
-        let (sector, segments) = (self.sector(), self.segments()?);
+    fn transfer(&self, transfer: Transfer, memory: Vec<Segment>) -> Result<RequestBody, (Status, &'static str)> {
+        let (sector, segments) = (self.sector(), self.segments(memory)?);
         if segments.is_empty() {
             return Err((Status::Error, "it has no segment"));
         }
@@ -303,12 +311,13 @@ impl RawRequest {
     }
 
     /// The segments in the slot itself: none to eleven.
-    fn segments(&self) -> Result<Vec<Segment>, (Status, &'static str)> {
+    fn segments(&self, memory: Vec<Segment>) -> Result<Vec<Segment>, (Status, &'static str)> {
         let count = usize::from(self.bytes[1]);
         if count > SEGMENTS_MAX {
             return Err((Status::Error, "it has more segments than a slot holds"));
         }
-        let mut segments = Vec::with_capacity(count);
+        let mut segments = memory;
+        segments.clear();
         let decoded = decode_segments(&self.bytes[self.abi.body_offset()..], count, &mut segments);
         decoded.map_err(|_| (Status::Error, "a segment does not lie within its page"))?;
         Ok(segments)
