@@ -16,11 +16,11 @@ use control_api::{
 use storage_io::{EngineChoice, Executor, Sender, mailbox};
 use xen::{
     DomainId,
-    hosted::{Broker, BrokerLimits, Guest},
+    hosted::{Broker, BrokerLimits, Guest, HostedGrants},
 };
 
 use crate::{
-    frontends::FrontendQueue,
+    frontends::{FrontendQueue, HOST},
     processes::{Process, program},
 };
 
@@ -68,6 +68,11 @@ impl Host {
         wait.recv().unwrap_or_else(|_| Err(Error::new(ErrorKind::Closed, "the broker has gone")))?;
         let guest = Guest::boot(directory, GUEST)?;
         Ok(Host { directory: directory.to_owned(), guest, end: Some(end), broker: Some(broker) })
+    }
+
+    /// The guest's pages, as a backend in this process uses them.
+    pub(crate) fn grants(&self) -> Result<HostedGrants> {
+        HostedGrants::connect(&self.directory, HOST)
     }
 
     /// A tapdisk with an image open: for reads through the page cache, for writes past it.

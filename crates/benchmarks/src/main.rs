@@ -13,6 +13,7 @@ mod clients;
 mod disk;
 mod figures;
 mod frontends;
+mod grants;
 mod hosted;
 mod limits;
 mod load;

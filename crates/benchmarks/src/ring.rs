@@ -11,6 +11,7 @@ use crate::{
     disk::make_file,
     figures::Report,
     frontends::Frontends,
+    grants,
     hosted::{Host, Tapdisk},
     pipeline,
     usage::process_cpu,
@@ -61,6 +62,7 @@ pub(crate) fn run(effort: &Effort) -> Result<Report> {
             }
             report.add(format!("{}: ring : NBD", work.name), "x", rates[0] / rates[1]);
         }
+        grants::measure(effort, &host, &mut report)?;
     }
     report.note("reads of 4 KiB come from the page cache, writes of 4 KiB go past it");
     Ok(report)
