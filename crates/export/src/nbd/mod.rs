@@ -35,7 +35,7 @@ use std::time::Duration;
 pub use server::Server;
 pub use session::Style;
 pub use wire::nbd::CommandFlags;
-pub use worker::Worker;
+pub use worker::{Work, Worker};
 
 /// The one name that LIST tells.
 pub const EXPORT_NAME: &str = "tapdisk_client";

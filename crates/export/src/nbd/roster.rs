@@ -1,4 +1,4 @@
-//! Who serves whom: the connections of a server and the workers of its queues, as home sees them.
+//! Who serves whom: the connections of a server, the rings of guests, and the workers of the queues, as home sees them.
 //!
 //! ```text
 //!   place --> the worker with the fewest --Handover--> ... --Ended--> forgotten
@@ -22,7 +22,7 @@ use virtual_disk::Disk;
 use super::{
     device::{Origin, Terms},
     socket,
-    worker::{Handover, Post, Report, Worker},
+    worker::{Errand, Handover, Post, Report, Work, Worker},
 };
 
 /// The number of home's worker.
@@ -48,9 +48,15 @@ pub(super) struct Roster {
 struct Connection {
     number: u64,
     worker: u64,
-    descriptor: Arc<OwnedFd>,
-    origin: Origin,
+    /// None: work of another export, which is lost with its worker.
+    socket: Option<(Arc<OwnedFd>, Origin)>,
     has_begun: bool,
+}
+
+impl Connection {
+    fn descriptor(&self) -> Option<&Arc<OwnedFd>> {
+        self.socket.as_ref().map(|(descriptor, _)| descriptor)
+    }
 }
 
 /// A worker, as home sees it.
@@ -84,7 +90,7 @@ impl Roster {
 
     /// How many connections there are.
     pub(super) fn count(&self) -> usize {
-        self.connections.borrow().len()
+        self.connections.borrow().iter().filter(|connection| connection.socket.is_some()).count()
     }
 
     /// How many connections each queue has, home's first.
@@ -104,14 +110,25 @@ impl Roster {
 
     /// Gives a connection to a queue.
     pub(super) fn begin(self: &Rc<Self>, descriptor: OwnedFd, origin: Origin) {
-        let (number, descriptor) = (self.number(), Arc::new(descriptor));
+        let (number, socket) = (self.number(), (Arc::new(descriptor), origin));
         let worker = self.choose();
-        self.place(Connection { number, worker, descriptor, origin, has_begun: false });
+        self.place(Connection { number, worker, socket: Some(socket), has_begun: false });
+    }
+
+    /// Gives other work to a queue.
+    pub(super) fn begin_work(self: &Rc<Self>, work: Work) {
+        let (number, worker) = (self.number(), self.choose());
+        self.send(worker, Handover { number, errand: Errand::Other(work) });
+        self.add_connection(Connection { number, worker, socket: None, has_begun: false });
     }
 
     /// Ends all clients' requests; what they have sent is still answered.
     pub(super) fn end_input(&self) {
-        self.connections.borrow().iter().for_each(|connection| socket::end_input(&connection.descriptor));
+        self.connections
+            .borrow()
+            .iter()
+            .filter_map(Connection::descriptor)
+            .for_each(|socket| socket::end_input(socket));
     }
 
     /// Tells all workers but home's to end, and with them what is left of their connections.
@@ -122,7 +139,7 @@ impl Roster {
     /// Ends everything. What a task's end drops may look at the tables.
     pub(super) fn clear(&self) {
         let connections = self.connections.take();
-        connections.iter().for_each(|connection| socket::end(&connection.descriptor));
+        connections.iter().filter_map(Connection::descriptor).for_each(|socket| socket::end(socket));
         drop(self.posts.take());
     }
 
@@ -137,16 +154,21 @@ impl Roster {
     }
 
     fn place(&self, connection: Connection) {
-        let handover = Handover {
-            number: connection.number,
-            descriptor: connection.descriptor.clone(),
-            origin: connection.origin,
-        };
+        let Some((descriptor, origin)) = connection.socket.clone() else { return };
+        let errand = Errand::Connection { descriptor, origin };
+        self.send(connection.worker, Handover { number: connection.number, errand });
+        self.add_connection(connection);
+    }
+
+    /// Hands something over to a worker that was just chosen. One that has died will be noticed, and a connection placed
+    /// again.
+    fn send(&self, worker: u64, handover: Handover) {
         let posts = self.posts.borrow();
-        let post = posts.iter().find(|post| post.number == connection.worker).expect("it was just chosen");
-        // One that has died will be noticed, and the connection placed again.
+        let post = posts.iter().find(|post| post.number == worker).expect("it was just chosen");
         let _ = post.orders.as_ref().expect("only those are chosen that take orders").send(handover);
-        drop(posts);
+    }
+
+    fn add_connection(&self, connection: Connection) {
         self.connections.borrow_mut().push(connection);
         self.changed.notify();
     }
@@ -224,10 +246,12 @@ impl Roster {
         let orphans: Vec<_> =
             self.connections.borrow_mut().extract_if(.., |connection| connection.worker == worker).collect();
         for orphan in orphans {
-            match orphan.has_begun {
-                true => socket::end(&orphan.descriptor),
+            match (orphan.descriptor(), orphan.has_begun) {
+                (Some(descriptor), true) => socket::end(descriptor),
                 // Nobody new is started for it: he might die of the same.
-                false => self.place(Connection { worker: self.least().1, ..orphan }),
+                (Some(_), false) => self.place(Connection { worker: self.least().1, ..orphan }),
+                // Whoever gave the work hears that it has gone.
+                (None, _) => {}
             }
         }
         self.changed.notify();

@@ -27,7 +27,7 @@ use storage_io::Task;
 use virtual_disk::Disk;
 
 use super::{
-    Limits, Style, Worker,
+    Limits, Style, Work, Worker,
     device::{Origin, Terms},
     roster::{Roster, StartThread},
     socket::listen_tcp,
@@ -115,12 +115,19 @@ impl Server {
         self.roster.begin(descriptor, Origin::HandedOver(style));
     }
 
+    /// Has a queue of the disk do something else, the one with the least to do: the queues of a disk serve whoever comes,
+    /// by whichever export. What is not begun or not ended when the server closes, or when the queue's thread dies, is
+    /// dropped.
+    pub fn serve_on_queue(&self, work: Work) {
+        self.roster.begin_work(work);
+    }
+
     /// How many clients are connected.
     pub fn connections(&self) -> usize {
         self.roster.count()
     }
 
-    /// How many of them each queue serves, home's first.
+    /// How much each queue serves, home's first: clients, and other work.
     pub fn spread(&self) -> Vec<usize> {
         self.roster.spread()
     }

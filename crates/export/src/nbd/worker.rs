@@ -1,9 +1,9 @@
-//! What serves the connections of one queue, on the queue's own executor.
+//! What serves the connections of one queue, on the queue's own executor, and whatever else is given to it.
 //!
 //! ```text
 //!   roster, at home --Handover--> worker --+--> device: a connection
 //!          ^                               +--> device: a connection
-//!          +---------- Report -------------+
+//!          +---------- Report -------------+--> work of another export: a guest's ring
 //! ```
 //!
 //! A worker ends when the server does, and with it what is left of its connections.
@@ -13,7 +13,7 @@ use std::{os::fd::OwnedFd, sync::Arc};
 use std::time::Duration;
 
 use block_core::{Result, ResultExt};
-use futures_util::{FutureExt, StreamExt, select_biased, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, future::LocalBoxFuture, select_biased, stream::FuturesUnordered};
 use storage_io::{BufferPool, EngineChoice, Executor, Receiver, Sender};
 use virtual_disk::{DiskQueue, QueueSeed};
 
@@ -22,16 +22,27 @@ use super::{
     socket::Socket,
 };
 
-/// A connection on its way to its queue.
+/// Work of another export: what a queue's thread does for it, from its beginning to its end.
+pub type Work = Box<dyn FnOnce(DiskQueue) -> LocalBoxFuture<'static, ()> + Send>;
+
+/// A connection, or other work, on its way to its queue.
 pub(super) struct Handover {
-    /// Tells connections apart.
+    /// Tells them apart.
     pub(super) number: u64,
-    /// Home keeps the descriptor too, to end the connection whatever its queue does.
-    pub(super) descriptor: Arc<OwnedFd>,
-    pub(super) origin: Origin,
+    pub(super) errand: Errand,
 }
 
-/// What home is told of a connection.
+/// What a queue is to do.
+pub(super) enum Errand {
+    Connection {
+        /// Home keeps the descriptor too, to end the connection whatever its queue does.
+        descriptor: Arc<OwnedFd>,
+        origin: Origin,
+    },
+    Other(Work),
+}
+
+/// What home is told of a connection, or of other work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Report {
     /// Its first byte may have been sent.
@@ -91,11 +102,10 @@ impl Post {
         loop {
             let report = select_biased! {
                 handover = self.inbox.recv().fuse() => {
-                    let Some(Handover { number, descriptor, origin }) = handover else { return };
-                    let socket = Socket::new(queue.executor(), descriptor);
-                    let (queue, terms) = (&queue, &self.terms);
+                    let Some(Handover { number, errand }) = handover else { return };
+                    let served = serve(&queue, &self.terms, errand);
                     connections.push(async move {
-                        device::serve(queue, terms, socket, origin).await;
+                        served.await;
                         number
                     });
                     Report::Began(number)
@@ -105,5 +115,15 @@ impl Post {
             // Without a home the inbox ends too.
             let _ = self.reports.send(report);
         }
+    }
+}
+
+fn serve<'a>(queue: &'a DiskQueue, terms: &'a Terms, errand: Errand) -> LocalBoxFuture<'a, ()> {
+    match errand {
+        Errand::Connection { descriptor, origin } => {
+            let socket = Socket::new(queue.executor(), descriptor);
+            device::serve(queue, terms, socket, origin).boxed_local()
+        }
+        Errand::Other(work) => work(queue.clone()),
     }
 }
