@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    sync::Arc,
     task::Waker,
 };
 
@@ -11,7 +12,7 @@ use virtual_disk::Geometry;
 use wire::blkif::{OperationCode, RawRequest};
 use xen::DomainId;
 
-use super::{account::PageAccount, ring::BrokenRing, table::Table};
+use super::{account::PageAccount, ring::BrokenRing, status::RingStatus, table::Table};
 
 /// How much a ring has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub(super) struct Controls {
     pub(super) waker: RefCell<Option<Waker>>,
     pub(super) counters: Cell<RingCounters>,
     pub(super) pages: Rc<PageAccount>,
+    /// For other threads.
+    pub(super) status: Arc<RingStatus>,
     /// Requests that were taken and not answered.
     pub(super) table: RefCell<Table>,
     broken: Cell<Option<BrokenRing>>,
@@ -60,6 +63,7 @@ impl Controls {
             waker: RefCell::default(),
             counters: Cell::default(),
             pages: Rc::default(),
+            status: Arc::default(),
             table: RefCell::default(),
             broken: Cell::new(None),
             geometry: Cell::new(geometry),
@@ -72,6 +76,11 @@ impl Controls {
     /// A request was taken; its place in the table.
     pub(super) fn takes(&self, request: RawRequest) -> usize {
         self.table.borrow_mut().take(request, self.executor.turn_began())
+    }
+
+    /// Shows other threads what the ring has done and holds.
+    pub(super) fn show(&self) {
+        self.status.publish(self.counters.get(), self.pages.get());
     }
 
     /// Wakes the loop that serves the ring.
@@ -121,6 +130,9 @@ pub(super) struct Presence(pub(super) Rc<Controls>);
 
 impl Drop for Presence {
     fn drop(&mut self) {
+        // What is mapped now will not be given back.
+        self.0.pages.close();
+        self.0.show();
         self.0.is_gone.set(true);
         self.0.changed.notify();
     }

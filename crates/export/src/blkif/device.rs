@@ -19,8 +19,10 @@ use super::{
     doorbell::Doorbell,
     features::{RingFeatures, RingPages},
     kept::{KeptPages, LOOK_EVERY},
+    metered::MeteredRing,
     ring::{BrokenRing, Ring},
     source::RingSource,
+    status::RingStatus,
     transfers::Pages,
 };
 
@@ -48,10 +50,10 @@ pub struct RingOptions {
 pub struct ConnectedRing {
     controls: Rc<Controls>,
     geometry: Geometry,
-    serving: Task<RingSource>,
+    serving: Task<MeteredRing>,
     /// Gives back pages that are not used any more.
     _looking: Option<Task<()>>,
-    _presence: Presence,
+    presence: Presence,
 }
 
 /// How a ring ended.
@@ -100,8 +102,10 @@ impl ConnectedRing {
         let source = RingSource::new(queue, ring, pages, doorbell, geometry, options, controls.clone());
         queue.executor().list(&controls);
         let presence = Presence(controls.clone());
-        let serving = queue.serve(source);
-        Ok(ConnectedRing { controls, geometry, serving, _looking: looking, _presence: presence })
+        controls.show();
+        let metered = MeteredRing::new(source, controls.clone(), queue.executor());
+        let serving = queue.serve(metered);
+        Ok(ConnectedRing { controls, geometry, serving, _looking: looking, presence })
     }
 
     /// What it has done until now.
@@ -112,6 +116,11 @@ impl ConnectedRing {
     /// What is wrong with it, if anything.
     pub fn broken(&self) -> Option<BrokenRing> {
         self.controls.broken()
+    }
+
+    /// What it has done and holds, for other threads. It stays when the ring has gone.
+    pub fn status(&self) -> Arc<RingStatus> {
+        self.controls.status.clone()
     }
 
     /// The pages of the guest that it makes use of.
@@ -127,13 +136,13 @@ impl ConnectedRing {
     /// Takes no more requests, waits until those that were taken have been answered, and lets go: event channel first,
     /// pages second.
     pub async fn disconnect(self) -> RingEnd {
-        self.controls.is_stopping.set(true);
-        self.controls.wake();
-        let source = self.serving.await;
+        let ConnectedRing { controls, serving, presence, .. } = self;
+        controls.is_stopping.set(true);
+        controls.wake();
+        let source = serving.await.into_source();
         source.let_go();
-        self.controls.pages.close();
-        let Controls { counters, pages, .. } = &*self.controls;
-        RingEnd { counters: counters.get(), pages: pages.get(), broken: self.controls.broken() }
+        drop(presence);
+        RingEnd { counters: controls.counters.get(), pages: controls.pages.get(), broken: controls.broken() }
     }
 }
 

@@ -22,8 +22,10 @@ mod features;
 #[cfg(test)]
 mod hold_off_tests;
 mod kept;
+mod metered;
 mod ring;
 mod source;
+mod status;
 mod table;
 mod transfers;
 
@@ -31,3 +33,4 @@ pub use controls::{RingChange, RingChanges, RingCounters};
 pub use device::{ConnectedRing, RingEnd, RingOptions};
 pub use features::{Polling, RingFeatures, RingPages};
 pub use ring::BrokenRing;
+pub use status::{RingStatus, RingTraffic, SideTraffic};
