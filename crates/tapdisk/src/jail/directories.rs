@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | the directories named | open, read, write, shorten; requests to devices |
 //! | run directory, log directory, own statistics | files and sockets of its own |
+//! | `/dev/xen/gntdev`, `/dev/xen/evtchn` | open, and requests to them |
 //! | `/dev/null`, `/proc/self`, what the kernel tells about devices and processors | read |
 //!
 //! RESUME names new files: that is why it is directories that are named, and not files. A symbolic link counts where it
@@ -109,6 +110,8 @@ fn own(run: &RunDir, pid: u32) -> Vec<(PathBuf, BitFlags<AccessFs>)> {
         (run.shared_memory_root().to_owned(), AccessFs::RemoveDir.into()),
         ("/dev/null".into(), AccessFs::ReadFile | AccessFs::WriteFile),
     ];
+    let to_devices = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+    all.extend(xen::linux::DEVICES.map(|device| (device.into(), to_devices)));
     // What others have put in its place is not opened to us.
     if OwnDirectory::open(&run.metrics()).is_ok() {
         all.push((run.metrics(), OWN));

@@ -87,7 +87,7 @@ const FATAL: &[i64] = &[
 const YOUNG: std::ops::Range<i64> = 435..512;
 
 /// Requests to devices, files and sockets: sizes, discard and zero-out of block devices; non-blocking sockets; whether
-/// something is a terminal. They are the same on both machines, but not of the same type in all C libraries.
+/// something is a terminal. (What is asked of the devices of Xen, they say themselves.) They are the same on both machines, but not of the same type in all C libraries.
 #[rustfmt::skip]
 const REQUESTS: [u64; 8] = [
     0x1268, // BLKSSZGET
@@ -157,7 +157,8 @@ fn with_arguments(pid: u32) -> Result<Rules> {
     };
     let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
     let unix = u64::from(libc::AF_UNIX.unsigned_abs());
-    let requests = REQUESTS.iter().map(|request| is(1, *request)).collect::<Result<Vec<_>>>()?;
+    let requests = REQUESTS.into_iter().chain(xen::linux::REQUESTS.map(u64::from));
+    let requests = requests.map(|request| is(1, request)).collect::<Result<Vec<_>>>()?;
     let options = PROCESS_OPTIONS.iter().map(|option| is(0, *option)).collect::<Result<Vec<_>>>()?;
     Ok(Rules::from([
         (libc::SYS_fcntl, fcntl()?),

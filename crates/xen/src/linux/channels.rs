@@ -21,7 +21,7 @@ use super::calls::{BindInterdomain, call, number};
 use crate::{DomainId, EventChannel, EventChannels, Port};
 
 /// The device, where it usually is.
-const DEVICE: &str = "/dev/xen/evtchn";
+pub(super) const DEVICE: &str = "/dev/xen/evtchn";
 
 /// Event channels of this domain.
 #[derive(Clone, Debug)]

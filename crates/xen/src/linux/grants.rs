@@ -8,7 +8,7 @@ use super::calls::{Copies, CopySegment, DESTINATION_IS_GRANTED, SOURCE_IS_GRANTE
 use crate::{Access, CopyStatus, DomainId, GrantCopy, GrantRef, Grants, Local, Mapping, PAGE_BYTES, SharedMemory};
 
 /// The device, where it usually is.
-const DEVICE: &str = "/dev/xen/gntdev";
+pub(super) const DEVICE: &str = "/dev/xen/gntdev";
 
 /// The pages that guests grant to this domain. One open device serves all guests and threads. Clones are the same.
 #[derive(Clone)]

@@ -11,3 +11,18 @@ mod headers;
 
 pub use channels::LinuxChannels;
 pub use grants::LinuxGrants;
+
+use calls::number;
+
+/// The devices that are opened, for whoever locks a process in.
+pub const DEVICES: [&str; 2] = [grants::DEVICE, channels::DEVICE];
+
+/// The requests that they are sent, likewise.
+pub const REQUESTS: [u32; 6] = [
+    number::MAP_GRANT_REF,
+    number::UNMAP_GRANT_REF,
+    number::GRANT_COPY,
+    number::BIND_INTERDOMAIN,
+    number::UNBIND_PORT,
+    number::NOTIFY,
+];
