@@ -9,7 +9,7 @@ use crate::{
     answers,
     control::Control,
     home::{Gave, Job, Open},
-    rings::{self, RingName},
+    rings::{self, Connected, Device, RingName},
     slot::{Slot, information},
     statistics::json_of_all,
 };
@@ -99,17 +99,24 @@ impl Control {
         if self.slot_of_ring(name).is_some() {
             return Err(rings::known(name));
         }
-        self.have_done(&slot, Job::ConnectRing(Box::new(ring))).await.map(drop)
+        // Without a platform nothing else matters.
+        self.platform().look()?;
+        let device = Device::from_message(&ring)?;
+        match self.have_done(&slot, Job::ConnectRing(Box::new(device))).await? {
+            Gave::RingConnected(Connected { already: true, .. }) => Err(rings::known(name)),
+            _ => Ok(()),
+        }
     }
 
     /// Answers when the ring has been drained and let go of.
     async fn disconnect_ring(self: &Rc<Self>, name: RingName) -> Result<()> {
         let slot = self.slot_of_ring(name).ok_or_else(|| rings::unknown(name))?;
-        self.have_done(&slot, Job::DisconnectRing(name)).await.map(drop)
+        self.have_done(&slot, Job::DisconnectRing { name, deadline: None }).await.map(drop)
     }
 
-    fn slot_of_ring(&self, name: RingName) -> Option<Rc<Slot>> {
-        self.slots.borrow().iter().find(|slot| slot.has_ring(name)).cloned()
+    /// The slot of a guest's device that is connected.
+    pub(crate) fn slot_of_ring(&self, name: RingName) -> Option<Rc<Slot>> {
+        self.slots.borrow().iter().find(|slot| slot.ring(name).is_some()).cloned()
     }
 
     async fn order(self: &Rc<Self>, cookie: u16, job: Job) -> Result<()> {

@@ -23,6 +23,7 @@ use crate::{
     jobs::{self, JobRecord, Jobs},
     log::{Log, seconds},
     loops::{LoopState, Loops},
+    rings::{Platform, RingName},
     shared_memory::StatisticsDirectory,
     slot::{Published, Slot},
 };
@@ -102,6 +103,11 @@ impl Control {
     /// Since it began.
     pub(crate) fn uptime(&self) -> Duration {
         self.now() - self.begun
+    }
+
+    /// Where guests are.
+    pub(crate) fn platform(&self) -> &Platform {
+        &self.options.platform
     }
 
     /// What does the I/O of new disks.
@@ -189,8 +195,8 @@ impl Control {
 
     /// Begins a job: it is done when those before it at the same disk have been, whoever waits for it.
     pub(crate) fn begin(self: &Rc<Self>, slot: &Rc<Slot>, job: Job) -> Result<Rc<JobRecord>> {
-        let record = self.jobs.begin(slot.minor(), job.kind(), self.executor.now())?;
-        let waits = job.kind() != JobKind::ForceClose;
+        let record = self.jobs.begin(slot.minor(), job.kind(), job.connects(), self.executor.now())?;
+        let waits = job.kind().waits_for_its_turn();
         if waits {
             slot.line_up(&record);
         }
@@ -226,6 +232,11 @@ impl Control {
             return slot.force().await;
         }
         let end = job.deadline().map(|deadline| record.asked + deadline);
+        if let Job::DisconnectRing { name, .. } = job {
+            record.run();
+            self.in_time(end, self.turn_connects_back(slot, name)).await;
+            return slot.disconnect_ring(name, end.map(|end| end - self.executor.now())).await;
+        }
         match self.in_time(end, slot.turn_of(record)).await {
             Some(true) => record.run(),
             Some(false) => return jobs::cancelled(),
@@ -240,6 +251,16 @@ impl Control {
         match self.in_time(end.filter(|_| is_close), slot.order(record.number, job)).await {
             Some(done) => done,
             None => slot.force().await.context(TOO_LATE),
+        }
+    }
+
+    /// No device of this name is connected later that was asked for before.
+    async fn turn_connects_back(&self, slot: &Slot, name: RingName) {
+        for connect in self.jobs.unfinished(slot.minor()).into_iter().filter(|job| job.ring == Some(name)) {
+            connect.cancel();
+            slot.look_again();
+            // However it ended.
+            drop(connect.ended().await);
         }
     }
 

@@ -10,7 +10,7 @@ use std::{cell::RefCell, path::PathBuf, rc::Rc};
 
 use block_core::Result;
 use control_api::RunDir;
-use export::nbd::{Limits, Server, Style};
+use export::nbd::{Limits, Server, Style, Work};
 use storage_io::Task;
 use virtual_disk::Disk;
 
@@ -49,6 +49,11 @@ impl Exports {
         Ok(())
     }
 
+    /// Has the queue with the least to do serve something else.
+    pub(crate) fn serve_on_queue(&self, work: Work) {
+        self.server.serve_on_queue(work);
+    }
+
     /// Takes nobody in any more; those who are connected stay.
     pub(crate) fn stop_listening(&self) {
         self.receivers.take();
@@ -56,7 +61,7 @@ impl Exports {
     }
 
     /// Ends all connections when their last requests have been answered, in bounded time.
-    pub(crate) async fn close(self) {
+    pub(crate) async fn close(&self) {
         self.stop_listening();
         self.server.close().await;
     }

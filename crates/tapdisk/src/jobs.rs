@@ -18,7 +18,10 @@ use control_api::{Minor, native::JobState};
 use rustix::io::Errno;
 use storage_io::{Moment, Signal};
 
-use crate::home::{Done, JobKind};
+use crate::{
+    home::{Done, JobKind},
+    rings::RingName,
+};
 
 /// Jobs that have not ended, of all disks. Beyond that somebody asks without ever looking at the answers.
 const UNFINISHED_MAX: usize = 4096;
@@ -38,6 +41,8 @@ pub(crate) struct JobRecord {
     pub(crate) number: u64,
     pub(crate) minor: Minor,
     pub(crate) kind: JobKind,
+    /// The guest's device that it connects.
+    pub(crate) ring: Option<RingName>,
     pub(crate) asked: Moment,
     state: Cell<JobState>,
     is_cancelled: Cell<bool>,
@@ -48,7 +53,13 @@ pub(crate) struct JobRecord {
 
 impl Jobs {
     /// A new job, which waits for its turn.
-    pub(crate) fn begin(&self, minor: Minor, kind: JobKind, asked: Moment) -> Result<Rc<JobRecord>> {
+    pub(crate) fn begin(
+        &self,
+        minor: Minor,
+        kind: JobKind,
+        ring: Option<RingName>,
+        asked: Moment,
+    ) -> Result<Rc<JobRecord>> {
         let unfinished = self.known.borrow().values().filter(|job| !job.has_ended()).count();
         if unfinished >= UNFINISHED_MAX {
             let words = format!("{unfinished} jobs have not ended yet");
@@ -60,6 +71,7 @@ impl Jobs {
             number,
             minor,
             kind,
+            ring,
             asked,
             state: Cell::new(JobState::Waiting),
             is_cancelled: Cell::new(false),
@@ -90,6 +102,12 @@ impl Jobs {
     /// By number.
     pub(crate) fn all(&self) -> Vec<Rc<JobRecord>> {
         self.known.borrow().values().cloned().collect()
+    }
+
+    /// Those of a disk that have not ended, by number.
+    pub(crate) fn unfinished(&self, minor: Minor) -> Vec<Rc<JobRecord>> {
+        let known = self.known.borrow();
+        known.values().filter(|job| job.minor == minor && !job.has_ended()).cloned().collect()
     }
 
     /// What is being done to a disk, or will be next.
@@ -166,7 +184,7 @@ mod tests {
 
     fn begin(jobs: &Jobs, minor: u16) -> Result<Rc<JobRecord>> {
         let now = Executor::simulated(1, SimulatedClock::new()).now();
-        jobs.begin(Minor::new(minor).unwrap(), JobKind::Pause, now)
+        jobs.begin(Minor::new(minor).unwrap(), JobKind::Pause, None, now)
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::{
 
 use block_core::{Error, Result, ResultExt};
 use control_api::{RunDir, make_directory};
+use export::blkif::{RingTraffic, SideTraffic};
 use virtual_disk::{RequestKind, Status};
 
 use crate::own_directory::OwnDirectory;
@@ -24,6 +25,8 @@ use crate::own_directory::OwnDirectory;
 const FILE_BYTES: u64 = 4096;
 /// What of it means something.
 const RECORD_BYTES: usize = 96;
+/// Readers of guests' pages look at it first.
+const GUEST_VERSION: u32 = 1;
 
 /// The directory of this process; it goes with it.
 #[derive(Debug)]
@@ -80,8 +83,8 @@ impl StatisticsFile {
     }
 
     /// Writes what has changed.
-    pub(crate) fn update(&mut self, status: &Status) {
-        let record = record(status);
+    pub(crate) fn update(&mut self, record: &Record) {
+        let record = record.bytes();
         if record != self.written && self.file.write_all_at(&record, 0).is_ok() {
             self.written = record;
         }
@@ -94,18 +97,57 @@ impl Drop for StatisticsFile {
     }
 }
 
-fn record(status: &Status) -> [u8; RECORD_BYTES] {
-    let mut record = [0; RECORD_BYTES];
-    for (kind, at) in [(RequestKind::Read, 16), (RequestKind::Write, 48)] {
-        let count = status.count(kind);
-        let time = count.queued_microseconds + count.served_microseconds;
-        for (index, value) in [count.requests, count.completed, count.sectors, time].into_iter().enumerate() {
-            put(&mut record, at + 8 * index, value);
-        }
+/// What a page tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Record {
+    version: u32,
+    counts: RingTraffic,
+}
+
+impl Record {
+    /// Of everything that a disk has done.
+    pub(crate) fn of_disk(status: &Status) -> Record {
+        let side = |kind| {
+            let count = status.count(kind);
+            let microseconds = count.queued_microseconds + count.served_microseconds;
+            SideTraffic { begun: count.requests, ended: count.completed, sectors: count.sectors, microseconds }
+        };
+        let errors = RequestKind::ALL.iter().map(|kind| status.count(*kind).errors).sum();
+        let (read, write) = (side(RequestKind::Read), side(RequestKind::Write));
+        Record { version: 0, counts: RingTraffic { read, write, errors } }
     }
-    let errors = RequestKind::ALL.iter().map(|kind| status.count(*kind).errors).sum();
-    put(&mut record, 80, errors);
-    record
+
+    /// Of what a guest has done.
+    pub(crate) fn of_guest(traffic: &RingTraffic) -> Record {
+        Record { version: GUEST_VERSION, counts: *traffic }
+    }
+
+    /// What is left when guests' part is taken away. They are not counted in the same moment as the disk.
+    pub(crate) fn without(&self, guests: &RingTraffic) -> Record {
+        let side = |all: SideTraffic, part: SideTraffic| SideTraffic {
+            begun: all.begun.saturating_sub(part.begun),
+            ended: all.ended.saturating_sub(part.ended),
+            sectors: all.sectors.saturating_sub(part.sectors),
+            microseconds: all.microseconds.saturating_sub(part.microseconds),
+        };
+        let RingTraffic { read, write, errors } = self.counts;
+        let errors = errors.saturating_sub(guests.errors);
+        let counts = RingTraffic { read: side(read, guests.read), write: side(write, guests.write), errors };
+        Record { counts, ..*self }
+    }
+
+    fn bytes(&self) -> [u8; RECORD_BYTES] {
+        let mut record = [0; RECORD_BYTES];
+        record[..4].copy_from_slice(&self.version.to_le_bytes());
+        for (side, at) in [(self.counts.read, 16), (self.counts.write, 48)] {
+            let SideTraffic { begun, ended, sectors, microseconds } = side;
+            for (index, value) in [begun, ended, sectors, microseconds].into_iter().enumerate() {
+                put(&mut record, at + 8 * index, value);
+            }
+        }
+        put(&mut record, 80, self.counts.errors);
+        record
+    }
 }
 
 fn put(record: &mut [u8], at: usize, value: u64) {
@@ -160,12 +202,24 @@ mod tests {
     }
 
     #[test]
+    fn guests_are_counted_on_their_own_page_and_not_twice() {
+        let side = |begun| SideTraffic { begun, ended: begun, sectors: 8 * begun, microseconds: 100 };
+        let guests = RingTraffic { read: side(2), write: side(1), errors: 1 };
+        let page = Record::of_guest(&guests).bytes();
+        let word = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap());
+        assert_eq!([0, 16, 24, 32, 40, 48, 64, 80].map(word), [1, 2, 2, 16, 100, 1, 8, 1]);
+        let all = Record { version: 0, counts: RingTraffic { read: side(5), write: side(1), errors: 0 } };
+        let rest = RingTraffic { read: SideTraffic { microseconds: 0, ..side(3) }, ..RingTraffic::default() };
+        assert_eq!(all.without(&guests), Record { version: 0, counts: rest });
+    }
+
+    #[test]
     fn a_page_is_there_while_somebody_counts() {
         let (_place, run) = place();
         let path = run.shared_memory(7);
         let directory = Rc::new(OwnDirectory::make(&path).unwrap());
         let mut page = StatisticsFile::create(directory, "vdi-3".into()).unwrap();
-        page.update(&Status::new());
+        page.update(&Record::of_disk(&Status::new()));
         assert_eq!(fs::read(path.join("vdi-3")).unwrap(), vec![0; 4096]);
         drop(page);
         assert!(!path.join("vdi-3").exists());

@@ -4,6 +4,7 @@ use std::{
     cell::{OnceCell, RefCell},
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use block_core::{Error, ErrorKind, Result};
@@ -11,6 +12,7 @@ use control_api::{
     HeldMinor, Minor, native,
     protocol::{ImageInformation, ListEntry, Text, VbdState},
 };
+use export::blkif::RingPages;
 use storage_io::{FaultScript, Moment, ReplyTo, Sender, Signal, reply};
 use virtual_disk::{DiskState, Geometry, Limiter, QueueStatus, Status};
 
@@ -20,7 +22,7 @@ use crate::{
     layers::ValveName,
     log::seconds,
     native::report,
-    rings::RingName,
+    rings::{RingName, ShownDevice},
     statistics,
     valve::Shown,
 };
@@ -51,9 +53,20 @@ impl Slot {
         Slot { held, published, up: OnceCell::new(), orders, urgent, line, moved }
     }
 
-    /// Whether this guest's ring is connected here.
-    pub(crate) fn has_ring(&self, name: RingName) -> bool {
-        self.published.words().rings.contains(&name)
+    /// This guest's device, if it is connected here.
+    pub(crate) fn ring(&self, name: RingName) -> Option<Arc<ShownDevice>> {
+        self.published.words().rings.iter().find(|device| device.name() == name).cloned()
+    }
+
+    /// Guests' devices that are connected, and what those have left that were.
+    pub(crate) fn rings(&self) -> (Vec<Arc<ShownDevice>>, RingPages) {
+        let words = self.published.words();
+        (words.rings.clone(), words.ring_pages)
+    }
+
+    /// Has home let a guest go.
+    pub(crate) async fn disconnect_ring(&self, name: RingName, deadline: Option<Duration>) -> Done {
+        self.ask(|to| Urgent::DisconnectRing(name, deadline, to)).await?
     }
 
     pub(crate) fn minor(&self) -> Minor {
@@ -282,8 +295,10 @@ pub(crate) struct Published(Mutex<Words>);
 /// See [`Published`].
 #[derive(Debug, Default)]
 pub(crate) struct Words {
-    /// Guests whose rings are connected.
-    pub(crate) rings: Vec<RingName>,
+    /// Guests' devices that are connected.
+    pub(crate) rings: Vec<Arc<ShownDevice>>,
+    /// What those have left that were.
+    pub(crate) ring_pages: RingPages,
     /// `type:path` as it was given last.
     pub(crate) name: Name,
     /// Whether a slot without images is paused.

@@ -175,11 +175,11 @@ pub struct RingQueueStatistics {
 /// Pages of a guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RingPages {
-    /// Named by the guest for as long as it is connected: those of its rings, and those that stay mapped.
+    /// Pages of data that requests under way name.
     pub granted: u64,
-    /// Mapped here now.
+    /// Mapped here now: those of its rings, and those that stay mapped between requests.
     pub mapped: u64,
-    /// The most that were ever mapped here at once.
+    /// The most that were mapped here at once, ring by ring.
     pub peak: u64,
     /// Mapped when they had to be given back, and not given back. There should be none, ever.
     pub leaked: u64,
@@ -196,6 +196,12 @@ pub struct RingCounters {
     pub kicks_in: u64,
     /// Events to the guest.
     pub kicks_out: u64,
+    /// Parts of requests that were copied by asking the hypervisor.
+    #[serde(default)]
+    pub grant_copies: u64,
+    /// Parts of requests that were copied by way of pages that stay mapped.
+    #[serde(default)]
+    pub mapped_copies: u64,
     /// What waiting for the host's budget of grants has cost.
     pub throttled: Throttled,
 }

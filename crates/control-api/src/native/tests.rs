@@ -84,7 +84,7 @@ fn ring() -> ConnectRing {
 
 fn ring_counters() -> RingCounters {
     let throttled = Throttled { requests: 1, waited_us: 20 };
-    RingCounters { requests: 9, refused: 1, kicks_in: 4, kicks_out: 3, throttled }
+    RingCounters { requests: 9, refused: 1, kicks_in: 4, kicks_out: 3, grant_copies: 70, mapped_copies: 2, throttled }
 }
 
 fn ring_pages() -> RingPages {

@@ -3,10 +3,10 @@
 use std::{fmt, time::Duration};
 
 use block_core::Result;
-use control_api::protocol::{RingParameters, Text};
+use control_api::protocol::Text;
 use virtual_disk::{Geometry, Limits, Quiet, RetryPolicy, Settings};
 
-use crate::rings::RingName;
+use crate::rings::{Connected, Device, Disconnected, RingName};
 
 /// What can be done to a disk.
 #[derive(Clone, Debug)]
@@ -34,10 +34,15 @@ pub(crate) enum Job {
     },
     /// Close in bounded time, whatever hangs.
     ForceClose,
-    /// Serve a guest's ring.
-    ConnectRing(Box<RingParameters>),
-    /// Drain a guest's ring, and let go of it.
-    DisconnectRing(RingName),
+    /// Serve the rings of a guest's device.
+    ConnectRing(Box<Device>),
+    /// Drain the rings of a guest's device, and let go of them.
+    DisconnectRing {
+        /// Whose.
+        name: RingName,
+        /// How long that may take before they are let go of without.
+        deadline: Option<Duration>,
+    },
     /// Forget the disk: the thread ends.
     Detach,
 }
@@ -68,8 +73,16 @@ impl Job {
             Job::Close { .. } => JobKind::Close,
             Job::ForceClose => JobKind::ForceClose,
             Job::ConnectRing(_) => JobKind::ConnectRing,
-            Job::DisconnectRing(_) => JobKind::DisconnectRing,
+            Job::DisconnectRing { .. } => JobKind::DisconnectRing,
             Job::Detach => JobKind::Detach,
+        }
+    }
+
+    /// The device that it connects.
+    pub(crate) fn connects(&self) -> Option<RingName> {
+        match self {
+            Job::ConnectRing(device) => Some(device.name),
+            _ => None,
         }
     }
 
@@ -77,6 +90,7 @@ impl Job {
     pub(crate) fn deadline(&self) -> Option<Duration> {
         match self {
             Job::Pause { deadline } | Job::Quiesce { deadline } | Job::Close { deadline } => *deadline,
+            Job::DisconnectRing { deadline, .. } => *deadline,
             _ => None,
         }
     }
@@ -91,6 +105,11 @@ impl Job {
 }
 
 impl JobKind {
+    /// Whether it is done when those before it have been; what must be possible while others hang does not wait.
+    pub(crate) fn waits_for_its_turn(self) -> bool {
+        !matches!(self, JobKind::ForceClose | JobKind::DisconnectRing)
+    }
+
     /// Its name in logs.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -108,8 +127,8 @@ impl JobKind {
             JobKind::Quiesce => "quiesce",
             JobKind::Grow => "grow",
             JobKind::Close | JobKind::ForceClose => "close",
-            JobKind::ConnectRing => "connect-ring",
-            JobKind::DisconnectRing => "disconnect-ring",
+            JobKind::ConnectRing => "connect_ring",
+            JobKind::DisconnectRing => "disconnect_ring",
             JobKind::Detach => "detach",
         }
     }
@@ -181,7 +200,7 @@ impl Open {
 }
 
 /// What a job gives when it was done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Gave {
     /// Nothing but its end.
     Nothing,
@@ -191,6 +210,10 @@ pub(crate) enum Gave {
     Quiet(Quiet),
     /// The disk has another size, perhaps; the size before in bytes.
     Resized(u64, Geometry),
+    /// A guest is served.
+    RingConnected(Connected),
+    /// A guest is served no more.
+    RingDisconnected(Disconnected),
 }
 
 /// How a job ended.

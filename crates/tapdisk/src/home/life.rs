@@ -1,10 +1,8 @@
 //! What jobs do to the disk of a home.
 
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, rc::Rc, time::Duration};
 
 use block_core::{Error, ErrorKind, Result};
-use control_api::protocol::RingParameters;
-use export::blkif::{RingCounters, RingEnd};
 use futures_util::future::select;
 use image_chain::{ChainSpec, ImageName};
 use rustix::io::Errno;
@@ -16,7 +14,7 @@ use crate::{
     exports::Exports,
     layers::{Layers, ValveName, split_layers},
     queues::{self, QueueThreads},
-    rings::RingName,
+    rings::{Device, RingName},
     slot::EmptyPause,
     valve::Valve,
 };
@@ -24,6 +22,8 @@ use crate::{
 /// How often, and how far apart, the images of a paused disk are tried: what storage has just moved may show up late.
 const RESUME_ATTEMPTS: u32 = 10;
 const RESUME_PAUSE: Duration = Duration::from_secs(1);
+/// How long closing waits for what guests have asked before it is answered with an error.
+const GUESTS_GRACE: Duration = Duration::from_secs(2);
 
 impl Home {
     fn state(&self) -> DiskState {
@@ -87,7 +87,7 @@ impl Home {
             loops: self.loops.clone(),
         };
         let exports = Exports::start(&self.disk, &self.run, self.pid, threads)?;
-        self.exports.replace(Some(exports));
+        self.exports.replace(Some(Rc::new(exports)));
         self.count(self.pages.open(&self.disk));
         Ok(())
     }
@@ -198,19 +198,14 @@ impl Home {
         if let Some(exports) = &*self.exports.borrow() {
             exports.stop_listening();
         }
-        // Guests first: what they have asked is answered before the images are closed. What a disk that is paused holds
-        // of theirs is answered with an error by its closing.
+        // Guests first: what they have asked is answered before the images are closed. What is tried again and again, or
+        // held by a disk that is paused, is answered with an error by its closing.
         if self.state() == DiskState::Running {
-            for name in self.rings.names() {
-                let ended = self.disconnect_ring(name).await;
-                self.count(ended);
-            }
+            self.rings.drain_all(GUESTS_GRACE).await;
         }
         let result = self.disk.close().await;
-        for name in self.rings.names() {
-            let ended = self.disconnect_ring(name).await;
-            self.count(ended);
-        }
+        let hanging = self.rings.disconnect_all(self.executor.now() + GUESTS_GRACE).await;
+        hanging.into_iter().for_each(|error| self.count(Err(error)));
         self.stop_serving().await;
         result
     }
@@ -219,28 +214,21 @@ impl Home {
         self.is_forced.set(true);
         self.published.words().empty_pause = None;
         let result = self.disk.force_close().await;
-        self.rings.abandon();
-        self.published.words().rings = Vec::new();
+        let hanging = self.rings.let_all_go().await;
+        hanging.into_iter().for_each(|error| self.count(Err(error)));
         self.stop_serving().await;
         result
     }
 
-    pub(super) fn connect_ring(&self, ring: &RingParameters) -> Result<()> {
-        let name = self.rings.connect(&self.disk.queue(), ring)?;
-        self.published.words().rings = self.rings.names();
-        self.log.info(format!("minor={}: ring {name} connected", self.minor));
-        Ok(())
+    pub(super) async fn connect_ring(&self, device: Device) -> Done {
+        let exports = self.exports.borrow().clone();
+        let geometry = self.disk.status().geometry();
+        self.rings.connect(exports, geometry, device).await.map(Gave::RingConnected)
     }
 
-    pub(super) async fn disconnect_ring(&self, name: RingName) -> Result<()> {
-        let ended = self.rings.disconnect(name).await;
-        self.published.words().rings = self.rings.names();
-        let RingEnd { counters, broken, .. } = ended?;
-        let RingCounters { requests, refused, kicks_in, kicks_out, .. } = counters;
-        let broken = broken.map(|broken| format!(", broken: {broken}")).unwrap_or_default();
-        let words = format!("{requests} requests, {refused} refused, {kicks_in} kicks in, {kicks_out} out{broken}");
-        self.log.info(format!("minor={}: ring {name} disconnected: {words}", self.minor));
-        Ok(())
+    pub(super) async fn disconnect_ring(&self, name: RingName, deadline: Option<Duration>) -> Done {
+        let deadline = deadline.map(|deadline| self.executor.now() + deadline);
+        self.rings.disconnect(name, deadline).await.map(Gave::RingDisconnected)
     }
 
     /// Ends all connections and removes their sockets.

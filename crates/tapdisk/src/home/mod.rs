@@ -16,6 +16,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use block_core::{Result, ResultExt};
@@ -32,7 +33,7 @@ use crate::{
     log::Log,
     loops::{Loops, Purpose},
     pages::Pages,
-    rings::{Platform, Rings},
+    rings::{Books, Platform, RingName, Rings},
     slot::Published,
     valve::Valve,
 };
@@ -54,6 +55,8 @@ pub(crate) enum Urgent {
     ForceClose(ReplyTo<Done>),
     /// Give up the job of this number, if it is being done and can be given up.
     TurnBack(u64, ReplyTo<bool>),
+    /// Let a guest go; without its answers when this time has passed.
+    DisconnectRing(RingName, Option<Duration>, ReplyTo<Done>),
     /// Draw on the budget of this rate limiter, or of none.
     DrawOn(Option<ValveName>, ReplyTo<()>),
 }
@@ -101,7 +104,8 @@ fn run(setup: Setup, up: ReplyTo<Result<Up>>) {
     let files = Rc::new(DiskFiles::new(jail.opener(Rc::new(Files))));
     let disk = Disk::new(&executor, files.clone(), BufferPool::new(POOL_BYTES), reporter);
     let _ = up.answer(Ok(Up { status: disk.status(), limiter: disk.limiter() }));
-    let pages = Pages::new(&run, pid, minor);
+    let pages = Rc::new(Pages::new(&run, pid, minor));
+    let books = Books { minor, log: log.clone(), published: published.clone(), pages: pages.clone() };
     let home = Rc::new(Home {
         executor: executor.clone(),
         disk,
@@ -116,7 +120,7 @@ fn run(setup: Setup, up: ReplyTo<Result<Up>>) {
         published,
         opened: RefCell::default(),
         exports: RefCell::default(),
-        rings: Rings::new(platform),
+        rings: Rings::new(&executor, platform, books),
         valve: RefCell::default(),
         is_valve_told: Cell::new(false),
         pages,
@@ -148,12 +152,12 @@ struct Home {
     published: Arc<Published>,
     /// How the images were opened, which also holds for those of a resume.
     opened: RefCell<Option<Open>>,
-    exports: RefCell<Option<Exports>>,
-    rings: Rings,
+    exports: RefCell<Option<Rc<Exports>>>,
+    rings: Rc<Rings>,
     valve: RefCell<Option<Valve>>,
     /// Whether a command has decided about it since the images were opened; their names then do not.
     is_valve_told: Cell<bool>,
-    pages: Pages,
+    pages: Rc<Pages>,
     is_forced: Cell<bool>,
     /// The job that is being done.
     current: Cell<Option<u64>>,
@@ -195,6 +199,11 @@ impl Home {
                     let closing = async move { done.answer(home.force_close().await.map(|()| Gave::Nothing)) };
                     self.executor.spawn(closing).detach();
                 }
+                Urgent::DisconnectRing(name, deadline, done) => {
+                    let home = self.clone();
+                    let leaving = async move { done.answer(home.disconnect_ring(name, deadline).await) };
+                    self.executor.spawn(leaving).detach();
+                }
                 Urgent::TurnBack(number, done) => {
                     let _ = done.answer(self.current.get() == Some(number) && self.turn_back());
                 }
@@ -217,8 +226,8 @@ impl Home {
             Job::Grow(bytes) => self.grow(bytes).await,
             Job::Close { .. } => self.close().await.map(nothing),
             Job::ForceClose => self.force_close().await.map(nothing),
-            Job::ConnectRing(ring) => self.connect_ring(&ring).map(nothing),
-            Job::DisconnectRing(name) => self.disconnect_ring(name).await.map(nothing),
+            Job::ConnectRing(device) => self.connect_ring(*device).await,
+            Job::DisconnectRing { name, deadline } => self.disconnect_ring(name, deadline).await,
             Job::Detach => self.detach().map(nothing),
         }
     }

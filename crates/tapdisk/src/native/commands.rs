@@ -4,8 +4,10 @@ use std::{future::Future, pin::Pin, rc::Rc, time::Duration};
 
 use block_core::{Error, ErrorKind, Result};
 use control_api::native::{
-    Cancelled, Command, Disks, Done, Faults, Grow, JobList, Limits, LimitsInForce, OpenImages, ResultOf, Statistics,
+    Cancelled, Command, ConnectRing, Disks, Done, Faults, Grow, JobList, Limits, LimitsInForce, OpenImages, ResultOf,
+    RingEvent, Statistics,
 };
+use storage_io::Receiver;
 
 use super::{limits, report};
 use crate::{
@@ -13,6 +15,7 @@ use crate::{
     home::{Job, Name, Open},
     jobs::JobRecord,
     layers::ValveName,
+    rings::{self, Device, RingName},
 };
 
 /// More threads than this serve no disk.
@@ -24,6 +27,8 @@ pub(super) enum Begun {
     Answered(Result<ResultOf>),
     /// It goes on, whoever waits for it.
     Job(Rc<JobRecord>),
+    /// It tells of these, and ends with them.
+    Watching(Receiver<RingEvent>),
     /// Its answer comes in a moment.
     Asked(Pin<Box<dyn Future<Output = Result<ResultOf>>>>),
 }
@@ -62,8 +67,16 @@ impl Control {
             Command::Close { minor, force: false, deadline_ms } => {
                 self.begin_job(minor, Job::Close { deadline: milliseconds(deadline_ms) })
             }
-            Command::ConnectRing(_) | Command::DisconnectRing { .. } | Command::WatchRing { .. } => {
-                Begun::Answered(Err(Error::new(ErrorKind::Unsupported, "rings are connected by the other protocol")))
+            Command::ConnectRing(asked) => begun(self.begin_to_connect(&asked)),
+            Command::DisconnectRing { minor, domain, device, deadline_ms } => {
+                let name = RingName { domain: domain.into(), device };
+                self.begin_job(minor, Job::DisconnectRing { name, deadline: milliseconds(deadline_ms) })
+            }
+            Command::WatchRing { minor, domain, device } => {
+                match self.watch_ring(minor, RingName { domain: domain.into(), device }) {
+                    Ok(events) => Begun::Watching(events),
+                    Err(error) => Begun::Answered(Err(error)),
+                }
             }
             Command::Limit { minor, limits } => Begun::Answered(self.limit(minor, limits)),
             Command::Faults(Faults { minor, rules }) => {
@@ -75,6 +88,20 @@ impl Control {
                 Begun::Asked(Box::pin(async move { control.draw_on(minor, valve).await }))
             }
         }
+    }
+
+    fn begin_to_connect(self: &Rc<Self>, asked: &ConnectRing) -> Result<Rc<JobRecord>> {
+        let slot = self.slot(asked.minor)?;
+        let device = Device::from_command(asked)?;
+        // Here it may be the same; elsewhere it cannot.
+        if self.slot_of_ring(device.name).is_some_and(|other| other.minor() != slot.minor()) {
+            return Err(rings::known(device.name));
+        }
+        self.begin(&slot, Job::ConnectRing(Box::new(device)))
+    }
+
+    fn watch_ring(&self, minor: u16, name: RingName) -> Result<Receiver<RingEvent>> {
+        self.slot(minor)?.ring(name).map(|device| device.watch()).ok_or_else(|| rings::unknown(name))
     }
 
     fn limit(&self, minor: u16, limits: Limits) -> Result<ResultOf> {

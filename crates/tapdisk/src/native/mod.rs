@@ -9,6 +9,7 @@
 mod commands;
 mod limits;
 pub(crate) mod report;
+mod rings;
 mod server;
 mod session;
 

@@ -8,8 +8,8 @@ use control_api::{
     native::{
         self, Bucket, DiskStatistics, DiskSummary, Done, Dump, ErrorCount, FailureCause, Histogram, InFlightRequest,
         JobState, JobStatus, Latency, Layer, LogStatistics, LoopDump, LoopTurn, Opened, OutcomeOfJob,
-        ProcessStatistics, Progress, QueueStatistics, RequestCount, RequestPhase, Resized, ResultOf, RingPages,
-        RunningOperation, State, Throttled,
+        ProcessStatistics, Progress, QueueStatistics, RequestCount, RequestPhase, Resized, ResultOf, RunningOperation,
+        State, Throttled,
     },
     symbol,
 };
@@ -21,7 +21,7 @@ use virtual_disk::{
     Status, Totals,
 };
 
-use super::{limits, session::failure};
+use super::{limits, rings, session::failure};
 use crate::{
     control::Control,
     home::{self, Gave, JobKind},
@@ -53,8 +53,8 @@ pub(super) fn summary(control: &Control, slot: &Slot) -> DiskSummary {
         in_flight: status.map_or(0, Status::in_flight),
         waiting: status.map_or(0, Status::waiting),
         job: control.jobs.current(minor),
-        rings: Vec::new(),
-        ring_pages: RingPages::default(),
+        ring_pages: rings::all_pages(slot),
+        rings: slot.rings().0.iter().map(|device| rings::statistics(device)).collect(),
     }
 }
 
@@ -251,6 +251,7 @@ pub(super) fn job(control: &Control, job: &JobRecord, now: Moment) -> JobStatus 
     let slot = control.find(job.minor.number());
     let step = match job.state() {
         JobState::Waiting => Some("waiting for its turn"),
+        JobState::Running if job.kind == JobKind::DisconnectRing => Some("waiting for the guest's requests to end"),
         JobState::Running => slot.as_ref().and_then(|slot| slot.status()).and_then(Status::step),
         JobState::Ended => None,
     };
@@ -282,6 +283,10 @@ pub(super) fn result_of(kind: JobKind, done: home::Done) -> Result<ResultOf> {
         (JobKind::Grow, Gave::Resized(before_bytes, now)) => {
             ResultOf::Grow(Resized { before_bytes, geometry: geometry(now) })
         }
+        (JobKind::ConnectRing, Gave::RingConnected(connected)) => ResultOf::ConnectRing(rings::connected(&connected)),
+        (JobKind::DisconnectRing, Gave::RingDisconnected(ended)) => {
+            ResultOf::DisconnectRing(rings::disconnected(ended))
+        }
         (JobKind::Close | JobKind::ForceClose, Gave::Nothing) => ResultOf::Close(Done {}),
         (JobKind::Detach, Gave::Nothing) => ResultOf::Detach(Done {}),
         (kind, gave) => unreachable!("{kind:?} does not give {gave:?}"),
@@ -292,7 +297,7 @@ fn quiet(Quiet { drained, flushed, requests }: Quiet) -> native::Quiet {
     native::Quiet { requests, drained_us: microseconds(drained), flushed_us: microseconds(flushed) }
 }
 
-fn geometry(geometry: Geometry) -> native::Geometry {
+pub(crate) fn geometry(geometry: Geometry) -> native::Geometry {
     native::Geometry {
         bytes: geometry.bytes(),
         logical_block_bytes: geometry.logical_block_size,

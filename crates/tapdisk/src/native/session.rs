@@ -17,13 +17,13 @@ use std::{
 use block_core::{Error, ErrorKind, Result};
 use control_api::{
     errno,
-    native::{Answer, AnswerBody, Failure, Hello, LineReader, REQUEST_BYTES_MAX, Request, ResultOf},
+    native::{Answer, AnswerBody, Done, Failure, Hello, LineReader, REQUEST_BYTES_MAX, Request, ResultOf, RingEvent},
     reason,
 };
 use futures_util::future::{Either, select};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use storage_io::{Executor, Signal, reply};
+use storage_io::{Executor, Receiver, Signal, reply};
 
 use super::{
     commands::Begun,
@@ -164,6 +164,7 @@ impl Session {
             match self.control.begin_command(command) {
                 Begun::Answered(result) => self.answer(Some(id), result),
                 Begun::Job(job) => self.later(id, async move |session| session.report(id, &job).await),
+                Begun::Watching(events) => self.later(id, async move |session| session.tell(id, events).await),
                 Begun::Asked(asked) => self.later(id, self.carried_out(asked)),
             }
         }
@@ -217,6 +218,14 @@ impl Session {
             let changed = pin!(job.changed.until(|| job.state() != state));
             select(changed, pin!(self.executor.sleep(REPORT_PERIOD))).await;
         }
+    }
+
+    /// Tells what happens to a guest's device until it is disconnected.
+    async fn tell(&self, id: u64, mut events: Receiver<RingEvent>) -> Result<ResultOf> {
+        while let Some(event) = events.recv().await {
+            self.put(&Answer { id: Some(id), body: AnswerBody::Event(event) });
+        }
+        Ok(ResultOf::WatchRing(Done {}))
     }
 
     fn answer(&self, id: Option<u64>, result: Result<ResultOf>) {

@@ -1,20 +1,16 @@
-//! Rings of guests: refused without Xen, served on a hosted platform.
+//! Rings of guests by the messages of tap-ctl's protocol: refused without Xen, served on a hosted platform.
 
 use std::thread;
 
 use control_api::protocol::{Body, Errno, Message, Request, RingIdentity, RingParameters};
 use export::nbd::client::Client as NbdClient;
 use guest::{Front, FrontOptions};
-use storage_io::{EngineChoice, Executor, Sender, mailbox};
 use wire::blkif::Abi;
-use xen::{
-    DomainId,
-    hosted::{Broker, BrokerLimits, Guest},
+
+use crate::{
+    host::{Host, minor},
+    hosted::Hosted,
 };
-
-use crate::host::{Host, aio, minor};
-
-const DOMAIN: DomainId = DomainId(7);
 
 /// The number with which a message is refused; 0 if it was carried out.
 fn number(host: &Host, pid: u32, cookie: u16, body: Body) -> i32 {
@@ -36,48 +32,8 @@ fn rings_are_refused_with_the_numbers_that_tapback_knows() {
     assert_eq!(number(0, Body::RingDisconnect(ring.identity)), 19, "no such ring");
 }
 
-/// A host without Xen, with a broker on a thread of its own, and a tapdisk that knows of it.
-struct Hosted {
-    host: Host,
-    pid: u32,
-    minor: String,
-    executor: Executor,
-    guest: Guest,
-    end: Sender<()>,
-    broker: Option<thread::JoinHandle<()>>,
-}
-
 impl Hosted {
-    fn new() -> Hosted {
-        let host = Host::new();
-        let directory = host.place.scratch().to_owned();
-        let (end, mut ended) = mailbox();
-        let (up, mut is_up) = mailbox();
-        let path = directory.clone();
-        let broker = thread::spawn(move || {
-            let executor = Executor::new(EngineChoice::Inline).unwrap();
-            let broker = Broker::start(&executor, &path, BrokerLimits::default()).unwrap();
-            broker.create_domain(DOMAIN, 1024).unwrap();
-            up.send(()).unwrap();
-            executor.block_on(ended.recv());
-        });
-        let executor = Executor::new(EngineChoice::Inline).unwrap();
-        executor.block_on(is_up.recv()).unwrap();
-        let platform = format!("hosted:{}", directory.display());
-        let output = host.command(&["spawn"]).env("OXTAP_XEN", platform).output().unwrap();
-        let pid: u32 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
-        let minor = host.attach(pid);
-        let image = aio(&host.raw_image("disk", 4 << 20));
-        host.ok(&["open", "-p", &pid.to_string(), "-m", &minor, "-a", &image]);
-        let guest = Guest::boot(&directory, DOMAIN).unwrap();
-        Hosted { host, pid, minor, executor, guest, end, broker: Some(broker) }
-    }
-
-    fn identity(&self) -> RingIdentity {
-        RingIdentity { domid: u32::from(DOMAIN.0), devid: 51712 }
-    }
-
-    fn connect(&self, front: &Front, abi: Abi) -> i32 {
+    fn connect_by_message(&self, front: &Front, abi: Abi) -> i32 {
         let grants = front.ring_grants();
         let mut references = [0; 8];
         references.iter_mut().zip(&grants).for_each(|(place, grant)| *place = grant.0);
@@ -89,36 +45,24 @@ impl Hosted {
             port: front.port().0,
             ..RingParameters::default()
         };
-        number(&self.host, self.pid, minor(&self.minor).number(), Body::RingConnect(ring))
+        number(&self.host, self.pid, self.number(), Body::RingConnect(ring))
     }
 
-    fn disconnect(&self) -> i32 {
+    fn disconnect_by_message(&self) -> i32 {
         number(&self.host, self.pid, 0, Body::RingDisconnect(self.identity()))
     }
 
-    fn front(&self, options: FrontOptions) -> Front {
-        let front = Front::new(&self.executor, &self.guest, options).unwrap();
-        assert_eq!(self.connect(&front, options.abi), 0);
+    fn connected_front(&self, options: FrontOptions) -> Front {
+        let front = self.front(options);
+        assert_eq!(self.connect_by_message(&front, options.abi), 0);
         front
-    }
-
-    fn tap_ctl(&self, command: &str) {
-        self.host.ok(&[command, "-p", &self.pid.to_string(), "-m", &self.minor]);
-    }
-}
-
-impl Drop for Hosted {
-    fn drop(&mut self) {
-        self.executor.end_tasks();
-        let _ = self.end.send(());
-        self.broker.take().unwrap().join().unwrap();
     }
 }
 
 #[test]
 fn a_guest_and_an_nbd_client_see_the_same_bytes() {
     let hosted = Hosted::new();
-    let front = hosted.front(FrontOptions { order: 2, ..FrontOptions::default() });
+    let front = hosted.connected_front(FrontOptions { order: 2, ..FrontOptions::default() });
     let socket = hosted.host.run.nbd_socket(hosted.pid, minor(&hosted.minor));
     let mut client = NbdClient::connect_unix(&socket, "").unwrap();
     hosted.executor.block_on(async {
@@ -130,7 +74,7 @@ fn a_guest_and_an_nbd_client_see_the_same_bytes() {
     assert_eq!(bytes, [7; 4096]);
     client.write(0, &[9; 512]).unwrap();
     assert_eq!(hosted.executor.block_on(front.read(0, 1)).unwrap(), [9; 512]);
-    assert_eq!(hosted.disconnect(), 0);
+    assert_eq!(hosted.disconnect_by_message(), 0);
     assert_eq!((front.stray_pages(), front.release_ring().unwrap()), (0, 0));
     assert_eq!(hosted.guest.account().unwrap().used, 0);
 }
@@ -138,23 +82,23 @@ fn a_guest_and_an_nbd_client_see_the_same_bytes() {
 #[test]
 fn a_ring_is_connected_once_and_again_with_another_layout() {
     let hosted = Hosted::new();
-    let first = hosted.front(FrontOptions::default());
-    assert_eq!(hosted.connect(&first, Abi::X86_64), 114, "connected already");
+    let first = hosted.connected_front(FrontOptions::default());
+    assert_eq!(hosted.connect_by_message(&first, Abi::X86_64), 114, "connected already");
     hosted.executor.block_on(first.write(0, &[1; 512])).unwrap();
-    assert_eq!((hosted.disconnect(), hosted.disconnect()), (0, 19));
+    assert_eq!((hosted.disconnect_by_message(), hosted.disconnect_by_message()), (0, 19));
     first.release_ring().unwrap();
-    let second = hosted.front(FrontOptions { abi: Abi::X86_32, ..FrontOptions::default() });
+    let second = hosted.connected_front(FrontOptions { abi: Abi::X86_32, ..FrontOptions::default() });
     assert_eq!(hosted.executor.block_on(second.read(0, 1)).unwrap(), [1; 512]);
     let bad = Front::new(&hosted.executor, &hosted.guest, FrontOptions::default()).unwrap();
     hosted.guest.put_entry(bad.ring_grants()[0], 0, 0);
-    hosted.disconnect();
-    assert_eq!(hosted.connect(&bad, Abi::X86_64), 22, "its page is not granted");
+    hosted.disconnect_by_message();
+    assert_eq!(hosted.connect_by_message(&bad, Abi::X86_64), 22, "its page is not granted");
 }
 
 #[test]
 fn a_guest_waits_while_its_disk_is_paused() {
     let hosted = Hosted::new();
-    let front = hosted.front(FrontOptions::default());
+    let front = hosted.connected_front(FrontOptions::default());
     hosted.executor.block_on(front.write(0, &[1; 512])).unwrap();
     hosted.tap_ctl("pause");
     let reading = {
@@ -170,10 +114,10 @@ fn a_guest_waits_while_its_disk_is_paused() {
 #[test]
 fn a_ring_can_be_let_go_of_while_its_disk_is_paused() {
     let hosted = Hosted::new();
-    let front = hosted.front(FrontOptions::default());
+    let front = hosted.connected_front(FrontOptions::default());
     hosted.executor.block_on(front.write(0, &[1; 512])).unwrap();
     hosted.tap_ctl("pause");
-    assert_eq!(hosted.disconnect(), 0);
+    assert_eq!(hosted.disconnect_by_message(), 0);
     assert_eq!(front.release_ring().unwrap(), 0);
     hosted.tap_ctl("close");
 }
@@ -182,21 +126,21 @@ fn a_ring_can_be_let_go_of_while_its_disk_is_paused() {
 fn closing_a_disk_lets_go_of_its_guests() {
     for is_paused in [false, true] {
         let hosted = Hosted::new();
-        let front = hosted.front(FrontOptions::default());
+        let front = hosted.connected_front(FrontOptions::default());
         hosted.executor.block_on(front.write(0, &[1; 512])).unwrap();
         if is_paused {
             hosted.tap_ctl("pause");
         }
         hosted.tap_ctl("close");
         assert_eq!(front.release_ring().unwrap(), 0, "nothing of it is mapped any more");
-        assert_eq!(hosted.disconnect(), 19);
+        assert_eq!(hosted.disconnect_by_message(), 19);
     }
 }
 
 #[test]
 fn a_tapdisk_that_is_killed_gives_its_guests_pages_back() {
     let hosted = Hosted::new();
-    let front = hosted.front(FrontOptions::default());
+    let front = hosted.connected_front(FrontOptions::default());
     hosted.executor.block_on(front.write(0, &[1; 512])).unwrap();
     assert_eq!(hosted.guest.account().unwrap().used, 1);
     let guards = hosted.host.place.processes().unwrap();

@@ -1,0 +1,73 @@
+//! What is written down of guests' devices: for other threads, for readers of shared memory, and for people.
+
+use std::{rc::Rc, sync::Arc};
+
+use control_api::Minor;
+use export::blkif::{RingChange, RingCounters, RingPages};
+
+use super::{RingName, ShownDevice};
+use crate::{log::Log, pages::Pages, slot::Published};
+
+/// The books of one disk.
+pub(crate) struct Books {
+    pub(crate) minor: Minor,
+    pub(crate) log: Log,
+    pub(crate) published: Arc<Published>,
+    pub(crate) pages: Rc<Pages>,
+}
+
+impl Books {
+    /// A device is served.
+    pub(super) fn serves(&self, device: &Arc<ShownDevice>) {
+        self.published.words().rings.push(device.clone());
+        if let Err(error) = self.pages.add_device(device.clone()) {
+            self.log.warning(format!("minor={}: {error}", self.minor));
+        }
+        let queues: Vec<u16> = device.rings().iter().map(|ring| ring.queue).collect();
+        let pages: u16 = device.rings().iter().map(|ring| ring.pages).sum();
+        self.say(device.name(), &format!("connected: {pages} pages, by queues {queues:?}"));
+    }
+
+    /// A device takes no more requests; those that it has taken are waited for.
+    pub(super) fn leaves(&self, name: RingName) {
+        self.say(name, "takes no more requests");
+    }
+
+    /// One of its rings says this.
+    pub(super) fn changes(&self, name: RingName, change: &RingChange) {
+        match change {
+            RingChange::Resized(geometry) => self.say(name, &format!("told of {} sectors", geometry.sectors)),
+            RingChange::Unsupported(operation) => {
+                self.log.warning(format!("minor={}: ring {name}: storage cannot do {operation:?}", self.minor));
+            }
+            RingChange::Broken(broken) => {
+                self.log.warning(format!("minor={}: ring {name} is not looked at any more: {broken}", self.minor));
+            }
+        }
+    }
+
+    /// All that it had mapped and bound was given back.
+    pub(super) fn gone(&self, device: &Arc<ShownDevice>, was_told_to: bool) {
+        let (counters, pages) = (device.counters(), device.pages());
+        {
+            let mut words = self.published.words();
+            words.rings.retain(|other| !Arc::ptr_eq(other, device));
+            let past = words.ring_pages;
+            let (peak, leaked) = (past.peak.max(pages.peak), past.leaked + pages.leaked);
+            words.ring_pages = RingPages { peak, leaked, ..past };
+        }
+        self.pages.remove_device(device);
+        let RingCounters { requests, refused, kicks_in, kicks_out, .. } = counters;
+        let RingPages { peak, leaked, .. } = pages;
+        let words = format!(
+            "{}: {requests} requests, {refused} refused, {kicks_in} kicks in, {kicks_out} out, \
+             {peak} pages at most, {leaked} not given back",
+            if was_told_to { "disconnected" } else { "let go of" }
+        );
+        self.say(device.name(), &words);
+    }
+
+    fn say(&self, name: RingName, words: &str) {
+        self.log.info(format!("minor={}: ring {name} {words}", self.minor));
+    }
+}

@@ -1,0 +1,345 @@
+//! Rings of guests that are connected to a disk.
+//!
+//! ```text
+//!   Connecting --all rings are served--> Serving --disconnect--> Leaving --the last ring has gone--> Gone
+//!       |                                   |                                                          ^
+//!       +----- a ring cannot be served, ----+------------ let go of by force, or its thread died -----+
+//!              or let go of by force
+//! ```
+//!
+//! A guest, its device and the pages of its rings are named by whoever talks to XenStore; this process never does. The
+//! rings of a device are spread over the queues of the disk as connections are; all of them are served, or none.
+
+mod books;
+mod device;
+mod platform;
+mod queue;
+mod shown;
+
+use std::{
+    cell::{Cell, OnceCell, RefCell},
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use block_core::{Error, ErrorKind, Result, ResultExt};
+use export::blkif::{RingChange, RingCounters, RingPages};
+use futures_util::future::{Either, join_all, select};
+use rustix::io::Errno;
+use storage_io::{Executor, Moment, Receiver, Sender, Signal, mailbox, reply};
+use virtual_disk::Geometry;
+use wire::blkif::Limits;
+use xen::Grants;
+
+use self::queue::{Leave, RingSeed};
+pub(crate) use self::{
+    books::Books,
+    device::{Device, RingName},
+    platform::{PLATFORM_VARIABLE, Platform},
+    shown::{ShownDevice, ShownRing},
+};
+use crate::exports::Exports;
+
+/// How long rings may take to end that are let go of by force: their threads need only be there.
+const FORCED_GRACE: Duration = Duration::from_secs(2);
+
+/// What whoever has connected a device may tell its guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Connected {
+    /// It was connected before, with the same parameters.
+    pub(crate) already: bool,
+    /// The disk as the guest may see it.
+    pub(crate) geometry: Geometry,
+    /// What it may ask.
+    pub(crate) offer: Limits,
+}
+
+/// How a device ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Disconnected {
+    /// Whether it was connected at all.
+    pub(crate) was_connected: bool,
+    /// What it had done.
+    pub(crate) counters: RingCounters,
+    /// Its pages, after they were given back.
+    pub(crate) pages: RingPages,
+    /// What was wrong with one of its rings.
+    pub(crate) broken: Option<String>,
+}
+
+/// Where a device is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Connecting,
+    Serving,
+    Leaving,
+    Gone,
+}
+
+impl Life {
+    const fn may_become(self, next: Life) -> bool {
+        use Life::*;
+        matches!((self, next), (Connecting, Serving | Gone) | (Serving, Leaving | Gone) | (Leaving, Gone))
+    }
+}
+
+/// A device that is or was connected.
+struct Entry {
+    device: Device,
+    life: Cell<Life>,
+    /// To each of its rings; none any more: they are let go of at once.
+    orders: RefCell<Vec<Sender<Leave>>>,
+    shown: OnceCell<Arc<ShownDevice>>,
+    changed: Signal,
+}
+
+/// The rings of one disk, on its home thread.
+pub(crate) struct Rings {
+    executor: Executor,
+    platform: Platform,
+    grants: OnceCell<Arc<dyn Grants>>,
+    /// Those that have not gone.
+    entries: RefCell<Vec<Rc<Entry>>>,
+    books: Books,
+}
+
+impl Rings {
+    pub(crate) fn new(executor: &Executor, platform: Platform, books: Books) -> Rc<Rings> {
+        let (grants, entries) = (OnceCell::new(), RefCell::default());
+        Rc::new(Rings { executor: executor.clone(), platform, grants, entries, books })
+    }
+
+    /// Connects a device; its guest is served from now on. Without a platform nothing else matters.
+    pub(crate) async fn connect(
+        self: &Rc<Self>,
+        exports: Option<Rc<Exports>>,
+        geometry: Option<Geometry>,
+        device: Device,
+    ) -> Result<Connected> {
+        let grants = self.grants()?;
+        let not_open = || Error::new(ErrorKind::Closed, "the disk is not open");
+        let (exports, geometry) = (exports.ok_or_else(not_open)?, geometry.ok_or_else(not_open)?);
+        let connected = Connected { already: false, geometry: device.sees(geometry), offer: device.offer(&geometry) };
+        if let Some(entry) = self.find(device.name) {
+            return match entry.life.get() {
+                Life::Leaving => Err(leaving(device.name)),
+                Life::Serving if entry.device == device => Ok(Connected { already: true, ..connected }),
+                _ => Err(known(device.name)),
+            };
+        }
+        let (name, entry) = (device.name, Entry::new(device));
+        self.entries.borrow_mut().push(entry.clone());
+        let serving = self.start(&entry, &grants, &exports, &geometry).await;
+        serving.map(|()| connected).context(format!("ring {name}"))
+    }
+
+    /// Has queues serve all rings of a device.
+    async fn start(
+        self: &Rc<Self>,
+        entry: &Rc<Entry>,
+        grants: &Arc<dyn Grants>,
+        exports: &Exports,
+        geometry: &Geometry,
+    ) -> Result<()> {
+        let (changes, changing) = mailbox();
+        let mut starting = Vec::new();
+        for ring in &entry.device.rings {
+            let (order, orders) = mailbox();
+            let (up, is_up) = reply();
+            let seed = RingSeed {
+                changes: changes.clone(),
+                options: entry.device.options(ring, geometry),
+                platform: self.platform.clone(),
+                grants: grants.clone(),
+                orders,
+                up,
+            };
+            entry.orders.borrow_mut().push(order);
+            starting.push(is_up);
+            exports.serve_on_queue(Box::new(move |queue| seed.serve(queue)));
+        }
+        drop(changes);
+        let lost = || Err(Error::new(ErrorKind::Closed, "its queue has gone"));
+        let forced = || Err(Error::new(ErrorKind::Closed, "the disk was closed by force"));
+        let started: Result<Vec<ShownRing>> = match select(join_all(starting), pin!(entry.let_go_of())).await {
+            Either::Left((rings, _)) => rings.into_iter().map(|ring| ring.unwrap_or_else(lost)).collect(),
+            Either::Right(_) => forced(),
+        };
+        let failed = match started {
+            Ok(rings) => {
+                let shown = ShownDevice::new(&entry.device, rings, *geometry);
+                self.books.serves(&shown);
+                entry.shown.set(shown).expect("a device is served once");
+                entry.enter(Life::Serving);
+                self.executor.spawn(self.clone().attend(entry.clone(), changing)).detach();
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        entry.let_go();
+        self.executor.spawn(self.clone().attend_to_end(entry.clone(), changing)).detach();
+        self.in_time(Some(self.executor.now() + FORCED_GRACE), entry.gone()).await;
+        Err(failed)
+    }
+
+    /// Waits for the rings of a device that is not served.
+    async fn attend_to_end(self: Rc<Self>, entry: Rc<Entry>, mut changing: Receiver<RingChange>) {
+        while changing.recv().await.is_some() {}
+        self.forget(&entry);
+    }
+
+    /// Tells what the rings of a device say, until the last has gone.
+    async fn attend(self: Rc<Self>, entry: Rc<Entry>, mut changing: Receiver<RingChange>) {
+        let shown = entry.shown.get().expect("it is served");
+        while let Some(change) = changing.recv().await {
+            self.books.changes(shown.name(), &change);
+            shown.tell(change);
+        }
+        self.books.gone(shown, entry.life.get() == Life::Leaving);
+        self.forget(&entry);
+        shown.end();
+    }
+
+    fn forget(&self, entry: &Rc<Entry>) {
+        self.entries.borrow_mut().retain(|other| !Rc::ptr_eq(other, entry));
+        entry.enter(Life::Gone);
+    }
+
+    /// Lets a guest go: no more requests are taken, and those that were taken have been answered. If they have not been by
+    /// the deadline, the guest is let go of without.
+    pub(crate) async fn disconnect(&self, name: RingName, deadline: Option<Moment>) -> Result<Disconnected> {
+        let Some(entry) = self.find(name) else { return Ok(Disconnected::default()) };
+        self.leave(&entry);
+        if !self.in_time(deadline, entry.gone()).await {
+            entry.let_go();
+            if !self.in_time(Some(self.executor.now() + FORCED_GRACE), entry.gone()).await {
+                return Err(Error::new(ErrorKind::TimedOut, format!("ring {name}: its thread hangs")));
+            }
+        }
+        let shown = entry.shown.get();
+        let ended = |shown: &Arc<ShownDevice>| Disconnected {
+            was_connected: true,
+            counters: shown.counters(),
+            pages: shown.pages(),
+            broken: shown.broken(),
+        };
+        Ok(shown.map(ended).unwrap_or_default())
+    }
+
+    /// Lets all guests go, as one.
+    pub(crate) async fn disconnect_all(&self, deadline: Moment) -> Vec<Error> {
+        let names: Vec<RingName> = self.entries.borrow().iter().map(|entry| entry.device.name).collect();
+        let ended = join_all(names.into_iter().map(|name| self.disconnect(name, Some(deadline)))).await;
+        ended.into_iter().filter_map(Result::err).collect()
+    }
+
+    /// Lets go of all rings at once: what storage still holds is not answered any more.
+    pub(crate) async fn let_all_go(&self) -> Vec<Error> {
+        self.entries.borrow().iter().for_each(|entry| entry.let_go());
+        self.disconnect_all(self.executor.now()).await
+    }
+
+    /// Takes no more requests of any guest, and waits for a while until those that were taken have been answered.
+    pub(crate) async fn drain_all(&self, time: Duration) {
+        let all: Vec<Rc<Entry>> = self.entries.borrow().clone();
+        all.iter().for_each(|entry| self.leave(entry));
+        self.in_time(Some(self.executor.now() + time), join_all(all.iter().map(|entry| entry.gone()))).await;
+    }
+
+    fn leave(&self, entry: &Entry) {
+        if entry.life.get() == Life::Serving {
+            entry.enter(Life::Leaving);
+            self.books.leaves(entry.device.name);
+            entry.orders.borrow().iter().for_each(|order| drop(order.send(Leave)));
+        }
+    }
+
+    /// Whether something ended in time.
+    async fn in_time<T>(&self, end: Option<Moment>, future: impl Future<Output = T>) -> bool {
+        let Some(end) = end else {
+            future.await;
+            return true;
+        };
+        matches!(select(pin!(future), pin!(self.executor.sleep_until(end))).await, Either::Left(_))
+    }
+
+    fn find(&self, name: RingName) -> Option<Rc<Entry>> {
+        self.entries.borrow().iter().find(|entry| entry.device.name == name).cloned()
+    }
+
+    fn grants(&self) -> Result<Arc<dyn Grants>> {
+        if let Some(grants) = self.grants.get() {
+            return Ok(grants.clone());
+        }
+        let grants = self.platform.grants()?;
+        Ok(self.grants.get_or_init(|| grants).clone())
+    }
+}
+
+impl Entry {
+    fn new(device: Device) -> Rc<Entry> {
+        Rc::new(Entry {
+            device,
+            life: Cell::new(Life::Connecting),
+            orders: RefCell::default(),
+            shown: OnceCell::new(),
+            changed: Signal::new(),
+        })
+    }
+
+    fn enter(&self, next: Life) {
+        let life = self.life.replace(next);
+        assert!(life.may_become(next), "a device that is {life:?} does not become {next:?}");
+        self.changed.notify();
+    }
+
+    /// Hangs up: each ring ends as soon as its thread looks.
+    fn let_go(&self) {
+        let orders = self.orders.take();
+        drop(orders);
+        self.changed.notify();
+    }
+
+    /// Ends when it has been let go of.
+    async fn let_go_of(&self) {
+        self.changed.until(|| self.orders.borrow().is_empty()).await;
+    }
+
+    async fn gone(&self) {
+        self.changed.until(|| self.life.get() == Life::Gone).await;
+    }
+}
+
+/// The refusal of a ring whose last connection has not ended.
+fn leaving(name: RingName) -> Error {
+    Error::from_os(format!("ring {name} is being disconnected"), Errno::BUSY.into())
+}
+
+/// The refusal of a ring that is not there.
+pub(crate) fn unknown(name: RingName) -> Error {
+    Error::from_os(format!("ring {name} is not connected"), Errno::NODEV.into())
+}
+
+/// The refusal of a ring that is there already.
+pub(crate) fn known(name: RingName) -> Error {
+    Error::from_os(format!("ring {name} is connected already"), Errno::ALREADY.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_life_of_a_device_is_the_drawing() {
+        use Life::*;
+        let all = [Connecting, Serving, Leaving, Gone];
+        let pairs = all.iter().flat_map(|life| all.map(|next| (*life, next)));
+        let allowed: Vec<_> = pairs.filter(|(life, next)| life.may_become(*next)).collect();
+        assert_eq!(
+            allowed,
+            [(Connecting, Serving), (Connecting, Gone), (Serving, Leaving), (Serving, Gone), (Leaving, Gone)]
+        );
+    }
+}

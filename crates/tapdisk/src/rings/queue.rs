@@ -1,0 +1,76 @@
+//! One ring on the thread of its queue, from its mapping to its end. It is told what to do by message.
+//!
+//! ```text
+//!   home --connect--> mapped, bound, served --Leave--> takes no more, drains, unbinds, unmaps --> gone
+//!                           |                               |
+//!                           +------ home has hung up -------+--> let go of at once ------------> gone
+//! ```
+//!
+//! That it has gone is told by the end of what it tells: however it ends, also with its thread.
+
+use std::{pin::pin, sync::Arc};
+
+use block_core::Result;
+use export::blkif::{ConnectedRing, RingChange, RingChanges, RingOptions};
+use futures_util::{
+    FutureExt,
+    future::{LocalBoxFuture, select},
+};
+use storage_io::{Receiver, ReplyTo, Sender};
+use virtual_disk::DiskQueue;
+use xen::Grants;
+
+use super::{Platform, shown::ShownRing};
+
+/// Home wants a ring to end: it takes no more requests and answers those that it has taken.
+#[derive(Debug)]
+pub(super) struct Leave;
+
+/// What a queue is given to serve a ring.
+pub(super) struct RingSeed {
+    /// Dropped last: home takes that for the end.
+    pub(super) changes: Sender<RingChange>,
+    pub(super) options: RingOptions,
+    pub(super) platform: Platform,
+    pub(super) grants: Arc<dyn Grants>,
+    /// Home hangs up when the ring is to be let go of at once.
+    pub(super) orders: Receiver<Leave>,
+    /// Where to say that it is served.
+    pub(super) up: ReplyTo<Result<ShownRing>>,
+}
+
+impl RingSeed {
+    /// The whole life of the ring.
+    pub(super) fn serve(self, queue: DiskQueue) -> LocalBoxFuture<'static, ()> {
+        self.run(queue).boxed_local()
+    }
+
+    async fn run(self, queue: DiskQueue) {
+        let RingSeed { changes, options, platform, grants, mut orders, up } = self;
+        let pages = u16::try_from(options.pages.len()).expect("a ring has 16 pages at most");
+        let connected =
+            platform.channels().and_then(|channels| ConnectedRing::connect(&queue, grants, &*channels, &options));
+        let ring = match connected {
+            Ok(ring) => ring,
+            Err(error) => {
+                // Without a home, nobody waits for it.
+                let _ = up.answer(Err(error));
+                return;
+            }
+        };
+        let _ = up.answer(Ok(ShownRing { queue: queue.number(), pages, status: ring.status() }));
+        let _telling = queue.executor().spawn(tell(ring.changes(), changes.clone()));
+        if orders.recv().await.is_some() {
+            let hung_up = async { while orders.recv().await.is_some() {} };
+            select(pin!(ring.disconnect()), pin!(hung_up)).await;
+        }
+    }
+}
+
+async fn tell(mut changes: RingChanges, to: Sender<RingChange>) {
+    while let Some(change) = changes.next().await {
+        if to.send(change).is_err() {
+            return;
+        }
+    }
+}
