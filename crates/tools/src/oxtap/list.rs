@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use block_core::Result;
 use control_api::{
     Minor, RunDir,
-    native::{DiskStatistics, Limits},
+    native::{DiskStatistics, Limits, RingPages, RingStatistics},
 };
 use serde_json::{Value, json};
 
@@ -13,6 +13,7 @@ use super::{
     arguments::Ls,
     host::{self, Process},
     size, text, words,
+    xen_memory::XenMemory,
 };
 
 /// One line of the list.
@@ -27,13 +28,16 @@ struct Row {
     in_flight: Option<u64>,
     waiting: Option<u64>,
     limits: Option<Limits>,
+    /// None: its tapdisk does not say.
+    guest_pages: Option<RingPages>,
+    guests: Vec<RingStatistics>,
     step: Option<String>,
     trouble: Option<String>,
 }
 
 pub(super) fn run(arguments: &Ls) -> Result<()> {
     let rows = rows(&RunDir::from_environment())?;
-    let text = if arguments.json { to_json(&rows) } else { to_table(&rows) };
+    let text = if arguments.json { to_json(&rows) } else { to_table(&rows) + &memory(XenMemory::read()) };
     text::print(&text)
 }
 
@@ -70,6 +74,8 @@ fn row(process: &Process, statistics: &DiskStatistics) -> Row {
         in_flight: Some(disk.in_flight),
         waiting: process.is_native.then_some(disk.waiting),
         limits: process.is_native.then_some(statistics.limits),
+        guest_pages: process.is_native.then_some(disk.ring_pages),
+        guests: disk.rings.clone(),
         step: disk.step.clone(),
         trouble: disk.trouble.clone(),
     }
@@ -79,12 +85,13 @@ fn to_table(rows: &[Row]) -> String {
     if rows.is_empty() {
         return "no disks\n".to_owned();
     }
-    let head = ["PID", "MINOR", "STATE", "SIZE", "BUSY", "LIMITS", "IMAGE"].map(str::to_owned);
+    let head = ["PID", "MINOR", "STATE", "SIZE", "BUSY", "PAGES", "LIMITS", "IMAGE"].map(str::to_owned);
     let table = text::columns(&std::iter::once(head).chain(rows.iter().map(cells)).collect::<Vec<_>>());
     let mut lines = table.lines();
     let mut told = lines.next().map(|head| format!("{head}\n")).unwrap_or_default();
     for (line, row) in lines.zip(rows) {
         told += &format!("{line}\n");
+        row.guests.iter().for_each(|guest| told += &format!("     guest {}\n", words::guest(guest)));
         let remarks = [("doing", &row.step), ("trouble", &row.trouble)];
         for (what, words) in remarks.into_iter().filter_map(|(what, words)| Some((what, words.as_ref()?))) {
             told += &format!("     {what}: {words}\n");
@@ -93,7 +100,14 @@ fn to_table(rows: &[Row]) -> String {
     told
 }
 
-fn cells(row: &Row) -> [String; 7] {
+/// What Xen says of the memory of this domain, beside the pages of guests that are mapped here.
+fn memory(memory: Option<XenMemory>) -> String {
+    let Some(XenMemory { current, target, .. }) = memory else { return String::new() };
+    let target = target.map(|target| format!(", and shall have {}", size::describe(target))).unwrap_or_default();
+    format!("this domain has {}{target}\n", size::describe(current))
+}
+
+fn cells(row: &Row) -> [String; 8] {
     let or_dash = |cell: Option<String>| cell.unwrap_or_else(|| "-".to_owned());
     let waiting = row.waiting.filter(|waiting| *waiting > 0).map(|waiting| format!("+{waiting}")).unwrap_or_default();
     [
@@ -102,6 +116,7 @@ fn cells(row: &Row) -> [String; 7] {
         row.state.to_owned(),
         or_dash(row.bytes.map(size::describe)),
         or_dash(row.in_flight.map(|count| format!("{count}{waiting}"))),
+        or_dash(row.guest_pages.as_ref().map(words::pages)),
         or_dash(row.limits.as_ref().and_then(words::limits)),
         or_dash(row.image.clone()),
     ]
@@ -113,7 +128,7 @@ fn to_json(rows: &[Row]) -> String {
         .map(|row| {
             json!({ "pid": row.pid, "minor": row.minor, "state": row.state, "bytes": row.bytes, "image": row.image,
                     "nbd_socket": row.socket, "in_flight": row.in_flight, "waiting": row.waiting,
-                    "limits": row.limits, "step": row.step, "trouble": row.trouble })
+                    "limits": row.limits, "guest_pages": row.guest_pages, "guests": row.guests, "step": row.step, "trouble": row.trouble })
         })
         .collect();
     format!("{:#}\n", Value::Array(list))
@@ -122,7 +137,7 @@ fn to_json(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::{super::host::tests::process, *};
-    use control_api::native::{Limit, Rate, State};
+    use control_api::native::{Limit, Rate, RingQueueStatistics, State};
 
     #[test]
     fn a_host_without_disks_says_so() {
@@ -138,7 +153,7 @@ mod tests {
         run.allocate_minor().unwrap();
         assert_eq!(
             to_table(&rows(&run).unwrap()),
-            "PID  MINOR  STATE       SIZE  BUSY  LIMITS  IMAGE\n-    0      unattached  -     -     -       -\n"
+            "PID  MINOR  STATE       SIZE  BUSY  PAGES  LIMITS  IMAGE\n-    0      unattached  -     -     -      -       -\n"
         );
     }
 
@@ -153,13 +168,33 @@ mod tests {
         let rows = rows_of(&process);
         assert_eq!(
             to_table(&rows),
-            "PID  MINOR  STATE          SIZE  BUSY  LIMITS    IMAGE\n\
-             70   3      resume failed  -     2+1   500 IOPS  vhd:/a.vhd\n     \
+            "PID  MINOR  STATE          SIZE  BUSY  PAGES  LIMITS    IMAGE\n\
+             70   3      resume failed  -     2+1   0/0    500 IOPS  vhd:/a.vhd\n     \
              trouble: /a.vhd: No such file or directory\n"
         );
         let json: Value = serde_json::from_str(&to_json(&rows)).unwrap();
         assert_eq!(json[0]["limits"]["total"]["requests"]["per_second"], 500);
         assert_eq!(json[0]["trouble"], "/a.vhd: No such file or directory");
+    }
+
+    #[test]
+    fn guests_are_told_with_their_pages() {
+        let mut process = process(70, &[(3, "vhd:/a.vhd")]);
+        let pages = RingPages { granted: 22, mapped: 4, peak: 9, leaked: 0 };
+        let disk = &mut process.statistics.as_mut().unwrap().disks[0].disk;
+        let mut guest = RingStatistics { domain: 7, device: 51712, pages, ..RingStatistics::default() };
+        guest.queues.push(RingQueueStatistics::default());
+        (guest.counters.requests, guest.broken) = (12, Some("nonsense".into()));
+        (disk.rings, disk.ring_pages) = (vec![guest], RingPages { leaked: 1, ..pages });
+        let rows = rows_of(&process);
+        assert_eq!(
+            to_table(&rows),
+            "PID  MINOR  STATE    SIZE  BUSY  PAGES        LIMITS  IMAGE\n\
+             70   3      running  -     0     4/9, 1 lost  -       vhd:/a.vhd\n     \
+             guest 7-51712: 1 ring, 12 requests, pages: 22 granted, 4 mapped, 9 at most, 0 lost, broken: nonsense\n"
+        );
+        let json: Value = serde_json::from_str(&to_json(&rows)).unwrap();
+        assert_eq!((&json[0]["guest_pages"]["peak"], &json[0]["guests"][0]["domain"]), (&json!(9), &json!(7)));
     }
 
     #[test]

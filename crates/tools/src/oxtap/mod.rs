@@ -6,6 +6,7 @@
 //!   name        how people name a disk
 //!   list stats dump   what there is to know, for people and as JSON
 //!   limit control     what can be done to a disk; jobs: following, turning back, and leaving what takes time
+//!   xen_memory  what Xen says of the memory of this domain
 //!   metrics     the numbers of all disks for scrapers; top: for people, live
 //!   serve       oxtap serve: one image over NBD, in the foreground
 //!   demo        oxtap demo: the whole system at work on a chain with a real file system, checked by others' tools
@@ -30,6 +31,7 @@ mod text;
 #[cfg_attr(not(feature = "top"), allow(dead_code, reason = "keys and colours are for a terminal"))]
 mod top;
 mod words;
+mod xen_memory;
 
 use std::{process::ExitCode, time::Duration};
 

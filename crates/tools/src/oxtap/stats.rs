@@ -3,7 +3,9 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use block_core::{Result, SECTOR};
-use control_api::native::{DiskStatistics, FailureCause, Histogram, InFlightRequest, Layer, RequestPhase};
+use control_api::native::{
+    DiskStatistics, FailureCause, Histogram, InFlightRequest, Layer, RequestPhase, RingCounters, RingPages,
+};
 
 use super::{
     arguments::Stats,
@@ -30,6 +32,7 @@ fn report(place: Place, statistics: &DiskStatistics) -> String {
         latencies(statistics),
         errors(statistics),
         queues(statistics),
+        guests(statistics),
         images(statistics),
         running(statistics),
     ];
@@ -56,6 +59,7 @@ fn head(place: Place, statistics: &DiskStatistics) -> String {
     add("now", Some(format!("{} in flight, {} to be tried again", count(disk.in_flight, "request"), disk.waiting)));
     add("limits", words::limits(&statistics.limits));
     add("budget", statistics.valve.clone());
+    add("pages", (disk.ring_pages != RingPages::default()).then(|| words::pages(&disk.ring_pages)));
     let throttled = &statistics.throttled;
     add(
         "held back",
@@ -150,6 +154,35 @@ fn queues(statistics: &DiskStatistics) -> String {
     table(head, rows.collect())
 }
 
+/// The rings of guests.
+fn guests(statistics: &DiskStatistics) -> String {
+    let rows = statistics.disk.rings.iter().flat_map(|guest| {
+        guest.queues.iter().map(move |ring| {
+            let RingCounters { requests, refused, kicks_in, kicks_out, throttled, .. } = ring.counters;
+            let per_kick = |kicks: u64| if kicks == 0 { "-".to_owned() } else { tenths(requests, kicks) };
+            [
+                format!("{}-{}", guest.domain, guest.device),
+                ring.queue.to_string(),
+                ring.ring_pages.to_string(),
+                requests.to_string(),
+                refused.to_string(),
+                throttled.requests.to_string(),
+                kicks_in.to_string(),
+                kicks_out.to_string(),
+                per_kick(kicks_in),
+                per_kick(kicks_out),
+            ]
+        })
+    });
+    let head =
+        ["GUEST", "QUEUE", "PAGES", "REQUESTS", "REFUSED", "HELD BACK", "KICKS IN", "KICKS OUT", "PER IN", "PER OUT"];
+    let mut section = table(head, rows.collect());
+    for guest in &statistics.disk.rings {
+        section += &format!("  {}\n", words::guest(guest));
+    }
+    section
+}
+
 /// A quotient with one digit behind the point.
 fn tenths(dividend: u64, divisor: u64) -> String {
     format!("{:.1}", dividend as f64 / divisor as f64)
@@ -187,7 +220,8 @@ fn running(statistics: &DiskStatistics) -> String {
 mod tests {
     use super::{super::older, *};
     use control_api::native::{
-        ErrorCount, Geometry, Latency, Limit, Limits, QueueStatistics, Rate, RequestCount, State, Throttled,
+        ErrorCount, Geometry, Latency, Limit, Limits, QueueStatistics, Rate, RequestCount, RingQueueStatistics,
+        RingStatistics, State, Throttled,
     };
 
     fn everything() -> DiskStatistics {
@@ -277,6 +311,24 @@ write    0x1000+0x200  12.0 s  7         0      waits for its next attempt
     #[test]
     fn everything_is_told_in_readable_form() {
         assert_eq!(report(Place { pid: 70, minor: 4 }, &everything()), REPORT);
+    }
+
+    #[test]
+    fn the_rings_of_guests_are_told() {
+        let mut all = older::disk(4, None);
+        let counters = RingCounters { requests: 6, kicks_in: 3, ..RingCounters::default() };
+        let queues = vec![RingQueueStatistics { queue: 1, ring_pages: 16, counters }];
+        let pages = RingPages { mapped: 16, peak: 16, ..RingPages::default() };
+        let guest = RingStatistics { domain: 7, device: 5, queues, pages, counters, ..RingStatistics::default() };
+        (all.disk.rings, all.disk.ring_pages) = (vec![guest], pages);
+        let report = report(Place { pid: 70, minor: 4 }, &all);
+        assert!(report.contains("  pages      16/16\n"), "{report}");
+        let section = "\
+GUEST  QUEUE  PAGES  REQUESTS  REFUSED  HELD BACK  KICKS IN  KICKS OUT  PER IN  PER OUT
+7-5    1      16     6         0        0          3         0          2.0     -
+  7-5: 1 ring, 6 requests, pages: 0 granted, 16 mapped, 16 at most, 0 lost
+";
+        assert!(report.ends_with(section), "{report}");
     }
 
     #[test]

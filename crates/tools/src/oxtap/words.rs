@@ -1,6 +1,6 @@
 //! What tapdisks tell, in words for people.
 
-use control_api::native::{Limits, Rate, State};
+use control_api::native::{Limits, Rate, RingPages, RingStatistics, State};
 
 use super::size;
 
@@ -52,6 +52,30 @@ pub(super) fn limits(limits: &Limits) -> Option<String> {
         .flatten()
         .collect();
     (!words.is_empty()).then(|| words.join(", "))
+}
+
+/// Pages of guests: mapped, the most that were, and what was not given back: `4/356`, `0/356, 2 lost`.
+pub(super) fn pages(pages: &RingPages) -> String {
+    let RingPages { mapped, peak, leaked, .. } = pages;
+    let lost = if *leaked > 0 { format!(", {leaked} lost") } else { String::new() };
+    format!("{mapped}/{peak}{lost}")
+}
+
+/// A guest's device: `7-51712: 2 rings, 9 requests, pages: 0 granted, 2 mapped, 2 at most, 0 lost`.
+pub(super) fn guest(guest: &RingStatistics) -> String {
+    let RingStatistics { domain, device, queues, pages, counters, broken, .. } = guest;
+    let rings = size::count(queues.len() as u64, "ring");
+    let requests = size::count(counters.requests, "request");
+    let RingPages { granted, mapped, peak, leaked } = pages;
+    let throttled = match counters.throttled.requests {
+        0 => String::new(),
+        held => format!(", {held} held back for {}", size::describe_microseconds(counters.throttled.waited_us)),
+    };
+    let broken = broken.as_ref().map(|reason| format!(", broken: {reason}")).unwrap_or_default();
+    format!(
+        "{domain}-{device}: {rings}, {requests}{throttled}, \
+         pages: {granted} granted, {mapped} mapped, {peak} at most, {leaked} lost{broken}"
+    )
 }
 
 fn requests(rate: Rate) -> String {

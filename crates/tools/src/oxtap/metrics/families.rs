@@ -11,8 +11,10 @@ use super::{
     super::{
         host::Process,
         words::{self, STATES},
+        xen_memory::XenMemory,
     },
     exposition::{Exposition, Kind, Labels},
+    guests,
 };
 
 /// Bounds of the latency histograms: powers of two of microseconds, from 16 us to 67 s. The buckets of a tapdisk are
@@ -20,18 +22,18 @@ use super::{
 const LATENCY_BOUNDS: std::ops::RangeInclusive<u32> = 4..=26;
 
 /// The name of a metric, its help, and where its number comes from.
-type Metric<From, To> = (&'static str, &'static str, fn(&From) -> To);
+pub(super) type Metric<From, To> = (&'static str, &'static str, fn(&From) -> To);
 
 /// A disk with the labels that name it.
-struct Subject<'a> {
-    labels: Labels,
+pub(super) struct Subject<'a> {
+    pub(super) labels: Labels,
     /// Whether all is known of it that a tapdisk counts.
-    is_native: bool,
-    statistics: &'a DiskStatistics,
+    pub(super) is_native: bool,
+    pub(super) statistics: &'a DiskStatistics,
 }
 
 /// All metrics of these tapdisks, which took so long to tell them.
-pub(super) fn render(processes: &[Process], took: Duration) -> String {
+pub(super) fn render(processes: &[Process], memory: Option<&XenMemory>, took: Duration) -> String {
     let mut page = Exposition::default();
     page_of_processes(&mut page, processes);
     let disks: Vec<Subject> = processes.iter().flat_map(subjects).collect();
@@ -42,6 +44,8 @@ pub(super) fn render(processes: &[Process], took: Duration) -> String {
     limit(&mut page, &disks);
     count_queues(&mut page, &disks);
     count_images(&mut page, &disks);
+    guests::count_guests(&mut page, &disks);
+    guests::tell_memory(&mut page, memory);
     let mut duration =
         page.family("oxtap_scrape_duration_seconds", Kind::Gauge, "How long it took to ask all tapdisks.");
     duration.sample(&Labels::default(), took.as_secs_f64());
@@ -275,14 +279,14 @@ fn count_images(page: &mut Exposition, disks: &[Subject]) {
     }
 }
 
-fn seconds(microseconds: u64) -> f64 {
+pub(super) fn seconds(microseconds: u64) -> f64 {
     microseconds as f64 / 1e6
 }
 
 #[cfg(test)]
 mod tests {
     use super::{super::super::host::tests::process, *};
-    use control_api::native::{Bucket, ErrorCount, Layer, Limit};
+    use control_api::native::{Bucket, ErrorCount, Layer, Limit, RingPages, RingStatistics};
 
     /// The labels and values of all samples with this name.
     fn lines(page: &str, name: &str) -> Vec<String> {
@@ -303,13 +307,15 @@ mod tests {
         disk.limits.read = Limit { requests: Some(Rate { per_second: 7, burst: None }), bytes: None };
         disk.queues.push(QueueStatistics { queue: 1, kicks_in: 9, ..QueueStatistics::default() });
         let (path, format) = ("/a.vhd".to_owned(), "vhd".to_owned());
+        disk.disk.ring_pages = RingPages { granted: 0, mapped: 4, peak: 9, leaked: 0 };
+        disk.disk.rings.push(RingStatistics { domain: 7, device: 51712, ..RingStatistics::default() });
         disk.chain.push(Layer { path, format, read_sectors: 2, write_sectors: 1, read_errors: 0, write_errors: 4 });
         process
     }
 
     #[test]
     fn numbers_stand_under_the_names_of_the_manual() {
-        let page = render(&[busy()], Duration::from_millis(1500));
+        let page = render(&[busy()], None, Duration::from_millis(1500));
         let disk = "{pid=\"70\",minor=\"3\"";
         assert_eq!(lines(&page, "oxtap_tapdisk_up"), ["{pid=\"70\"} 1"]);
         assert_eq!(lines(&page, "oxtap_disk_requests_total"), [format!("{disk},kind=\"read\"}} 5")]);
@@ -322,13 +328,18 @@ mod tests {
         let running = format!("{disk},oxtap_disk_state=\"running\"}} 1");
         assert_eq!(lines(&page, "oxtap_disk_state").len(), STATES.len());
         assert!(lines(&page, "oxtap_disk_state").contains(&running));
+        let accounts = ["granted\"} 0", "mapped\"} 4", "peak\"} 9", "leaked\"} 0"];
+        assert_eq!(lines(&page, "oxtap_disk_guest_pages"), accounts.map(|part| format!("{disk},pages=\"{part}")));
+        let guest = format!("{disk},domain=\"7\",device=\"51712\"");
+        assert_eq!(lines(&page, "oxtap_guest_broken"), [format!("{guest}}} 0")]);
+        assert!(lines(&page, "oxtap_guest_pages").contains(&format!("{guest},pages=\"leaked\"}} 0")));
         assert_eq!(lines(&page, "oxtap_scrape_duration_seconds"), ["1.5"]);
         assert!(page.ends_with("\n# EOF\n"));
     }
 
     #[test]
     fn a_histogram_counts_everything_up_to_each_bound() {
-        let page = render(&[busy()], Duration::ZERO);
+        let page = render(&[busy()], None, Duration::ZERO);
         let labels = "{pid=\"70\",minor=\"3\",kind=\"read\"";
         let buckets = lines(&page, "oxtap_disk_served_seconds_bucket");
         assert_eq!(buckets[0], format!("{labels},le=\"1.6e-5\"}} 1"));
@@ -343,7 +354,7 @@ mod tests {
     #[test]
     fn one_who_does_not_answer_is_down() {
         let silent = Process { pid: 72, is_native: true, statistics: None };
-        let page = render(&[silent], Duration::ZERO);
+        let page = render(&[silent], None, Duration::ZERO);
         assert_eq!(lines(&page, "oxtap_tapdisk_up"), ["{pid=\"72\"} 0"]);
     }
 
@@ -352,7 +363,7 @@ mod tests {
         let manual = include_str!("../../../../../docs/metrics.md");
         let told: std::collections::BTreeSet<&str> =
             manual.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
-        let page = render(&[], Duration::ZERO);
+        let page = render(&[], None, Duration::ZERO);
         let made = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
         assert_eq!(told, made);
     }
