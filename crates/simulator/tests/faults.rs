@@ -130,6 +130,37 @@ fn what_failed_does_not_come_to_light_later() {
 }
 
 #[test]
+fn what_a_write_has_put_stays_when_another_of_the_same_sectors_fails() {
+    let seed = seed();
+    let replay = Replay::of("faults what_a_write_has_put_stays_when_another_of_the_same_sectors_fails", seed);
+    let both = GuestRange::new(start_of(7).start(), 2 * start_of(7).length());
+    let last = GuestRange::new(GuestOffset::new(start_of(8).start().get() - 512), 512);
+    for number in 0.. {
+        replay.note(format!("operation {number} of two writes fails"));
+        let simulation =
+            Simulation::new(seed, Plan { shape: Shape::small(Base::Dynamic), mix: Mix::EVERYTHING, in_flight: 8 });
+        // The block is there, with other sectors.
+        simulation.work_on([write(last)]);
+        simulation.rest();
+        let faults = simulation.faults.clone();
+        faults.add(FaultRule::once_after(number, Fault::Fail { errno: EIO, effect: Effect::None }));
+        simulation.may_fail(true);
+        simulation.work_on([write(both), write(start_of(7))]);
+        simulation.rest();
+        if faults.struck() == 0 {
+            assert!(number >= 3, "data, entry and bits were written");
+            return;
+        }
+        simulation.may_fail(false);
+        simulation.work_on([Operation::Flush]);
+        // Some of its sectors have a place, and some have none.
+        simulation.work_on([write(GuestRange::new(both.start(), 2 * both.length()))]);
+        Inspector::new(seed).look(&simulation, 8);
+        simulation.check();
+    }
+}
+
+#[test]
 fn raw() {
     run("faults raw", Shape::small(Base::Raw), 1);
 }

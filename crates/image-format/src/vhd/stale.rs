@@ -13,12 +13,12 @@ use crate::Bitmap;
 pub(super) struct Stale(BTreeMap<usize, Bitmap>);
 
 impl Stale {
-    /// A write to these sectors failed; those that are `present` have their bytes in any case.
-    pub(super) fn add(&mut self, block: usize, sectors: Range<usize>, present: &Bitmap) {
-        let mut absent = present.runs(sectors).filter(|(is_present, _)| !is_present).peekable();
-        if absent.peek().is_some() {
-            let stale = self.0.entry(block).or_insert_with(|| Bitmap::new(present.bits()));
-            absent.for_each(|(_, run)| stale.set_range(run));
+    /// A write to these sectors failed; but those that are present, or that somebody else is writing, are none of ours.
+    pub(super) fn add(&mut self, block: usize, sectors: Range<usize>, decided: &Bitmap) {
+        let mut open = decided.runs(sectors).filter(|(is_decided, _)| !is_decided).peekable();
+        if open.peek().is_some() {
+            let stale = self.0.entry(block).or_insert_with(|| Bitmap::new(decided.bits()));
+            open.for_each(|(_, run)| stale.set_range(run));
         }
     }
 
@@ -48,14 +48,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_present_is_never_stale() {
-        let mut present = Bitmap::new(16);
-        present.set_range(2..4);
+    fn what_is_decided_otherwise_is_never_stale() {
+        let mut decided = Bitmap::new(16);
+        decided.set_range(2..4);
         let mut stale = Stale::default();
-        stale.add(7, 0..6, &present);
+        stale.add(7, 0..6, &decided);
         assert_eq!(stale.within(7, 0..16), [0..2, 4..6]);
         assert_eq!(stale.within(7, 1..3), [Range { start: 1, end: 2 }]);
-        stale.add(8, 2..4, &present);
+        stale.add(8, 2..4, &decided);
         assert!(stale.within(8, 0..16).is_empty());
     }
 

@@ -52,8 +52,8 @@ struct Record {
     start: FileOffset,
     stage: Stage,
     presence: Presence,
-    /// Writes that were planned and have neither been committed nor dropped.
-    plans: usize,
+    /// The sectors of writes that were planned and have neither been committed nor dropped; they may overlap.
+    plans: Vec<Range<usize>>,
     bits: Vec<BitsRider>,
     bits_are_written: bool,
     /// Resolved when the sectors that are not present have been zeroed, or could not be.
@@ -208,7 +208,7 @@ impl Tables {
         let record = self.record(block);
         match &record.presence {
             Presence::Loading(_) => return PlanBegin::Load,
-            Presence::Some(bitmap) if !bitmap.has_all(sectors) && (!is_clean || !stale.is_empty()) => {
+            Presence::Some(bitmap) if !bitmap.has_all(sectors.clone()) && (!is_clean || !stale.is_empty()) => {
                 if let Some(cleaning) = &record.cleaning {
                     return PlanBegin::Wait(cleaning.clone());
                 }
@@ -219,7 +219,7 @@ impl Tables {
             }
             Presence::Some(_) | Presence::All => {}
         }
-        record.plans += 1;
+        record.plans.push(sectors);
         PlanBegin::Planned(record.start)
     }
 
@@ -244,26 +244,38 @@ impl Tables {
     }
 
     /// A plan has ended. Gives back the room of a block that nobody makes any more.
-    pub(super) fn end_plan(&mut self, block: usize) -> Option<FileOffset> {
-        self.record(block).plans -= 1;
+    pub(super) fn end_plan(&mut self, block: usize, sectors: &Range<usize>) -> Option<FileOffset> {
+        let plans = &mut self.record(block).plans;
+        let index = plans.iter().position(|plan| plan == sectors);
+        plans.swap_remove(index.expect("a plan that was begun ends once"));
         let unmade = self.unmake(block);
         self.settle(block);
         unmade
     }
 
-    /// A plan was dropped before its sectors were to be marked present: its bytes may be there.
-    pub(super) fn abandon_plan(&mut self, block: usize, sectors: Range<usize>) -> Option<FileOffset> {
-        let record = self.records.get(&block).expect("whoever works on a block keeps its record");
-        if let Presence::Some(bitmap) = &record.presence {
-            self.stale.add(block, sectors, bitmap);
+    /// A plan has ended without its sectors being marked present: its bytes may be there.
+    pub(super) fn abandon_plan(&mut self, block: usize, sectors: &Range<usize>) -> Option<FileOffset> {
+        let plans = &self.record(block).plans;
+        let own = plans.iter().position(|plan| plan == sectors);
+        let others: Vec<Range<usize>> =
+            plans.iter().enumerate().filter(|(index, _)| Some(*index) != own).map(|(_, plan)| plan.clone()).collect();
+        self.make_stale(block, sectors.clone(), others);
+        self.end_plan(block, sectors)
+    }
+
+    /// A write to these sectors failed. Where `others` write as well, what becomes of them decides.
+    fn make_stale(&mut self, block: usize, sectors: Range<usize>, others: Vec<Range<usize>>) {
+        if let Presence::Some(present) = &self.record(block).presence {
+            let mut decided = present.clone();
+            others.into_iter().for_each(|other| decided.set_range(other));
+            self.stale.add(block, sectors, &decided);
         }
-        self.end_plan(block)
     }
 
     /// Gives back the room of a block in the making, if nobody makes it any more and the storage does not know of it.
     fn unmake(&mut self, block: usize) -> Option<FileOffset> {
         let record = self.record(block);
-        if record.plans > 0 || !matches!(record.stage, Stage::Making { is_touched: false, .. }) {
+        if !record.plans.is_empty() || !matches!(record.stage, Stage::Making { is_touched: false, .. }) {
             return None;
         }
         let mut record = self.records.remove(&block).expect("the record was just looked at");
@@ -367,8 +379,10 @@ impl Tables {
 
     /// The bitmap could not be written. If it could not be restored either, the storage may have any part of it.
     pub(super) fn bits_not_written(&mut self, block: usize, riders: &[BitsRider], is_restored: bool) {
-        if let Some(Presence::Some(bitmap)) = self.records.get(&block).map(|record| &record.presence) {
-            riders.iter().for_each(|rider| self.stale.add(block, rider.sectors.clone(), bitmap));
+        for rider in riders {
+            // Whoever still waits for its rider is among the plans, and ends its plan when it hears of this.
+            let plans = self.record(block).plans.clone();
+            self.make_stale(block, rider.sectors.clone(), plans);
         }
         if is_restored {
             self.suspect_bitmaps.remove(&block);
@@ -556,14 +570,15 @@ impl Tables {
 
 impl Record {
     fn new(start: FileOffset, stage: Stage, presence: Presence) -> Self {
-        Self { start, stage, presence, plans: 0, bits: Vec::new(), bits_are_written: false, cleaning: None, idle: None }
+        let (plans, bits) = (Vec::new(), Vec::new());
+        Self { start, stage, presence, plans, bits, bits_are_written: false, cleaning: None, idle: None }
     }
 
     fn is_idle(&self) -> bool {
         let is_loading = matches!(self.presence, Presence::Loading(_));
         let is_publishing = matches!(self.stage, Stage::Making { publishing: Some(_), .. });
         let is_cleaning = self.cleaning.is_some();
-        self.plans == 0 && !self.bits_are_written && !is_loading && !is_publishing && !is_cleaning
+        self.plans.is_empty() && !self.bits_are_written && !is_loading && !is_publishing && !is_cleaning
     }
 
     fn tell_idle(&mut self) {

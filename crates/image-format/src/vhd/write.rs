@@ -43,7 +43,7 @@ struct PlannedBlock {
     sparse: Rc<Sparse>,
     block: usize,
     sectors: Range<usize>,
-    /// From now on it is known of each sector whether it is present.
+    /// Its sectors are marked present, or that is under way.
     is_marked: Cell<bool>,
 }
 
@@ -51,8 +51,8 @@ impl Drop for PlannedBlock {
     fn drop(&mut self) {
         let mut tables = self.sparse.tables.borrow_mut();
         let given_back = match self.is_marked.get() {
-            true => tables.end_plan(self.block),
-            false => tables.abandon_plan(self.block, self.sectors.clone()),
+            true => tables.end_plan(self.block, &self.sectors),
+            false => tables.abandon_plan(self.block, &self.sectors),
         };
         drop(tables);
         if let Some(start) = given_back {
@@ -134,7 +134,9 @@ impl Sparse {
         let planned = planned.expect("a plan goes back to the image that made it");
         self.write_entry(executor, planned.block).await?;
         planned.is_marked.set(true);
-        self.write_bits(executor, planned.block, planned.sectors.clone()).await
+        let marked = self.write_bits(executor, planned.block, planned.sectors.clone()).await;
+        planned.is_marked.set(marked.is_ok());
+        marked
     }
 
     /// Ends when the sectors are marked present on the storage.
