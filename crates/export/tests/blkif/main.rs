@@ -8,6 +8,7 @@ mod neighbour;
 mod persistent;
 mod polling;
 mod promises;
+mod schedules;
 mod sessions;
 mod world;
 
