@@ -23,6 +23,7 @@ mod answers;
 mod arguments;
 mod background;
 mod classic;
+mod connections;
 mod control;
 mod daemon;
 mod exports;

@@ -41,7 +41,9 @@ impl Listener {
                     stream.set_nonblocking(true).context(self.path.display())?;
                     return Ok(stream);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => executor.readable(&self.listener).await?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    executor.readable(&self.listener).await.context(self.path.display())?;
+                }
                 Err(error) if is_about_the_connection(&error) => {}
                 Err(_) => executor.sleep(NO_DESCRIPTOR_PAUSE).await,
             }

@@ -2,8 +2,7 @@
 //! slowly holds up nobody else.
 
 use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeMap,
+    cell::Cell,
     io::{self, Read, Write},
     os::unix::net::UnixStream,
     pin::pin,
@@ -14,11 +13,15 @@ use std::{
 use control_api::protocol::{DecodeError, Request, RequestReader};
 use futures_util::future::{Either, select};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use storage_io::{Executor, Signal, Task, reply};
+use storage_io::{Executor, Task, reply};
 
-use crate::{control::Control, listener::Listener};
+use crate::{
+    connections::{Connection, Connections, WhenFull},
+    control::Control,
+    listener::Listener,
+};
 
-/// Connections at once. At the limit, the oldest that has not said anything makes room.
+/// Connections at once.
 const CONNECTIONS_MAX: usize = 256;
 /// How long a request may take from its first byte to its last.
 const REQUEST_MAX: Duration = Duration::from_secs(2);
@@ -32,72 +35,35 @@ const LOOK_PERIOD: Duration = Duration::from_secs(1);
 pub(crate) struct Server {
     executor: Executor,
     control: Rc<Control>,
-    /// By age.
-    connections: RefCell<BTreeMap<u64, Connection>>,
-    next: Cell<u64>,
-    changed: Signal,
+    connections: Rc<Connections<HasSpoken>>,
 }
 
-struct Connection {
-    has_spoken: Rc<Cell<bool>>,
-    _task: Task<()>,
+/// Whoever has said something waits for an answer.
+#[derive(Clone, Default)]
+struct HasSpoken(Rc<Cell<bool>>);
+
+impl Connection for HasSpoken {
+    fn is_idle(&self) -> bool {
+        !self.0.get()
+    }
 }
 
 impl Server {
     pub(crate) fn new(executor: &Executor, control: Rc<Control>) -> Rc<Server> {
-        Rc::new(Server {
-            executor: executor.clone(),
-            control,
-            connections: RefCell::default(),
-            next: Cell::new(0),
-            changed: Signal::new(),
-        })
+        let connections = Connections::new(executor, CONNECTIONS_MAX, WhenFull::IdleMakeRoom);
+        Rc::new(Server { executor: executor.clone(), control, connections })
     }
 
     /// Accepts connections until the task is dropped.
     pub(crate) fn listen(self: &Rc<Self>, listener: Listener) -> Task<()> {
         let server = self.clone();
-        self.executor.spawn(async move {
-            while let Ok(stream) = listener.accept(&server.executor).await {
-                server.make_room().await;
-                server.begin(stream);
-            }
-            server.control.log.error("the control socket is broken");
+        self.connections.listen(listener, self.control.log.clone(), move |stream| {
+            let (server, has_spoken) = (server.clone(), HasSpoken::default());
+            (has_spoken.clone(), async move { server.serve(stream, &has_spoken).await })
         })
     }
 
-    async fn make_room(&self) {
-        let is_full = || self.connections.borrow().len() >= CONNECTIONS_MAX;
-        if is_full() {
-            let silent = |(number, connection): (&u64, &Connection)| (!connection.has_spoken.get()).then_some(*number);
-            let oldest = self.connections.borrow().iter().find_map(silent);
-            if let Some(oldest) = oldest {
-                self.forget(oldest);
-            }
-        }
-        self.changed.until(|| !is_full()).await;
-    }
-
-    fn begin(self: &Rc<Self>, stream: UnixStream) {
-        let number = self.next.get();
-        self.next.set(number + 1);
-        let has_spoken = Rc::new(Cell::new(false));
-        let (server, spoken) = (self.clone(), has_spoken.clone());
-        let task = self.executor.spawn(async move {
-            server.serve(stream, &spoken).await;
-            server.forget(number);
-        });
-        self.connections.borrow_mut().insert(number, Connection { has_spoken, _task: task });
-    }
-
-    /// A task may forget itself: it then runs to its end.
-    fn forget(&self, number: u64) {
-        let forgotten = self.connections.borrow_mut().remove(&number);
-        drop(forgotten);
-        self.changed.notify();
-    }
-
-    async fn serve(&self, mut stream: UnixStream, has_spoken: &Cell<bool>) {
+    async fn serve(&self, mut stream: UnixStream, has_spoken: &HasSpoken) {
         let answer = match self.read_request(&mut stream, has_spoken).await {
             None => return,
             Some(Err(error)) => Some(self.control.refuse(error)),
@@ -112,7 +78,7 @@ impl Server {
     async fn read_request(
         &self,
         stream: &mut UnixStream,
-        has_spoken: &Cell<bool>,
+        has_spoken: &HasSpoken,
     ) -> Option<Result<Request, DecodeError>> {
         let mut reader = RequestReader::new();
         let mut deadline = None;
@@ -121,7 +87,7 @@ impl Server {
             match stream.read(&mut bytes) {
                 Ok(0) => return None,
                 Ok(length) => {
-                    has_spoken.set(true);
+                    has_spoken.0.set(true);
                     deadline.get_or_insert_with(|| self.executor.now() + REQUEST_MAX);
                     if let (_, Some(request)) = reader.feed(&bytes[..length]) {
                         return Some(request);
@@ -193,8 +159,6 @@ impl Server {
 
     /// Ends when everybody who has asked has got an answer or has gone, in bounded time.
     pub(crate) async fn finish(&self) {
-        let is_done = || !self.connections.borrow().values().any(|connection| connection.has_spoken.get());
-        let done = pin!(self.changed.until(is_done));
-        select(done, pin!(self.executor.sleep(ANSWER_MAX))).await;
+        self.connections.finish(ANSWER_MAX).await;
     }
 }
