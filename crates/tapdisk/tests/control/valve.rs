@@ -2,62 +2,33 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     path::PathBuf,
-    process::{Child, ChildStderr, Stdio},
     thread,
 };
 
 use control_api::{OpenRequest, native::Command};
 use export::nbd::client::Client;
-use rustix::process::{Pid, Signal, kill_process};
-use test_support::ProcessGuard;
+use rustix::process::Signal;
+use test_support::{ProcessGuard, Rated};
 
 use crate::host::{Host, LONG, aio, eventually, minor};
 
 /// Bytes of one request of the tests below.
 const REQUEST: u64 = 64 << 10;
 
-/// `td-rated` in the foreground.
-struct Rated {
-    child: Child,
-    lines: BufReader<ChildStderr>,
+/// A rate limiter that counts tokens.
+fn start(host: &Host, options: &[&str]) -> Rated {
+    Rated::start(&host.place, &[&["-t", "token", "--"], options].concat())
 }
 
-impl Rated {
-    fn start(host: &Host, options: &[&str]) -> Rated {
-        let mut command = host.place.program("td-rated");
-        command.args(["gold", "-D", "1", "-t", "token", "--"]).args(options);
-        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap());
-        let mut rated = Rated { child, lines };
-        rated.line("listening on");
-        rated
-    }
-
-    fn line(&mut self, words: &str) -> String {
-        loop {
-            let mut line = String::new();
-            assert!(self.lines.read_line(&mut line).unwrap() > 0, "it ended before it said {words:?}");
-            if line.contains(words) {
-                return line.trim_end().to_owned();
-            }
-        }
-    }
-
-    /// How many disks wait for a grant, and all bytes that it has granted.
-    fn status(&mut self) -> (u64, u64) {
-        kill_process(Pid::from_child(&self.child), Signal::USR1).unwrap();
-        let line = self.line("waiting=");
-        let number = |key: &str| line.split(key).nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
-        (number("waiting="), number("granted="))
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
+/// How many disks wait for a grant, and all bytes that it has granted.
+fn status(rated: &mut Rated) -> (u64, u64) {
+    rated.signal(Signal::USR1);
+    let line = rated.line("waiting=");
+    let number = |key: &str| line.split(key).nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    (number("waiting="), number("granted="))
 }
 
 /// Opens a raw image behind a rate limiter, in a tapdisk of its own. Its NBD socket.
@@ -96,7 +67,7 @@ fn write_until_it_ends(socket: PathBuf) -> thread::JoinHandle<u64> {
 #[test]
 fn disks_share_one_rate_and_none_is_limited_when_it_is_gone() {
     let host = Host::new();
-    let mut rated = Rated::start(&host, &["--rate", "1", "--cap", "2Mi"]);
+    let mut rated = start(&host, &["--rate", "1", "--cap", "2Mi"]);
     let disks = [open(&host, "a.img", "gold"), open(&host, "b.img", "gold")];
     for (pid, _) in &disks {
         eventually("it is connected", || is_connected(&host, *pid));
@@ -104,14 +75,14 @@ fn disks_share_one_rate_and_none_is_limited_when_it_is_gone() {
     let writers = disks.clone().map(|(_, socket)| write_until_it_ends(socket));
     // When all credit is used up and one grant went beyond it, a request of each disk waits for what takes hours.
     let cap = 2 << 20;
-    eventually("both wait", || matches!(rated.status(), (2, granted) if granted > cap));
-    assert_eq!(rated.status(), (2, cap + REQUEST));
+    eventually("both wait", || matches!(status(&mut rated), (2, granted) if granted > cap));
+    assert_eq!(status(&mut rated), (2, cap + REQUEST));
     let passed: u64 = disks.iter().map(|(pid, _)| number(&host, *pid, "forw")).sum();
     assert_eq!(passed * REQUEST, cap + REQUEST, "what was granted has been written, and nothing else");
     // Reads are free.
     Client::connect_unix(&disks[0].1, "").unwrap().read(0, &mut [0; 512]).unwrap();
 
-    rated.kill();
+    drop(rated);
     for (pid, _) in &disks {
         eventually("it goes on without", || number(&host, *pid, "forw") > 2 * cap / REQUEST);
         host.client(*pid).close(minor(if *pid == disks[0].0 { "0" } else { "1" })).unwrap();
@@ -128,10 +99,10 @@ fn a_disk_finds_a_rate_limiter_that_comes_later() {
     let mut nbd = Client::connect_unix(&socket, "").unwrap();
     nbd.write(0, &[7; 4096]).unwrap();
     assert!(!is_connected(&host, pid));
-    let mut rated = Rated::start(&host, &["--rate", "1", "--cap", "4096"]);
+    let mut rated = start(&host, &["--rate", "1", "--cap", "4096"]);
     eventually("it is connected", || is_connected(&host, pid));
     nbd.read(0, &mut [0; 8192]).unwrap();
-    assert_eq!(rated.status().1, 8192, "reads are limited, too, if asked");
+    assert_eq!(status(&mut rated).1, 8192, "reads are limited, too, if asked");
     let reading = thread::spawn(move || nbd.read(0, &mut [0; 512]).map(|()| nbd));
     eventually("a read waits", || number(&host, pid, "stor") == 1);
     // A disk with a request that waits can be paused and closed like any other.
@@ -140,7 +111,7 @@ fn a_disk_finds_a_rate_limiter_that_comes_later() {
     assert!(!reading.is_finished());
     host.client(pid).close(minor("0")).unwrap();
     assert!(reading.join().unwrap().is_err());
-    rated.kill();
+    drop(rated);
 }
 
 /// A rate limiter that the test plays itself.
@@ -251,7 +222,7 @@ fn a_grant_that_is_too_large_ends_it_for_good() {
 #[test]
 fn a_resume_by_another_name_may_bring_another_limit_or_none() {
     let host = Host::new();
-    let rated = Rated::start(&host, &["--rate", "1", "--cap", "1"]);
+    let rated = start(&host, &["--rate", "1", "--cap", "1"]);
     let (pid, socket) = open(&host, "a.img", "gold");
     eventually("it is connected", || is_connected(&host, pid));
     let mut nbd = Client::connect_unix(&socket, "").unwrap();
@@ -263,13 +234,13 @@ fn a_resume_by_another_name_may_bring_another_limit_or_none() {
     host.client(pid).resume(minor("0"), &OpenRequest::new(plain).unwrap()).unwrap();
     writing.join().unwrap();
     assert!(!statistics(&host, pid).contains("valve"));
-    rated.kill();
+    drop(rated);
 }
 
 #[test]
 fn a_disk_begins_and_ends_to_draw_on_a_rate_while_it_serves() {
     let host = Host::new();
-    let mut rated = Rated::start(&host, &["--rate", "1", "--cap", "1"]);
+    let mut rated = start(&host, &["--rate", "1", "--cap", "1"]);
     let (pid, _) = host.attached(1);
     let slot = minor("0");
     host.client(pid).open(slot, &OpenRequest::new(aio(&host.raw_image("a.img", 1 << 20))).unwrap()).unwrap();
@@ -284,12 +255,12 @@ fn a_disk_begins_and_ends_to_draw_on_a_rate_while_it_serves() {
     eventually("it is connected", || is_connected(&host, pid));
     nbd.write(0, &[7; 4096]).unwrap();
     let writing = thread::spawn(move || nbd.write(0, &[7; 4096]).unwrap());
-    eventually("a request waits", || rated.status() == (1, 4096));
+    eventually("a request waits", || status(&mut rated) == (1, 4096));
     assert!(draw_on(Some("")).is_err());
     assert_eq!(draw_on(None).unwrap(), None);
     writing.join().unwrap();
-    eventually("it has left", || rated.status().0 == 0);
-    rated.kill();
+    eventually("it has left", || status(&mut rated).0 == 0);
+    drop(rated);
 }
 
 #[test]

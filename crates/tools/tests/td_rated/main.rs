@@ -4,19 +4,18 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, ErrorKind, Read, Write},
+    io::{ErrorKind, Read, Write},
     os::unix::{
         fs::PermissionsExt,
         net::{UnixDatagram, UnixStream},
     },
     path::PathBuf,
-    process::{Child, ChildStderr, Stdio},
     time::Duration,
 };
 
 use control_api::RunDir;
-use rustix::process::{Pid, Signal, kill_process};
-use test_support::RunDirectory;
+use rustix::process::Signal;
+use test_support::{Rated, RunDirectory};
 use wire::rate_limit::{Demand, NEED_BYTES_MAX};
 
 /// A hang limit, not a measure.
@@ -24,34 +23,17 @@ const LONG: Duration = Duration::from_secs(60);
 /// Long enough to believe that nothing comes. If something came late, the test would not fail wrongly.
 const A_WHILE: Duration = Duration::from_millis(150);
 
-/// One in the foreground.
-struct Rated {
+/// A host with one in the foreground.
+struct Host {
+    rated: Rated,
     place: RunDirectory,
-    child: Child,
-    lines: BufReader<ChildStderr>,
 }
 
-impl Rated {
-    fn start(options: &[&str]) -> Rated {
+impl Host {
+    fn start(words: &[&str]) -> Host {
         let place = RunDirectory::new();
-        let mut command = place.program("td-rated");
-        command.args(["gold", "-D", "1"]).args(options);
-        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap());
-        let mut rated = Rated { place, child, lines };
-        rated.line("listening on ");
-        rated
-    }
-
-    /// The next line that has these words in it.
-    fn line(&mut self, words: &str) -> String {
-        loop {
-            let mut line = String::new();
-            assert!(self.lines.read_line(&mut line).unwrap() > 0, "it ended before it said {words:?}");
-            if line.contains(words) {
-                return line.trim_end().to_owned();
-            }
-        }
+        let rated = Rated::start(&place, words);
+        Host { rated, place }
     }
 
     fn socket(&self) -> PathBuf {
@@ -62,14 +44,10 @@ impl Rated {
         Disk::connect(&self.socket())
     }
 
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    fn end(mut self) {
-        self.signal(Signal::TERM);
-        assert!(self.child.wait().unwrap().success());
-        assert!(!self.socket().exists());
+    fn end(self) {
+        let socket = self.socket();
+        assert!(self.rated.end().success());
+        assert!(!socket.exists());
         self.place.assert_nothing_left();
     }
 }
@@ -113,8 +91,8 @@ impl Disk {
 
 #[test]
 fn a_disk_gets_what_it_needs_while_there_is_credit() {
-    let mut rated = Rated::start(&["-t", "token", "--", "--rate", "1", "--cap", "10000"]);
-    let mut disk = rated.connect();
+    let mut host = Host::start(&["-t", "token", "--", "--rate", "1", "--cap", "10000"]);
+    let mut disk = host.connect();
     for _ in 0..2 {
         disk.say(4096, 0);
         assert_eq!(disk.grant(), 4096);
@@ -125,20 +103,20 @@ fn a_disk_gets_what_it_needs_while_there_is_credit() {
     disk.say(1, 4096);
     disk.hears_nothing();
     // A byte on stdin, and a signal, have the same answer.
-    rated.child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    host.rated.type_line();
     for _ in 0..2 {
-        rated.line("token: rate=1 cap=10000 credit=-63");
-        rated.line("clients=1 waiting=1 granted=16384");
-        rated.line("client=1 need=1 granted=16384 done=12288 in-use=4096");
-        rated.signal(Signal::USR1);
+        host.rated.line("token: rate=1 cap=10000 credit=-63");
+        host.rated.line("clients=1 waiting=1 granted=16384");
+        host.rated.line("client=1 need=1 granted=16384 done=12288 in-use=4096");
+        host.rated.signal(Signal::USR1);
     }
-    rated.end();
+    host.end();
 }
 
 #[test]
 fn disks_share_what_there_is() {
-    let mut rated = Rated::start(&["-t", "token", "--", "-r", "1", "-c", "1Mi"]);
-    let mut disks: Vec<Disk> = (0..8).map(|_| rated.connect()).collect();
+    let mut host = Host::start(&["-t", "token", "--", "-r", "1", "-c", "1Mi"]);
+    let mut disks: Vec<Disk> = (0..8).map(|_| host.connect()).collect();
     let mut granted = 0;
     // Each asks for what it got, until the credit is used up: one grant may go beyond it, and no more.
     'all: loop {
@@ -155,36 +133,36 @@ fn disks_share_what_there_is() {
         disk.say(1, 0);
     }
     disks.iter_mut().for_each(Disk::hears_nothing);
-    rated.signal(Signal::USR1);
-    rated.line(&format!("clients=8 waiting=8 granted={granted}"));
-    rated.end();
+    host.rated.signal(Signal::USR1);
+    host.rated.line(&format!("clients=8 waiting=8 granted={granted}"));
+    host.end();
 }
 
 #[test]
 fn who_breaks_the_rules_is_cut_off_and_others_are_not() {
-    let mut rated = Rated::start(&["-t", "token", "--", "-r", "1G", "-c", "1G"]);
-    let mut honest = rated.connect();
+    let mut host = Host::start(&["-t", "token", "--", "-r", "1G", "-c", "1G"]);
+    let mut honest = host.connect();
     for (need, done, reason) in [
         (NEED_BYTES_MAX + 1, 0, "bytes are needed"),
         (u64::MAX, 0, "bytes are needed"),
         (0, 1, "bytes are done of 0 granted"),
         (0, u64::MAX, "bytes are done of 0 granted"),
     ] {
-        let mut disk = rated.connect();
+        let mut disk = host.connect();
         disk.say(need, done);
         assert!(disk.is_cut_off(), "need {need} done {done}");
-        rated.line(reason);
+        host.rated.line(reason);
     }
-    drop(rated.connect());
+    drop(host.connect());
     honest.say(NEED_BYTES_MAX, 0);
     assert_eq!(honest.grant() + honest.grant(), NEED_BYTES_MAX);
-    rated.end();
+    host.end();
 }
 
 #[test]
 fn a_demand_in_pieces_is_one() {
-    let rated = Rated::start(&["-t", "token", "--", "-r", "1", "-c", "1M"]);
-    let mut disk = rated.connect();
+    let host = Host::start(&["-t", "token", "--", "-r", "1", "-c", "1M"]);
+    let mut disk = host.connect();
     for byte in (Demand { need: 0x1234, done: 0 }).encode() {
         disk.0.write_all(&[byte]).unwrap();
     }
@@ -196,33 +174,33 @@ fn a_demand_in_pieces_is_one() {
         granted += disk.grant();
     }
     assert_eq!(granted, 5050);
-    rated.end();
+    host.end();
 }
 
 #[test]
 fn without_congestion_everything_is_granted() {
-    let mut rated = Rated::start(&["-t", "meminfo", "--", "-H", "100", "-L", "100", "-t", "token", "--", "-r", "1"]);
-    let mut disk = rated.connect();
+    let mut host = Host::start(&["-t", "meminfo", "--", "-H", "100", "-L", "100", "-t", "token", "--", "-r", "1"]);
+    let mut disk = host.connect();
     for _ in 0..10 {
         disk.say(1 << 20, 0);
         assert_eq!(disk.grant(), 1 << 20);
     }
-    rated.signal(Signal::USR1);
-    rated.line("meminfo: high=100% low=100% period=100ms congested=no; token: rate=1 cap=0 credit=0");
-    rated.end();
+    host.rated.signal(Signal::USR1);
+    host.rated.line("meminfo: high=100% low=100% period=100ms congested=no; token: rate=1 cap=0 credit=0");
+    host.end();
 }
 
 #[test]
 fn under_congestion_the_other_limiter_decides() {
-    let mut rated = Rated::start(&["-t", "meminfo", "--", "-H", "0", "-L", "0", "-t", "token", "--", "-r", "1"]);
-    let mut disk = rated.connect();
+    let mut host = Host::start(&["-t", "meminfo", "--", "-H", "0", "-L", "0", "-t", "token", "--", "-r", "1"]);
+    let mut disk = host.connect();
     disk.say(4096, 0);
     assert_eq!(disk.grant(), 4096);
     disk.say(4096, 0);
     disk.hears_nothing();
-    rated.signal(Signal::USR1);
-    rated.line("congested=yes; token: rate=1 cap=0 credit=-40");
-    rated.end();
+    host.rated.signal(Signal::USR1);
+    host.rated.line("congested=yes; token: rate=1 cap=0 credit=-40");
+    host.end();
 }
 
 #[test]
