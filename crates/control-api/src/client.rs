@@ -1,23 +1,15 @@
 //! Asking a tapdisk: one connection, one request, its answer. Blocking, for programs that have nothing else to do.
 
-use std::{
-    io::{self, Read, Write},
-    os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{borrow::Cow, io, path::PathBuf, time::Duration};
 
-use block_core::{Error, ErrorKind, Result};
-use rustix::{
-    io::Errno,
-    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt},
-};
+use block_core::{Error, Result};
+use rustix::io::Errno;
 use wire::control::{
     ALL_MINORS, Body, EncryptionKey, ImageInformation, Kind, ListEntry, Message, MessageReader, OpenParameters,
     Request, Text,
 };
 
-use crate::{Minor, RunDir};
+use crate::{Minor, RunDir, connection::Connection};
 
 /// Statistics are a few hundred bytes for each image; this is for a stranger that says otherwise.
 const STATS_BYTES_MAX: u64 = 64 << 20;
@@ -61,8 +53,7 @@ impl Client {
     /// Gives up when nothing has moved on the connection for so long; the tapdisk goes on with what it was told.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Client {
-        // Zero would mean "for ever" to the kernel.
-        Client { timeout: Some(timeout.max(Duration::from_micros(1))), ..self }
+        Client { timeout: Some(timeout), ..self }
     }
 
     /// Tells `trace` of every message that is sent and received.
@@ -131,10 +122,10 @@ impl Client {
 
     /// All slots, in the order of the answer.
     pub fn list(&self) -> Result<Vec<ListEntry>> {
-        let mut connection = self.send(&Request::new(Message::new(ALL_MINORS, Body::List)))?;
+        let mut answers = self.send(&Request::new(Message::new(ALL_MINORS, Body::List)))?;
         let mut entries = Vec::new();
         loop {
-            match refused(connection.receive()?)? {
+            match refused(answers.receive()?)? {
                 Body::ListResponse(entry) if entry.is_end() => return Ok(entries),
                 Body::ListResponse(entry) => entries.push(entry),
                 other => return Err(unexpected(other.kind())),
@@ -145,9 +136,9 @@ impl Client {
     /// The statistics of one slot, or of all, as JSON.
     pub fn stats(&self, minor: Option<Minor>) -> Result<Vec<u8>> {
         let cookie = minor.map_or(ALL_MINORS, Minor::number);
-        let mut connection = self.send(&Request::new(Message::new(cookie, Body::Stats)))?;
-        match refused(connection.receive()?)? {
-            Body::StatsResponse { length } if length <= STATS_BYTES_MAX => connection.receive_bytes(length),
+        let mut answer = self.send(&Request::new(Message::new(cookie, Body::Stats)))?;
+        match refused(answer.receive()?)? {
+            Body::StatsResponse { length } if length <= STATS_BYTES_MAX => answer.receive_bytes(length),
             other => Err(unexpected(other.kind())),
         }
     }
@@ -165,70 +156,43 @@ impl Client {
         refused(self.exchange(&Request::new(Message::new(cookie, body)))?)
     }
 
-    fn send(&self, request: &Request) -> Result<Connection> {
-        let mut connection = self.connect().map_err(|error| failed(&self.socket, error))?;
-        connection.trace("sending", &request.message);
+    fn send(&self, request: &Request) -> Result<Conversation> {
+        let connection = Connection::open(&self.socket, self.timeout)?;
+        let mut conversation = Conversation { connection, reader: MessageReader::new(), trace: self.trace };
+        conversation.trace("sending", &request.message);
         // In one piece: there are tapdisks that take nothing else.
-        connection.stream.write_all(&request.encode()).map_err(|error| failed(&self.socket, error))?;
-        Ok(connection)
-    }
-
-    fn connect(&self) -> io::Result<Connection> {
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        for direction in [sockopt::Timeout::Send, sockopt::Timeout::Recv] {
-            // The one for sending also bounds connecting to somebody who does not accept.
-            sockopt::set_socket_timeout(&socket, direction, self.timeout)?;
-        }
-        let address = SocketAddrUnix::new(&self.socket)?;
-        connect(&socket, &address)?;
-        let (stream, reader) = (UnixStream::from(socket), MessageReader::new());
-        Ok(Connection { stream, reader, unread: Vec::new(), path: self.socket.clone(), trace: self.trace })
+        conversation.connection.send(&request.encode())?;
+        Ok(conversation)
     }
 }
 
-struct Connection {
-    stream: UnixStream,
+/// One request and its answers.
+struct Conversation {
+    connection: Connection,
     reader: MessageReader,
-    /// What was read behind the last message.
-    unread: Vec<u8>,
-    path: PathBuf,
     trace: Option<fn(&str)>,
 }
 
-impl Connection {
+impl Conversation {
     fn receive(&mut self) -> Result<Message> {
         loop {
-            let (taken, message) = self.reader.feed(&self.unread);
-            self.unread.drain(..taken);
+            let (length, message) = self.reader.feed(self.connection.unread());
+            self.connection.take(length);
             if let Some(message) = message {
-                let message = message.map_err(|error| os(error.to_string(), Errno::PROTO))?;
+                let message = message.map_err(|error| self.connection.not_understood(error))?;
                 self.trace("received", &message);
                 return Ok(message);
             }
-            self.fill()?;
+            self.connection.fill()?;
         }
     }
 
     fn receive_bytes(&mut self, length: u64) -> Result<Vec<u8>> {
         let length = usize::try_from(length).map_err(|_| os("statistics", Errno::NOMEM))?;
-        while self.unread.len() < length {
-            self.fill()?;
+        while self.connection.unread().len() < length {
+            self.connection.fill()?;
         }
-        self.unread.truncate(length);
-        Ok(std::mem::take(&mut self.unread))
-    }
-
-    fn fill(&mut self) -> Result<()> {
-        let mut bytes = [0; 4096];
-        match self.stream.read(&mut bytes) {
-            Ok(0) => Err(os(format!("{}: closed before the answer", self.path.display()), Errno::PROTO)),
-            Ok(length) => {
-                self.unread.extend_from_slice(&bytes[..length]);
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-            Err(error) => Err(failed(&self.path, error)),
-        }
+        Ok(self.connection.take(length))
     }
 
     fn trace(&self, verb: &str, message: &Message) {
@@ -269,16 +233,7 @@ fn unexpected(kind: Kind) -> Error {
     os(format!("unexpected answer '{}'", kind.name()), Errno::PROTO)
 }
 
-/// The connection failed. When our own patience ended, which to the kernel is a call that would wait, the kind of the
-/// error says so: a tapdisk may report a timeout, too.
-fn failed(socket: &Path, error: io::Error) -> Error {
-    match error.kind() {
-        io::ErrorKind::WouldBlock => Error::new(ErrorKind::TimedOut, socket.display().to_string()),
-        _ => Error::from_os(socket.display().to_string(), error),
-    }
-}
-
-fn os(context: impl Into<std::borrow::Cow<'static, str>>, error: Errno) -> Error {
+fn os(context: impl Into<Cow<'static, str>>, error: Errno) -> Error {
     Error::from_os(context, error.into())
 }
 
@@ -286,7 +241,12 @@ fn os(context: impl Into<std::borrow::Cow<'static, str>>, error: Errno) -> Error
 mod tests {
     use super::*;
     use crate::{errno, reason};
-    use std::{os::unix::net::UnixListener, thread};
+    use block_core::ErrorKind;
+    use std::{
+        io::{Read, Write},
+        os::unix::net::{UnixListener, UnixStream},
+        thread,
+    };
     use wire::control::{Errno as Number, RequestReader, VbdState};
 
     struct Stranger {

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod connection;
 mod errno;
 mod host_log;
 mod minors;

@@ -1,32 +1,20 @@
 //! Asking a tapdisk in its native protocol. Blocking, for programs that have nothing else to do.
 
-use std::{
-    io::{self, Read, Write},
-    os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{io, time::Duration};
 
-use block_core::{Error, ErrorKind, Result};
-use rustix::{
-    io::Errno,
-    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt},
-};
+use block_core::{Error, Result};
 
 use super::{
     ANSWER_BYTES_MAX, Answer, AnswerBody, Command, DiskSummary, Failure, Greeting, Hello, LineReader, Progress,
     Request, ResultOf, RingEvent, Statistics,
 };
-use crate::RunDir;
+use crate::{RunDir, connection::Connection};
 
 /// A connection to one tapdisk.
 #[derive(Debug)]
 pub struct Client {
-    stream: UnixStream,
-    path: PathBuf,
+    connection: Connection,
     reader: LineReader,
-    /// What was read behind the last line.
-    unread: Vec<u8>,
     greeting: Greeting,
     /// Of the last request.
     id: u64,
@@ -36,11 +24,10 @@ impl Client {
     /// Connects to the tapdisk with this process id. Gives up, now and later, when it has said nothing for `timeout`:
     /// while a job runs it says something every second.
     pub fn connect(run: &RunDir, pid: u32, timeout: Option<Duration>) -> Result<Client> {
-        let path = run.native_socket(pid);
-        let stream = open(&path, timeout).map_err(|error| failed(&path, error))?;
+        let connection = Connection::open(&run.native_socket(pid), timeout)?;
         let greeting = Greeting { version: 0, program: String::new(), pid };
         let reader = LineReader::new(ANSWER_BYTES_MAX);
-        let mut client = Client { stream, path, reader, unread: Vec::new(), greeting, id: 0 };
+        let mut client = Client { connection, reader, greeting, id: 0 };
         let Hello { oxtap } = client.line()?;
         client.greeting = oxtap;
         Ok(client)
@@ -105,7 +92,7 @@ impl Client {
         let request = Request { id: self.id, command };
         let mut line = serde_json::to_vec(&request).expect("commands have text for keys and nothing that may fail");
         line.push(b'\n');
-        self.stream.write_all(&line).map_err(|error| failed(&self.path, error))?;
+        self.connection.send(&line)?;
         Ok(self.id)
     }
 
@@ -118,7 +105,7 @@ impl Client {
     pub fn list(&mut self) -> Result<Vec<DiskSummary>> {
         match self.ask(Command::List {})? {
             ResultOf::List(disks) => Ok(disks.disks),
-            _ => Err(self.not_understood("the answer to another command")),
+            _ => Err(self.connection.not_understood("the answer to another command")),
         }
     }
 
@@ -126,57 +113,21 @@ impl Client {
     pub fn stats(&mut self, minor: Option<u16>) -> Result<Statistics> {
         match self.ask(Command::Stats { minor })? {
             ResultOf::Stats(statistics) => Ok(statistics),
-            _ => Err(self.not_understood("the answer to another command")),
+            _ => Err(self.connection.not_understood("the answer to another command")),
         }
     }
 
     /// The next line, as what it should be.
     fn line<T: serde::de::DeserializeOwned>(&mut self) -> Result<T> {
         loop {
-            let fed = self.reader.feed(&self.unread);
-            let (taken, line) = fed.map_err(|error| self.not_understood(error))?;
-            self.unread.drain(..taken);
+            let fed = self.reader.feed(self.connection.unread());
+            let (length, line) = fed.map_err(|error| self.connection.not_understood(error))?;
+            self.connection.take(length);
             if let Some(line) = line {
-                return serde_json::from_slice(&line).map_err(|error| self.not_understood(error));
+                return serde_json::from_slice(&line).map_err(|error| self.connection.not_understood(error));
             }
-            self.fill()?;
+            self.connection.fill()?;
         }
-    }
-
-    fn fill(&mut self) -> Result<()> {
-        let mut bytes = [0; 16 << 10];
-        match self.stream.read(&mut bytes) {
-            Ok(0) => Err(self.not_understood("closed before the answer")),
-            Ok(length) => {
-                self.unread.extend_from_slice(&bytes[..length]);
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-            Err(error) => Err(failed(&self.path, error)),
-        }
-    }
-
-    fn not_understood(&self, words: impl std::fmt::Display) -> Error {
-        Error::from_os(format!("{}: {words}", self.path.display()), Errno::PROTO.into())
-    }
-}
-
-fn open(path: &Path, timeout: Option<Duration>) -> io::Result<UnixStream> {
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    // Zero would mean "for ever" to the kernel.
-    let timeout = timeout.map(|timeout| timeout.max(Duration::from_micros(1)));
-    for direction in [sockopt::Timeout::Send, sockopt::Timeout::Recv] {
-        sockopt::set_socket_timeout(&socket, direction, timeout)?;
-    }
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(socket.into())
-}
-
-/// The connection failed, or our own patience ended: to the kernel a call that would wait.
-fn failed(path: &Path, error: io::Error) -> Error {
-    match error.kind() {
-        io::ErrorKind::WouldBlock => Error::new(ErrorKind::TimedOut, path.display().to_string()),
-        _ => Error::from_os(path.display().to_string(), error),
     }
 }
 
@@ -184,7 +135,12 @@ fn failed(path: &Path, error: io::Error) -> Error {
 mod tests {
     use super::*;
     use crate::{errno, reason};
-    use std::{os::unix::net::UnixListener, thread};
+    use block_core::ErrorKind;
+    use std::{
+        io::{Read, Write},
+        os::unix::net::UnixListener,
+        thread,
+    };
 
     /// Somebody on the socket of process 7 who says this to whoever connects, and ends.
     fn stranger(said: &'static str) -> (tempfile::TempDir, RunDir) {
