@@ -13,6 +13,7 @@ mod hosted;
 mod hostile_clients;
 mod hung_storage;
 mod jail;
+mod killed_clients;
 mod life_of_a_disk;
 mod list_of_many_disks;
 mod logging;
