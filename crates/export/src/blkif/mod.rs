@@ -24,6 +24,8 @@ mod hold_off_tests;
 mod kept;
 mod metered;
 mod ring;
+#[cfg(test)]
+mod ring_tests;
 mod source;
 mod status;
 mod table;

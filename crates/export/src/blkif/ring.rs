@@ -82,6 +82,12 @@ impl<M: Words> Ring<M> {
         Ok(ring)
     }
 
+    /// Its memory.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> &M {
+        &self.memory
+    }
+
     /// Slots of the ring.
     pub(super) fn slots(&self) -> u32 {
         self.slots
