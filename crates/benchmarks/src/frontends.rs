@@ -70,19 +70,19 @@ impl Frontends {
     }
 
     /// Lets the frontends fetch their last answers, has the backend let go of their rings, and takes all pages back.
-    /// How many answers have been errors.
-    pub(crate) fn end(self, disconnect: impl FnOnce() -> Result<()>) -> Result<u64> {
+    /// How many answers have been errors, and what the backend says.
+    pub(crate) fn end<T>(self, disconnect: impl FnOnce() -> Result<T>) -> Result<(u64, T)> {
         let Frontends { load, queues, drained, let_go } = self;
         load.stop();
         let drained = drained.iter().take(queues.len()).count();
         let disconnected = disconnect();
         drop(let_go);
         let failed = load.end()?;
-        disconnected?;
+        let disconnected = disconnected?;
         if drained < queues.len() {
             return Err(Error::new(ErrorKind::Closed, "a frontend has ended early"));
         }
-        Ok(failed)
+        Ok((failed, disconnected))
     }
 }
 

@@ -9,11 +9,11 @@ use std::{
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
 use control_api::{
-    Client, Minor, RUN_DIRECTORY_VARIABLE, RunDir,
-    native::{self, OpenImages},
-    protocol::{Body, Message, Request, RingIdentity, RingParameters},
+    Minor, RUN_DIRECTORY_VARIABLE, RunDir,
+    native::{self, ConnectRing, OpenImages, RingAbi, RingDisconnected, RingQueue},
 };
 use storage_io::{EngineChoice, Executor, Sender, mailbox};
+use wire::blkif::INDIRECT_SEGMENTS_MAX;
 use xen::{
     DomainId,
     hosted::{Broker, BrokerLimits, Guest, HostedGrants},
@@ -83,12 +83,12 @@ impl Host {
         command.env(PLATFORM_VARIABLE, format!("hosted:{}", self.directory.display()));
         let process = Process::start(&mut command)?;
         let minor = run.allocate_minor()?;
-        let mut client = native::Client::connect(&run, process.pid(), Some(PATIENCE))?;
-        client.ask(native::Command::Attach { minor: minor.number() })?;
+        let tapdisk = Tapdisk { run, minor, process };
+        tapdisk.ask(native::Command::Attach { minor: minor.number() })?;
         let image = format!("aio:{}", image.display());
         let open = OpenImages { minor: minor.number(), image, buffered, ..OpenImages::default() };
-        client.ask(native::Command::Open(open))?;
-        Ok(Tapdisk { run, minor, process })
+        tapdisk.ask(native::Command::Open(open))?;
+        Ok(tapdisk)
     }
 }
 
@@ -117,41 +117,43 @@ impl Tapdisk {
         self.run.nbd_socket(self.pid(), self.minor)
     }
 
-    /// Connects the rings of the guest's device.
-    pub(crate) fn connect(&self, queues: &[FrontendQueue]) -> Result<()> {
-        let [queue] = queues else {
-            return Err(Error::new(ErrorKind::Unsupported, "one ring is connected"));
-        };
-        let mut references = [0; 8];
-        references.iter_mut().zip(&queue.pages).for_each(|(place, grant)| *place = grant.0);
-        let ring = RingParameters {
-            identity: identity(),
-            references,
-            order: queue.pages.len().trailing_zeros(),
-            protocol: 3,
+    /// Connects the rings of the guest's device, whose pages stay mapped or are copied.
+    pub(crate) fn connect(&self, queues: &[FrontendQueue], persistent: bool) -> Result<()> {
+        let ring = |queue: &FrontendQueue| RingQueue {
+            pages: queue.pages.iter().map(|grant| grant.0).collect(),
             port: queue.port.0,
-            ..RingParameters::default()
         };
-        self.tell(self.minor.number(), Body::RingConnect(ring)).context("connecting a ring")
+        let command = native::Command::ConnectRing(ConnectRing {
+            minor: self.minor.number(),
+            domain: GUEST.0,
+            device: DEVICE,
+            queues: queues.iter().map(ring).collect(),
+            abi: RingAbi::X86_64,
+            persistent,
+            indirect_segments: INDIRECT_SEGMENTS_MAX,
+            ..ConnectRing::default()
+        });
+        self.ask(command).map(drop).context("connecting rings")
     }
 
-    /// Waits until everything has been answered, and has the rings let go of.
-    pub(crate) fn disconnect(&self) -> Result<()> {
-        self.tell(0, Body::RingDisconnect(identity())).context("disconnecting a ring")
-    }
-
-    fn tell(&self, cookie: u16, body: Body) -> Result<()> {
-        let client = Client::new(&self.run, self.pid()).timeout(PATIENCE);
-        match client.exchange(&Request::new(Message::new(cookie, body)))?.body {
-            Body::Error(number, words) => {
-                let words = format!("{number:?}: {words:?}");
-                Err(Error::new(ErrorKind::Invalid, words))
-            }
-            _ => Ok(()),
+    /// Waits until everything has been answered, and has the rings let go of; how many events there were for a request.
+    pub(crate) fn disconnect(&self) -> Result<f64> {
+        let (minor, domain, device) = (self.minor.number(), GUEST.0, DEVICE);
+        let command = native::Command::DisconnectRing { minor, domain, device, deadline_ms: None };
+        let answer = self.ask(command).context("disconnecting rings")?;
+        let native::ResultOf::DisconnectRing(RingDisconnected { counters, pages, broken, .. }) = answer else {
+            return Err(Error::new(ErrorKind::Invalid, "an answer to something else"));
+        };
+        if broken.is_some() || pages.leaked > 0 {
+            let words = format!("broken: {broken:?}, {} pages leaked", pages.leaked);
+            return Err(Error::new(ErrorKind::Invalid, words));
         }
+        #[allow(clippy::cast_precision_loss, reason = "counts of some seconds")]
+        let events = (counters.kicks_in + counters.kicks_out) as f64 / counters.requests.max(1) as f64;
+        Ok(events)
     }
-}
 
-fn identity() -> RingIdentity {
-    RingIdentity { domid: u32::from(GUEST.0), devid: DEVICE }
+    fn ask(&self, command: native::Command) -> Result<native::ResultOf> {
+        native::Client::connect(&self.run, self.pid(), Some(PATIENCE))?.ask(command)
+    }
 }

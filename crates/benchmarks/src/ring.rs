@@ -7,7 +7,7 @@ use block_core::{Error, ErrorKind, Result};
 
 use crate::{
     Effort,
-    clients::{Answers, Workload},
+    clients::{Load, Workload},
     disk::make_file,
     figures::Report,
     frontends::Frontends,
@@ -30,16 +30,21 @@ struct Work {
 /// How requests reach the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    Ring,
+    /// A ring for each queue; data is copied by the platform.
+    Copied,
+    /// The same; pages of data stay mapped.
+    Persistent,
+    /// A connection for each queue.
     Nbd,
 }
 
 impl Way {
-    const ALL: [Way; 2] = [Way::Ring, Way::Nbd];
+    const ALL: [Way; 3] = [Way::Copied, Way::Persistent, Way::Nbd];
 
     fn name(self) -> &'static str {
         match self {
-            Way::Ring => "ring",
+            Way::Copied => "ring, copied",
+            Way::Persistent => "ring, persistent",
             Way::Nbd => "NBD",
         }
     }
@@ -52,20 +57,29 @@ pub(crate) fn run(effort: &Effort) -> Result<Report> {
     let mut report = Report::default();
     for _ in 0..effort.rounds {
         for work in works() {
-            let mut rates = [0.0; 2];
-            for (way, rate) in Way::ALL.into_iter().zip(&mut rates) {
-                let measured = measure(effort, &host, &image, &work, way)?;
-                *rate = measured.requests;
-                let what = format!("{}, {}", work.name, way.name());
-                report.add(&what, "requests/s", measured.requests);
-                report.add(format!("{what}: CPU"), "us/request", measured.cpu);
-            }
-            report.add(format!("{}: ring : NBD", work.name), "x", rates[0] / rates[1]);
+            let all: Vec<Measured> =
+                Way::ALL.into_iter().map(|way| measure(effort, &host, &image, &work, way)).collect::<Result<_>>()?;
+            add(&mut report, &work, &all);
         }
         grants::measure(effort, &host, &mut report)?;
     }
-    report.note("reads of 4 KiB come from the page cache, writes of 4 KiB go past it");
+    report.note("reads come from the page cache, writes go past it");
     Ok(report)
+}
+
+fn add(report: &mut Report, work: &Work, all: &[Measured]) {
+    for (way, measured) in Way::ALL.into_iter().zip(all) {
+        let what = format!("{}, {}", work.name, way.name());
+        report.add(&what, "requests/s", measured.requests);
+        report.add(format!("{what}: CPU"), "us/request", measured.cpu);
+        if way != Way::Nbd {
+            report.add(format!("{what}: events"), "1/request", measured.events);
+        }
+    }
+    let [copied, persistent, nbd] = all else { unreachable!("three ways are measured") };
+    report.add(format!("{}: persistent : copied by CPU", work.name), "x", copied.cpu / persistent.cpu);
+    report.add(format!("{}: ring : NBD", work.name), "x", copied.requests / nbd.requests);
+    report.add(format!("{}: ring : NBD by CPU", work.name), "x", nbd.cpu / copied.cpu);
 }
 
 fn works() -> Vec<Work> {
@@ -80,8 +94,12 @@ fn works() -> Vec<Work> {
     vec![
         random("read 4 KiB, QD 1", 1, 1, false),
         random("read 4 KiB, QD 32", 1, 32, false),
+        random("read 4 KiB, 2 queues of QD 1", 2, 1, false),
+        random("read 4 KiB, 2 queues of QD 32", 2, 32, false),
         random("write 4 KiB, QD 1", 1, 1, true),
         random("write 4 KiB, QD 32", 1, 32, true),
+        random("write 4 KiB, 2 queues of QD 1", 2, 1, true),
+        random("write 4 KiB, 2 queues of QD 32", 2, 32, true),
         sequential("read 128 KiB, QD 8", false),
         sequential("write 128 KiB, QD 8", true),
     ]
@@ -91,23 +109,25 @@ struct Measured {
     requests: f64,
     /// Microseconds of the tapdisk for one request.
     cpu: f64,
+    /// From the guest and to it, for one request.
+    events: f64,
 }
 
 /// Each in a tapdisk of its own: no thread of an earlier one ends while CPU time is counted.
 fn measure(effort: &Effort, host: &Host, image: &Path, work: &Work, way: Way) -> Result<Measured> {
     let tapdisk = host.tapdisk(image, !work.load.is_write)?;
     let (measured, failed) = match way {
-        Way::Ring => {
+        Way::Copied | Way::Persistent => {
             let frontends = Frontends::start(&host.guest, work.queues, work.load)?;
-            tapdisk.connect(&frontends.queues)?;
+            tapdisk.connect(&frontends.queues, way == Way::Persistent)?;
             frontends.load.warm_up();
-            let measured = count(effort, &tapdisk, || frontends.load.count(effort.duration))?;
-            (measured, frontends.end(|| tapdisk.disconnect())?)
+            let measured = count(effort, &tapdisk, &frontends.load)?;
+            let (failed, events) = frontends.end(|| tapdisk.disconnect())?;
+            (Measured { events, ..measured }, failed)
         }
         Way::Nbd => {
             let load = pipeline::start(&tapdisk.nbd_socket(), work.queues, work.load)?;
-            let measured = count(effort, &tapdisk, || load.count(effort.duration))?;
-            (measured, load.end()?)
+            (count(effort, &tapdisk, &load)?, load.end()?)
         }
     };
     match failed {
@@ -116,10 +136,10 @@ fn measure(effort: &Effort, host: &Host, image: &Path, work: &Work, way: Way) ->
     }
 }
 
-fn count(effort: &Effort, tapdisk: &Tapdisk, count: impl FnOnce() -> Answers) -> Result<Measured> {
+fn count(effort: &Effort, tapdisk: &Tapdisk, load: &Load) -> Result<Measured> {
     let before = process_cpu(tapdisk.pid())?;
-    let answers = count();
+    let answers = load.count(effort.duration);
     let used = process_cpu(tapdisk.pid())? - before;
     let requests = answers.all / effort.duration.as_secs_f64();
-    Ok(Measured { requests, cpu: used.as_secs_f64() * 1e6 / answers.all })
+    Ok(Measured { requests, cpu: used.as_secs_f64() * 1e6 / answers.all, events: 0.0 })
 }
