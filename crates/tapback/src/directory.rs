@@ -109,7 +109,8 @@ impl Directory {
 
     /// Tells of an error where Linux does: its number and words.
     pub(crate) async fn report(&self, errno: i32, words: &str) -> Result<()> {
-        let text: String = format!("{errno} {words}").chars().take(ERROR_CHARACTERS_MAX).collect();
+        let words = words.chars().map(|character| if character.is_control() { '?' } else { character });
+        let text: String = format!("{errno} ").chars().chain(words).take(ERROR_CHARACTERS_MAX).collect();
         self.has_error.set(true);
         let node = self.errors.join("error").expect("a plain name");
         self.store.write(&node, text.as_bytes()).await

@@ -1,5 +1,7 @@
 //! The hands of a machine: what it decides is done, what comes of that and what is seen becomes its events.
 
+mod image;
+
 use std::{
     collections::VecDeque,
     pin::pin,
@@ -17,7 +19,9 @@ use futures_util::future::{Either, select};
 use rustix::io::Errno;
 use storage_io::Task;
 use xen::store::Watch;
-use xenbus::{Backend, BackendAction as Action, BackendEvent as Event, Ring, State};
+use xenbus::{Backend, BackendAction as Action, BackendEvent as Event, State};
+
+use image::Image;
 
 use crate::{
     DeviceName, Disk, Host, ImageNodes, Reports,
@@ -42,26 +46,6 @@ pub(crate) enum JobEnd {
     Opened(Weak<()>, Result<Disk>),
     Connected(Result<RingConnected>),
     Disconnected,
-}
-
-/// The image behind a device.
-enum Image {
-    /// None that could be opened.
-    None,
-    Opening {
-        nodes: ImageNodes,
-        token: Rc<()>,
-    },
-    Open {
-        nodes: ImageNodes,
-        disk: Disk,
-    },
-    /// It could not be opened; it is tried again when the nodes say something else.
-    Failed {
-        nodes: ImageNodes,
-    },
-    /// The device has ended, and does not need it before it begins anew.
-    Released,
 }
 
 enum Told {
@@ -146,7 +130,12 @@ impl Hands {
         }
         let frontend = frontend_state(&self.host.store, &seen.frontend).await.unwrap_or(State::Unknown);
         let is_served = frontend.has_ring() && matches!(seen.own, State::InitWait | State::Connected);
-        let may_have_ring = self.ring_disk.is_some() && seen.own != State::Closed && !is_served;
+        if let Some(disk) = self.ring_disk.filter(|_| seen.own == State::InitWait && !is_served) {
+            // A ring that its frontend was never told of.
+            let_go(&self.host, &self.name, disk).await;
+        }
+        let may_have_ring =
+            self.ring_disk.is_some() && matches!(seen.own, State::Connected | State::Closing) && !is_served;
         let own = if is_served { State::InitWait } else { seen.own };
         Backend::adopted(own, frontend, may_have_ring, self.ring_disk.is_some(), seen.online)
     }
@@ -448,83 +437,6 @@ impl Hands {
         let (number, words) = (errno(trouble), reason(trouble));
         self.note(&format!("error {number}: {words}"));
         insist(&self.host, &self.name, async || self.directory.report(number, &words).await).await;
-    }
-
-    fn disk(&self) -> Option<Disk> {
-        match &self.image {
-            Image::Open { disk, .. } => Some(*disk),
-            _ => None,
-        }
-    }
-
-    /// Brings the image closer to what the nodes say. One that a ring uses stays until there is no ring.
-    fn update_image(&mut self) {
-        let is_ready = self.image_nodes.are_ready();
-        let stays = match &self.image {
-            Image::Released => true,
-            Image::None => !is_ready,
-            Image::Open { .. } if self.machine.ring() != Ring::None => true,
-            Image::Open { nodes, .. } | Image::Opening { nodes, .. } | Image::Failed { nodes } => {
-                is_ready && nodes.mean_the_same(&self.image_nodes)
-            }
-        };
-        if stays {
-            return;
-        }
-        self.release_image();
-        if is_ready {
-            self.open_image();
-        }
-    }
-
-    fn open_image(&mut self) {
-        let nodes = self.image_nodes.clone();
-        let token = Rc::new(());
-        let wanted = Rc::downgrade(&token);
-        self.image = Image::Opening { nodes: nodes.clone(), token };
-        let (host, shared) = (self.host.clone(), self.shared.clone());
-        // It goes on when nobody wants the image any more, since it may have opened it already.
-        let opening = async move {
-            let opened = host.opener.open(nodes).await;
-            match opened {
-                Ok(disk) if wanted.strong_count() == 0 => host.opener.close(disk),
-                opened => shared.end(JobEnd::Opened(wanted, opened)),
-            }
-        };
-        self.host.executor.spawn(opening).detach();
-    }
-
-    async fn note_opened(&mut self, token: &Weak<()>, opened: Result<Disk>) {
-        let nodes = match &self.image {
-            Image::Opening { nodes, token: wanted } if std::ptr::eq(Rc::as_ptr(wanted), token.as_ptr()) => {
-                nodes.clone()
-            }
-            _ => {
-                // Others are meant by now.
-                if let Ok(disk) = opened {
-                    self.host.opener.close(disk);
-                }
-                return;
-            }
-        };
-        match opened {
-            Ok(disk) => {
-                self.image = Image::Open { nodes, disk };
-                self.events.push_back(Event::Image(true));
-            }
-            Err(error) => {
-                self.image = Image::Failed { nodes };
-                self.trouble = Some(error);
-                self.report_trouble().await;
-            }
-        }
-    }
-
-    fn release_image(&mut self) {
-        if let Image::Open { disk, .. } = std::mem::replace(&mut self.image, Image::None) {
-            self.host.opener.close(disk);
-            self.events.push_back(Event::Image(false));
-        }
     }
 
     /// Writes nodes and a state at once. If the directory is not what it was, a look will tell what it is.

@@ -92,3 +92,22 @@ fn devices_at_rest_stay_at_rest() {
         closed.wait_for(2).await;
     });
 }
+
+#[test]
+fn a_frontend_that_closes_before_it_was_ever_connected_is_answered() {
+    for shown in [5, 6, 0] {
+        let world = World::new();
+        world.run(async {
+            let vbd = world.ready_vbd(GUEST, XVDA).await;
+            vbd.show(1).await;
+            world.settle().await;
+            world.stop();
+            vbd.show(shown).await;
+            world.start();
+            let expected = if shown == 0 { "2" } else { "6" };
+            assert_eq!(vbd.settled().await, expected, "frontend in {shown}");
+            vbd.show(1).await;
+            vbd.wait_for(2).await;
+        });
+    }
+}

@@ -2,6 +2,8 @@
 
 use std::{cell::Cell, rc::Rc};
 
+use guest::hostile::HostileNodes;
+
 use crate::world::{GUEST, World, XVDA};
 
 /// States, and what is none.
@@ -122,5 +124,30 @@ fn what_else_a_guest_writes_is_not_looked_at() {
         }
         world.settle().await;
         assert_eq!(vbd.looks(), looks);
+    });
+}
+
+#[test]
+fn whatever_nodes_a_guest_writes_the_device_comes_out_of_it() {
+    let seed = test_support::seed();
+    let world = World::new();
+    world.run(async {
+        let neighbour = world.connected_vbd(8, XVDA).await;
+        let vbd = world.ready_vbd(GUEST, XVDA).await;
+        let store = world.guest_store(GUEST);
+        for (mode, name) in HostileNodes::ALL {
+            mode.write(&store, &vbd.front, 100, seed).await.unwrap();
+            world.settle().await;
+            for stale in ["ring-page-order", "multi-queue-num-queues", "protocol"] {
+                vbd.unset(stale).await;
+            }
+            vbd.show(6).await;
+            vbd.wait_for(6).await;
+            vbd.show(1).await;
+            vbd.wait_for(2).await;
+            vbd.show_ring(&[("ring-ref", "8"), ("event-channel", "3")], 3).await;
+            vbd.wait_for(4).await;
+            assert_eq!(neighbour.settled().await, "4", "{name}, seed {seed}");
+        }
     });
 }

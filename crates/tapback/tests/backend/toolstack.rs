@@ -1,5 +1,7 @@
 //! Toolstacks and their scripts, in the order in which libxl and block-tap do things.
 
+use xenbus::server::Faults;
+
 use crate::world::{GUEST, World, XVDA, path};
 
 #[test]
@@ -118,6 +120,58 @@ fn a_toolstack_that_loses_patience_leaves_nothing_behind() {
         assert_eq!((world.summary(XVDA), vbd.is_connected(), world.opener.open.get()), (None, false, 0));
         assert_eq!(world.read(&path("/local/domain/0/backend")).await, None, "nothing was made anew");
     });
+}
+
+#[test]
+fn nothing_is_written_into_a_directory_that_has_gone_unseen() {
+    let world = World::new();
+    world.run(async {
+        let vbd = world.connected_vbd(GUEST, XVDA).await;
+        world.worker.set_slow_to_disconnect(Some(XVDA));
+        vbd.detach(true).await;
+        world.settle().await;
+        let hold_events = Faults { hold_events: true, ..Faults::default() };
+        world.sockets.with_store(|server| server.set_faults(hold_events));
+        vbd.remove().await;
+        world.worker.set_slow_to_disconnect(None);
+        world.settle().await;
+        assert!(!vbd.is_connected(), "it would like to say that it is closed");
+        assert_eq!(world.read(&path("/local/domain/0/backend")).await, None);
+        world.sockets.with_store(|server| {
+            server.set_faults(Faults::default());
+            server.let_go_of_events();
+        });
+        world.settle().await;
+        assert_eq!(world.summary(XVDA), None);
+    });
+}
+
+#[test]
+fn servers_may_be_as_awkward_as_they_like() {
+    let usual = Faults::default();
+    let faults = [
+        Faults { again_every: 2, ..usual },
+        Faults { duplicate_events: true, keep_equal_events: true, ..usual },
+        Faults { events_first: true, ..usual },
+        Faults { directory_bytes_max: 1, ..usual },
+    ];
+    for faults in faults {
+        let world = World::new();
+        world.sockets.with_store(|server| server.set_faults(faults));
+        world.run(async {
+            for by_force in [false, true] {
+                let vbd = world.connected_vbd(GUEST, XVDA).await;
+                vbd.detach(by_force).await;
+                if !by_force {
+                    vbd.show(6).await;
+                }
+                vbd.wait_for(6).await;
+                vbd.remove().await;
+                world.settle().await;
+            }
+            assert_eq!((world.worker.connected.get(), world.opener.open.get()), (2, 0), "{faults:?}");
+        });
+    }
 }
 
 #[test]

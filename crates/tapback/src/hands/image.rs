@@ -1,0 +1,108 @@
+//! The image behind a device: opened when scripts have done their work, closed when it is not needed any more.
+
+use std::rc::{Rc, Weak};
+
+use block_core::Result;
+use xenbus::{BackendEvent as Event, Ring};
+
+use super::{Hands, JobEnd};
+use crate::{Disk, ImageNodes};
+
+/// The image behind a device.
+pub(super) enum Image {
+    /// None that could be opened.
+    None,
+    Opening {
+        nodes: ImageNodes,
+        token: Rc<()>,
+    },
+    Open {
+        nodes: ImageNodes,
+        disk: Disk,
+    },
+    /// It could not be opened; it is tried again when the nodes say something else.
+    Failed {
+        nodes: ImageNodes,
+    },
+    /// The device has ended, and does not need it before it begins anew.
+    Released,
+}
+
+impl Hands {
+    pub(super) fn disk(&self) -> Option<Disk> {
+        match &self.image {
+            Image::Open { disk, .. } => Some(*disk),
+            _ => None,
+        }
+    }
+
+    /// Brings the image closer to what the nodes say. One that a ring uses stays until there is no ring.
+    pub(super) fn update_image(&mut self) {
+        let is_ready = self.image_nodes.are_ready();
+        let stays = match &self.image {
+            Image::Released => true,
+            Image::None => !is_ready,
+            Image::Open { .. } if self.machine.ring() != Ring::None => true,
+            Image::Open { nodes, .. } | Image::Opening { nodes, .. } | Image::Failed { nodes } => {
+                is_ready && nodes.mean_the_same(&self.image_nodes)
+            }
+        };
+        if stays {
+            return;
+        }
+        self.release_image();
+        if is_ready {
+            self.open_image();
+        }
+    }
+
+    fn open_image(&mut self) {
+        let nodes = self.image_nodes.clone();
+        let token = Rc::new(());
+        let wanted = Rc::downgrade(&token);
+        self.image = Image::Opening { nodes: nodes.clone(), token };
+        let (host, shared) = (self.host.clone(), self.shared.clone());
+        // It goes on when nobody wants the image any more, since it may have opened it already.
+        let opening = async move {
+            let opened = host.opener.open(nodes).await;
+            match opened {
+                Ok(disk) if wanted.strong_count() == 0 => host.opener.close(disk),
+                opened => shared.end(JobEnd::Opened(wanted, opened)),
+            }
+        };
+        self.host.executor.spawn(opening).detach();
+    }
+
+    pub(super) async fn note_opened(&mut self, token: &Weak<()>, opened: Result<Disk>) {
+        let nodes = match &self.image {
+            Image::Opening { nodes, token: wanted } if std::ptr::eq(Rc::as_ptr(wanted), token.as_ptr()) => {
+                nodes.clone()
+            }
+            _ => {
+                // Others are meant by now.
+                if let Ok(disk) = opened {
+                    self.host.opener.close(disk);
+                }
+                return;
+            }
+        };
+        match opened {
+            Ok(disk) => {
+                self.image = Image::Open { nodes, disk };
+                self.events.push_back(Event::Image(true));
+            }
+            Err(error) => {
+                self.image = Image::Failed { nodes };
+                self.trouble = Some(error);
+                self.report_trouble().await;
+            }
+        }
+    }
+
+    pub(super) fn release_image(&mut self) {
+        if let Image::Open { disk, .. } = std::mem::replace(&mut self.image, Image::None) {
+            self.host.opener.close(disk);
+            self.events.push_back(Event::Image(false));
+        }
+    }
+}
