@@ -1,10 +1,10 @@
 //! Pages that a guest has granted to us.
 
-use std::{fmt, ops::Deref};
+use std::{any::Any, fmt, ops::Deref};
 
 use block_core::Result;
 
-use crate::{DomainId, GrantRef, SharedMemory};
+use crate::{DomainId, GrantRef, SharedMemory, budget::Share};
 
 /// What a page is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +86,19 @@ pub trait Grants: Send + Sync + fmt::Debug {
     /// # Errors
     /// `Invalid` if any of them is not granted, `LimitReached` if no more may be mapped.
     fn map(&self, domain: DomainId, grants: &[GrantRef], access: Access) -> Result<Mapping>;
+
+    /// As [`map`](Self::map), the pages of a ring, without which its guest has no disk.
+    ///
+    /// # Errors
+    /// As for `map`.
+    fn map_ring(&self, domain: DomainId, grants: &[GrantRef]) -> Result<Mapping> {
+        self.map(domain, grants, Access::Write)
+    }
+
+    /// The share in the host's budget from which pages are taken before they are copied; none if nothing is limited.
+    fn share(&self) -> Option<&Share> {
+        None
+    }
 }
 
 /// Mapped pages of a guest; dropping it gives them back.
@@ -93,6 +106,8 @@ pub struct Mapping {
     memory: Option<SharedMemory>,
     /// What gives the pages back, after they are unmapped.
     release: Option<Box<Release>>,
+    /// What is dropped when they have been given back.
+    held: Option<Box<dyn Any + Send + Sync>>,
 }
 
 type Release = dyn FnOnce() -> Result<()> + Send + Sync;
@@ -100,7 +115,13 @@ type Release = dyn FnOnce() -> Result<()> + Send + Sync;
 impl Mapping {
     /// Pages, and what gives them back when they are unmapped.
     pub fn new(memory: SharedMemory, release: impl FnOnce() -> Result<()> + Send + Sync + 'static) -> Mapping {
-        Mapping { memory: Some(memory), release: Some(Box::new(release)) }
+        Mapping { memory: Some(memory), release: Some(Box::new(release)), held: None }
+    }
+
+    /// The same, with something that is held as long.
+    pub(crate) fn with(mut self, held: impl Any + Send + Sync) -> Mapping {
+        self.held = Some(Box::new((self.held.take(), held)));
+        self
     }
 
     /// Gives the pages back.

@@ -29,6 +29,10 @@ pub struct RingCounters {
     pub grant_copies: u64,
     /// Segments that were copied by way of pages that stay mapped.
     pub mapped_copies: u64,
+    /// How often it waited until the host's budget of pages had room for it.
+    pub throttled: u64,
+    /// How long it did, in nanoseconds.
+    pub throttled_ns: u64,
 }
 
 /// What is shared between a ring's source and whoever connected it.

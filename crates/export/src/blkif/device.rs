@@ -11,7 +11,7 @@ use block_core::{Error, ErrorKind, Result, ResultExt};
 use storage_io::{Executor, Task};
 use virtual_disk::{DiskQueue, Geometry};
 use wire::blkif::{Abi, Limits};
-use xen::{Access, DomainId, EventChannels, GrantRef, Grants, Port};
+use xen::{DomainId, EventChannels, GrantRef, Grants, Port};
 
 use super::{
     account::MappedPages,
@@ -84,7 +84,7 @@ impl ConnectedRing {
         }
         let geometry = queue.status().geometry();
         let geometry = geometry.ok_or_else(|| Error::new(ErrorKind::Closed, "the disk is not open"))?;
-        let memory = grants.map(*domain, pages, Access::Write).context("the ring")?;
+        let memory = grants.map_ring(*domain, pages).context("the ring")?;
         let controls = Rc::new(Controls::new(queue.executor(), *domain, geometry));
         let memory = MappedPages::new(memory, &controls.pages);
         let ring = Ring::attach(memory, *abi).map_err(|broken| Error::new(ErrorKind::Invalid, broken.to_string()))?;
@@ -139,7 +139,8 @@ impl ConnectedRing {
         let ConnectedRing { controls, serving, presence, .. } = self;
         controls.is_stopping.set(true);
         controls.wake();
-        let source = serving.await.into_source();
+        let mut source = serving.await.into_source();
+        source.finish().await;
         source.let_go();
         drop(presence);
         RingEnd { counters: controls.counters.get(), pages: controls.pages.get(), broken: controls.broken() }

@@ -71,6 +71,11 @@ impl KeptPages {
         true
     }
 
+    /// Whether a page is mapped.
+    pub(super) fn has(&self, grant: GrantRef) -> bool {
+        self.pages.contains_key(&grant)
+    }
+
     fn map(&mut self, grant: GrantRef, now: Moment) -> Option<MappedPages> {
         let is_paused = |until: Option<Moment>| until.is_some_and(|until| now < until);
         if is_paused(self.map_again) || !self.has_room(now) {

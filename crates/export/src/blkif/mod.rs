@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod admission;
 mod controls;
 mod device;
 mod doorbell;

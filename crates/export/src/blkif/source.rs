@@ -10,8 +10,9 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use block_core::{Error, ErrorKind, GuestRange, SECTOR, Tag};
@@ -23,6 +24,7 @@ use wire::blkif::{
 };
 
 use super::{
+    admission::{Admission, Admitted},
     controls::{Controls, RingCounters},
     device::RingOptions,
     doorbell::Doorbell,
@@ -89,6 +91,11 @@ struct Reading {
 pub(super) struct RingSource {
     ring: Ring,
     pages: Pages,
+    /// Before pages are copied from the guest, and to it.
+    from_guest: Admission,
+    to_guest: Admission,
+    /// Of the task that serves the ring.
+    waker: Waker,
     executor: Executor,
     pool: BufferPool,
     doorbell: Doorbell,
@@ -100,7 +107,7 @@ pub(super) struct RingSource {
     /// Until then the ring is looked at, and the guest not asked to tell.
     look_until: Moment,
     controls: Rc<Controls>,
-    /// Requests that make sense, as they came, before anything of theirs is copied. Usually empty.
+    /// Requests that make sense, as they came, before anything of theirs is copied. Nothing more is taken while there are.
     checked: Vec<(usize, RingRequest)>,
     /// Requests that are ready for the disk.
     staged: VecDeque<Request>,
@@ -154,9 +161,13 @@ impl RingSource {
     ) -> RingSource {
         let slots = ring.slots();
         controls.table.replace(Table::new(slots));
+        let [from_guest, to_guest] = [(); 2].map(|()| Admission::new(pages.share()));
         RingSource {
             ring,
             pages,
+            from_guest,
+            to_guest,
+            waker: Waker::noop().clone(),
             executor: queue.executor().clone(),
             pool: queue.pool().clone(),
             doorbell,
@@ -192,6 +203,9 @@ impl RingSource {
         change(&mut counters);
         [counters.kicks_in, counters.kicks_out] = self.doorbell.kicks();
         self.pages.count(&mut counters);
+        [counters.throttled, counters.throttled_ns] = [0; 2];
+        self.from_guest.count(&mut counters);
+        self.to_guest.count(&mut counters);
         self.controls.counters.set(counters);
     }
 
@@ -199,7 +213,7 @@ impl RingSource {
         self.controls.is_stopping.get() || self.controls.broken().is_some() || self.doorbell.is_broken()
     }
 
-    /// Takes what is in the ring, and gets it ready for the disk.
+    /// Takes what is in the ring.
     fn take(&mut self) -> Result<usize, BrokenRing> {
         let mut taken = std::mem::take(&mut self.spare.taken);
         // Nothing behind a barrier is looked at before it has ended.
@@ -216,7 +230,6 @@ impl RingSource {
         if count > 0 {
             self.count(|counters| counters.requests += count as u64);
             self.keep_looking();
-            self.copy_checked();
         }
         Ok(count)
     }
@@ -230,8 +243,41 @@ impl RingSource {
         }
     }
 
+    /// Gets requests ready for the disk, as many as may be copied together. False: the host has no room for them now.
+    fn admit_checked(&mut self) -> bool {
+        let needs = self.checked.iter().map(|(_, request)| self.pages_to_fetch(&request.body));
+        let (count, pages) = self.from_guest.batch(needs);
+        match self.from_guest.poll(pages, &self.executor, &self.waker) {
+            Poll::Ready(admitted) => {
+                let later = self.checked.split_off(count);
+                self.copy_checked(&admitted);
+                if !later.is_empty() {
+                    self.checked = later;
+                }
+                true
+            }
+            Poll::Pending => {
+                self.count(|_| {});
+                false
+            }
+        }
+    }
+
+    /// Pages that are copied before the disk is asked: data to be written, and what names segments.
+    fn pages_to_fetch(&self, body: &RequestBody) -> u32 {
+        match body {
+            RequestBody::Transfer { transfer: Transfer::Read, .. } | RequestBody::Discard { .. } => 0,
+            RequestBody::Indirect { transfer, pages, .. } => {
+                let segments = if *transfer == Transfer::Write { u32::from(pages.segments()) } else { 0 };
+                segments + u32::try_from(pages.pages().count()).expect("few")
+            }
+            _ => self.pages.to_copy(segments_of(body)),
+        }
+    }
+
     /// Fetches what the checked requests bring along, in one call for each kind, and hands them on.
-    fn copy_checked(&mut self) {
+    fn copy_checked(&mut self, admitted: &Admitted) {
+        self.pages.copy_at_once(admitted.at_once());
         self.read_indirect();
         let mut checked = std::mem::take(&mut self.checked);
         let mut writing = std::mem::take(&mut self.spare.writing);
@@ -475,16 +521,47 @@ impl RingSource {
         true
     }
 
-    /// Hands the data of reads to the guest, in one call for all.
+    /// Hands the data of reads to the guest, in one call for as many as may be copied together.
     fn copy_reads(&mut self) {
-        if self.read.is_empty() {
-            return;
+        while !self.read.is_empty() {
+            let needs = self.read.iter().map(|reading| self.pages.to_copy(&reading.segments));
+            let (count, pages) = self.to_guest.batch(needs);
+            let Poll::Ready(admitted) = self.to_guest.poll(pages, &self.executor, &self.waker) else {
+                self.count(|_| {});
+                return;
+            };
+            self.pages.copy_at_once(admitted.at_once());
+            let parts = self.read[..count].iter_mut();
+            let parts = parts.map(|reading| (&mut reading.buffer, reading.segments.as_slice()));
+            self.pages.copy(Way::ToGuest, self.executor.now(), parts);
+            for (place, Reading { job, segments, .. }) in self.read.drain(..count).enumerate() {
+                self.spare.keep(segments);
+                self.ended.push((job, if self.pages.is_whole(place) { Status::Okay } else { Status::Error }));
+            }
         }
-        let parts = self.read.iter_mut().map(|reading| (&mut reading.buffer, reading.segments.as_slice()));
-        self.pages.copy(Way::ToGuest, self.executor.now(), parts);
-        for (place, Reading { job, segments, .. }) in self.read.drain(..).enumerate() {
-            self.spare.keep(segments);
-            self.ended.push((job, if self.pages.is_whole(place) { Status::Okay } else { Status::Error }));
+    }
+
+    /// Waits until what the disk has answered is with the guest: after the source has ended, nobody else asks it to.
+    pub(super) async fn finish(&mut self) {
+        poll_fn(|cx| {
+            self.wake_later(cx);
+            self.publish();
+            if self.read.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// Where to say that there is something to do, and what could not be done before.
+    fn wake_later(&mut self, cx: &Context<'_>) {
+        self.controls.waker.replace(Some(cx.waker().clone()));
+        self.waker.clone_from(cx.waker());
+    }
+
+    /// As when the task is woken: reads that wait for room may have it now.
+    fn woken(&mut self, cx: &Context<'_>) {
+        self.wake_later(cx);
+        if !self.read.is_empty() {
+            self.publish();
         }
     }
 
@@ -530,7 +607,7 @@ fn segments_of(body: &RequestBody) -> &[Segment] {
 
 impl RequestSource for RingSource {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Request>> {
-        self.controls.waker.replace(Some(cx.waker().clone()));
+        self.woken(cx);
         loop {
             if let Some(request) = self.staged.pop_front() {
                 return Poll::Ready(Some(request));
@@ -544,6 +621,13 @@ impl RequestSource for RingSource {
             self.is_in_barrier &= self.jobs.iter().any(Option::is_some);
             if self.is_in_barrier {
                 return Poll::Pending;
+            }
+            if !self.checked.is_empty() {
+                if !self.admit_checked() {
+                    return Poll::Pending;
+                }
+                self.publish();
+                continue;
             }
             if self.has_ended() {
                 return Poll::Ready(None);
@@ -572,7 +656,7 @@ impl RequestSource for RingSource {
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.controls.waker.replace(Some(cx.waker().clone()));
+        self.woken(cx);
         if self.has_ended() { Poll::Ready(()) } else { Poll::Pending }
     }
 

@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use storage_io::{Buffer, Moment};
 use wire::blkif::Segment;
-use xen::{CopyStatus, DomainId, GrantCopy, GrantRef, Grants, Local};
+use xen::{CopyStatus, DomainId, GrantCopy, GrantRef, Grants, Local, budget::Share};
 
 use super::{controls::RingCounters, kept::KeptPages};
 
@@ -24,6 +24,8 @@ pub(super) struct Pages {
     kept: Option<Rc<RefCell<KeptPages>>>,
     /// Segments that were copied by the hypervisor, and through pages that stay mapped.
     copied: [u64; 2],
+    /// How many are copied in one call, at most.
+    at_once: usize,
     /// Empty between calls; they keep their memory.
     batch: Vec<GrantCopy<'static>>,
     owners: Vec<usize>,
@@ -44,7 +46,29 @@ fn emptied<'a>(mut batch: Vec<GrantCopy<'_>>) -> Vec<GrantCopy<'a>> {
 impl Pages {
     pub(super) fn new(grants: Arc<dyn Grants>, domain: DomainId, kept: Option<Rc<RefCell<KeptPages>>>) -> Pages {
         let (batch, owners, whole) = Default::default();
-        Pages { grants, domain, kept, copied: [0; 2], batch, owners, whole }
+        Pages { grants, domain, kept, copied: [0; 2], at_once: usize::MAX, batch, owners, whole }
+    }
+
+    /// The share in the host's budget, if there is one.
+    pub(super) fn share(&self) -> Option<&Share> {
+        self.grants.share()
+    }
+
+    /// From now on, no more are copied in one call.
+    pub(super) fn copy_at_once(&mut self, count: usize) {
+        self.at_once = count;
+    }
+
+    /// How many of these pages the hypervisor may be asked to copy.
+    pub(super) fn to_copy(&self, segments: &[Segment]) -> u32 {
+        let count = match &self.kept {
+            None => segments.len(),
+            Some(kept) => {
+                let kept = kept.borrow();
+                segments.iter().filter(|segment| !kept.has(GrantRef(segment.grant()))).count()
+            }
+        };
+        u32::try_from(count).expect("few")
     }
 
     /// Counts what was copied.
@@ -107,10 +131,15 @@ impl Pages {
 
     /// The one place where the hypervisor is asked to copy.
     fn carry_out(&mut self, mut batch: Vec<GrantCopy<'_>>) {
-        let is_begun = batch.is_empty() || self.grants.copy(&mut batch).is_ok();
-        for (copy, owner) in batch.iter().zip(&self.owners) {
-            if !is_begun || copy.status != CopyStatus::Okay {
-                self.whole[*owner] = false;
+        let mut owners = self.owners.as_slice();
+        for piece in batch.chunks_mut(self.at_once) {
+            let is_begun = self.grants.copy(piece).is_ok();
+            let (own, rest) = owners.split_at(piece.len());
+            owners = rest;
+            for (copy, owner) in piece.iter().zip(own) {
+                if !is_begun || copy.status != CopyStatus::Okay {
+                    self.whole[*owner] = false;
+                }
             }
         }
         self.batch = emptied(batch);

@@ -20,6 +20,7 @@
 
 mod bell;
 mod change;
+mod grants;
 mod layout;
 mod line;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use std::{fmt, path::Path, sync::Arc};
 use block_core::{Error, ErrorKind, Result};
 
 use bell::Opened;
+pub use grants::BudgetedGrants;
 pub use share::{MapPurpose, Permit, Share, Waiter};
 use words::{PAGES_MAX, Use};
 
