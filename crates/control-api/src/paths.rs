@@ -66,6 +66,11 @@ impl RunDir {
         &self.path
     }
 
+    /// What all processes of this host use of guests' pages.
+    pub fn grant_budget(&self) -> PathBuf {
+        self.path.join("grant-budget")
+    }
+
     /// The control socket of a tapdisk.
     pub fn control_socket(&self, pid: u32) -> PathBuf {
         self.path.join(format!("ctl{pid}"))

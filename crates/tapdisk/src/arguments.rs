@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 
 use storage_io::EngineChoice;
 
-use crate::rings::{PLATFORM_VARIABLE, Platform};
+use crate::rings::{BUDGET_VARIABLE, BudgetChoice, PLATFORM_VARIABLE, Platform};
 
 /// Says which engine does the I/O, where the command line does not.
 pub(crate) const ENGINE_VARIABLE: &str = "OXTAP_ENGINE";
@@ -21,6 +21,8 @@ usage: tapdisk [-D] [-h] [--engine NAME] [--retry-eio] [--no-jail]
   --retry-eio    take EIO for something that may pass, also on files and devices: with several paths to a device,
                  another may take over; OXTAP_RETRY_EIO=1 in the environment says the same
   OXTAP_XEN=hosted:DIRECTORY in the environment: guests are processes of this host, which has no Xen
+  OXTAP_GRANT_BUDGET=PAGES in the environment: what all tapdisks of this host map and copy of guests at one time;
+                 off: this one takes what it needs
   --no-jail      keep all capabilities and system calls, for debuggers; not with OXTAP_IMAGE_DIRS in the environment
 ";
 
@@ -43,6 +45,8 @@ pub(crate) struct Options {
     pub(crate) retry_eio: bool,
     /// Where guests' rings come from.
     pub(crate) platform: Platform,
+    /// What the processes of this host use together.
+    pub(crate) budget: BudgetChoice,
 }
 
 /// Reads the command line, and from the environment what that does not say. None: it was not understood.
@@ -57,6 +61,7 @@ pub(crate) fn parse(
         is_jailed: true,
         retry_eio: variable(RETRY_EIO_VARIABLE).map_or(Some(false), |value| switch_of(&value))?,
         platform: variable(PLATFORM_VARIABLE).map_or(Some(Platform::Xen), Platform::parse)?,
+        budget: variable(BUDGET_VARIABLE).map_or(Some(BudgetChoice::Usual), BudgetChoice::parse)?,
     };
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
@@ -111,6 +116,7 @@ mod tests {
             is_jailed: true,
             retry_eio: false,
             platform: Platform::Xen,
+            budget: BudgetChoice::Usual,
         }))
     }
 
@@ -135,6 +141,14 @@ mod tests {
         assert_eq!(["", "0", "1"].map(|value| retries("", value)), [Some(false), Some(false), Some(true)]);
         assert_eq!(retries("--retry-eio", "0"), Some(true));
         assert_eq!(retries("", "yes"), None);
+    }
+
+    #[test]
+    fn a_budget_that_makes_no_sense_is_refused() {
+        let budget = |value| options(read_with("", BUDGET_VARIABLE, value)).map(|options| options.budget);
+        assert_eq!(budget(""), Some(BudgetChoice::Usual));
+        assert_eq!(budget("off"), Some(BudgetChoice::Off));
+        assert_eq!(budget("1"), None);
     }
 
     #[test]

@@ -164,6 +164,7 @@ impl Control {
             engine: self.options.engine,
             retry_eio: self.options.retry_eio,
             platform: self.options.platform.clone(),
+            budget: self.options.budget,
             jail: self.jail.clone(),
             log: self.log.clone(),
             loops: self.loops.clone(),

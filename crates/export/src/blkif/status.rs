@@ -42,7 +42,7 @@ pub struct RingTraffic {
     pub errors: u64,
 }
 
-const COUNTERS: usize = 6;
+const COUNTERS: usize = 8;
 const PAGES: usize = 4;
 const TRAFFIC: usize = 9;
 
@@ -94,13 +94,15 @@ impl<const COUNT: usize> Figures<COUNT> {
 
 impl RingCounters {
     fn figures(self) -> [u64; COUNTERS] {
-        let RingCounters { requests, refused, kicks_in, kicks_out, grant_copies, mapped_copies } = self;
-        [requests, refused, kicks_in, kicks_out, grant_copies, mapped_copies]
+        let RingCounters { requests, refused, kicks_in, kicks_out, grant_copies, mapped_copies, .. } = self;
+        let RingCounters { throttled, throttled_ns, .. } = self;
+        [requests, refused, kicks_in, kicks_out, grant_copies, mapped_copies, throttled, throttled_ns]
     }
 
     fn from_figures(figures: [u64; COUNTERS]) -> RingCounters {
-        let [requests, refused, kicks_in, kicks_out, grant_copies, mapped_copies] = figures;
-        RingCounters { requests, refused, kicks_in, kicks_out, grant_copies, mapped_copies }
+        let [requests, refused, kicks_in, kicks_out, grant_copies, mapped_copies, throttled, throttled_ns] = figures;
+        let copies = RingCounters { grant_copies, mapped_copies, ..RingCounters::default() };
+        RingCounters { requests, refused, kicks_in, kicks_out, throttled, throttled_ns, ..copies }
     }
 }
 
@@ -188,7 +190,7 @@ mod tests {
 
     #[test]
     fn what_is_published_is_read() {
-        let counters = RingCounters::from_figures([1, 2, 3, 4, 5, 6]);
+        let counters = RingCounters::from_figures([1, 2, 3, 4, 5, 6, 7, 8]);
         let (pages, traffic) =
             (RingPages::from_figures([1, 2, 3, 4]), RingTraffic::from_figures([1, 2, 3, 4, 5, 6, 7, 8, 9]));
         let status = RingStatus::default();

@@ -33,7 +33,7 @@ use crate::{
     log::Log,
     loops::{Loops, Purpose},
     pages::Pages,
-    rings::{Books, Platform, RingName, Rings},
+    rings::{Books, BudgetChoice, HostBudget, Platform, RingName, Rings},
     slot::Published,
     valve::Valve,
 };
@@ -77,6 +77,7 @@ pub(crate) struct Setup {
     pub(crate) jail: Jail,
     pub(crate) retry_eio: bool,
     pub(crate) platform: Platform,
+    pub(crate) budget: BudgetChoice,
     pub(crate) log: Log,
     pub(crate) loops: Loops,
     pub(crate) published: Arc<Published>,
@@ -98,13 +99,15 @@ fn run(setup: Setup, up: ReplyTo<Result<Up>>) {
             return;
         }
     };
-    let Setup { minor, pid, run, engine, jail, retry_eio, platform, log, loops, published, orders, urgent } = setup;
+    let Setup { minor, pid, run, engine, jail, retry_eio, platform, budget, log, loops, published, orders, urgent } =
+        setup;
     let known = loops.register(&executor, Purpose::Queue(minor, 0));
     let reporter = log.reporter(minor, published.clone());
     let files = Rc::new(DiskFiles::new(jail.opener(Rc::new(Files))));
     let disk = Disk::new(&executor, files.clone(), BufferPool::new(POOL_BYTES), reporter);
     let _ = up.answer(Ok(Up { status: disk.status(), limiter: disk.limiter() }));
     let pages = Rc::new(Pages::new(&run, pid, minor));
+    let budget = HostBudget::new(budget, run.grant_budget());
     let books = Books { minor, log: log.clone(), published: published.clone(), pages: pages.clone() };
     let home = Rc::new(Home {
         executor: executor.clone(),
@@ -120,7 +123,7 @@ fn run(setup: Setup, up: ReplyTo<Result<Up>>) {
         published,
         opened: RefCell::default(),
         exports: RefCell::default(),
-        rings: Rings::new(&executor, platform, books),
+        rings: Rings::new(&executor, platform, budget, books),
         valve: RefCell::default(),
         is_valve_told: Cell::new(false),
         pages,

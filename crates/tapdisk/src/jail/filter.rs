@@ -102,8 +102,12 @@ const REQUESTS: [u64; 8] = [
 
 /// Commands of `fcntl` that our code and the libraries use, besides `F_SETFL`. Not those that name whom a descriptor
 /// signals, and with what: they reach processes that `kill` here does not.
-const FCNTL_COMMANDS: [libc::c_int; 6] =
-    [libc::F_GETFL, libc::F_GETFD, libc::F_SETFD, libc::F_DUPFD_CLOEXEC, libc::F_ADD_SEALS, libc::F_GET_SEALS];
+#[rustfmt::skip]
+const FCNTL_COMMANDS: [libc::c_int; 7] = [
+    libc::F_GETFL, libc::F_GETFD, libc::F_SETFD, libc::F_DUPFD_CLOEXEC, libc::F_ADD_SEALS, libc::F_GET_SEALS,
+    // Who takes part in the grant budget, and whether others still do.
+    libc::F_OFD_SETLK,
+];
 
 /// Names of threads and of memory, and what the kernel tells every program at its start.
 #[rustfmt::skip]

@@ -57,8 +57,8 @@ fn pages(pages: blkif::RingPages) -> RingPages {
 }
 
 fn counters(counters: blkif::RingCounters) -> RingCounters {
-    let blkif::RingCounters { requests, refused, kicks_in, kicks_out, grant_copies, mapped_copies } = counters;
-    let throttled = Throttled::default();
+    let blkif::RingCounters { requests, refused, kicks_in, kicks_out, grant_copies, mapped_copies, .. } = counters;
+    let throttled = Throttled { requests: counters.throttled, waited_us: counters.throttled_ns / 1000 };
     RingCounters { requests, refused, kicks_in, kicks_out, grant_copies, mapped_copies, throttled }
 }
 

@@ -11,6 +11,7 @@
 //! rings of a device are spread over the queues of the disk as connections are; all of them are served, or none.
 
 mod books;
+mod budget;
 mod device;
 mod platform;
 mod queue;
@@ -36,6 +37,7 @@ use xen::Grants;
 use self::queue::{Leave, RingSeed};
 pub(crate) use self::{
     books::Books,
+    budget::{BUDGET_VARIABLE, BudgetChoice, HostBudget},
     device::{Device, RingName},
     platform::{PLATFORM_VARIABLE, Platform},
     shown::{ShownDevice, ShownRing},
@@ -100,15 +102,16 @@ pub(crate) struct Rings {
     executor: Executor,
     platform: Platform,
     grants: OnceCell<Arc<dyn Grants>>,
+    budget: HostBudget,
     /// Those that have not gone.
     entries: RefCell<Vec<Rc<Entry>>>,
     books: Books,
 }
 
 impl Rings {
-    pub(crate) fn new(executor: &Executor, platform: Platform, books: Books) -> Rc<Rings> {
+    pub(crate) fn new(executor: &Executor, platform: Platform, budget: HostBudget, books: Books) -> Rc<Rings> {
         let (grants, entries) = (OnceCell::new(), RefCell::default());
-        Rc::new(Rings { executor: executor.clone(), platform, grants, entries, books })
+        Rc::new(Rings { executor: executor.clone(), platform, grants, budget, entries, books })
     }
 
     /// Connects a device; its guest is served from now on. Without a platform nothing else matters.
@@ -129,6 +132,7 @@ impl Rings {
                 _ => Err(known(device.name)),
             };
         }
+        let grants = self.budget.limit(&grants).context(format!("ring {}", device.name))?;
         let (name, entry) = (device.name, Entry::new(device));
         self.entries.borrow_mut().push(entry.clone());
         let serving = self.start(&entry, &grants, &exports, &geometry).await;

@@ -62,6 +62,16 @@ impl Hosted {
         )
     }
 
+    /// With a tapdisk that was told this of the grant budget.
+    pub(crate) fn with_budget(words: &str) -> Hosted {
+        Hosted::build(
+            |open| open,
+            |command, _| {
+                command.env("OXTAP_GRANT_BUDGET", words);
+            },
+        )
+    }
+
     fn build(how: impl FnOnce(OpenImages) -> OpenImages, spawned: impl FnOnce(&mut Command, &Path)) -> Hosted {
         let host = Host::new();
         let directory = host.place.scratch().to_owned();
@@ -141,6 +151,14 @@ impl Hosted {
             ResultOf::DisconnectRing(ended) => ended,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Ends the tapdisk without a word.
+    pub(crate) fn kill(&self) {
+        let guards = self.host.place.processes().unwrap();
+        drop(guards);
+        let pid = rustix::process::Pid::from_raw(self.pid.cast_signed()).unwrap();
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
 
     /// The disk in a few words.

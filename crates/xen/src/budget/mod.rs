@@ -29,7 +29,7 @@ mod share;
 mod table;
 mod words;
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{fmt, fs, path::Path, sync::Arc};
 
 use block_core::{Error, ErrorKind, Result};
 
@@ -41,7 +41,9 @@ use words::{PAGES_MAX, Use};
 /// Pages that the largest request can need at one time: 256 segments, and the pages that name them.
 pub const REQUEST_PAGES_MAX: u32 = 256 + 8;
 
-/// Pages that may be mapped and copied at one time if nobody says more: what Linux lets one process map at once.
+/// Where Linux says how many pages may be mapped; not on a host without Xen.
+const LIMIT_OF_LINUX: &str = "/sys/module/xen_gntdev/parameters/limit";
+/// What it says if nobody has changed it.
 const LIMIT_USUAL: u32 = 65536;
 
 /// What all processes of a host may use together.
@@ -80,9 +82,12 @@ impl Limits {
     }
 }
 
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits { copies: LIMIT_USUAL, mapped: LIMIT_USUAL }
+impl Limits {
+    /// What holds if nobody says anything: as much as Linux says that one process may map.
+    fn usual() -> Limits {
+        let told = fs::read_to_string(LIMIT_OF_LINUX).ok().and_then(|text| text.trim().parse().ok());
+        let pages = told.unwrap_or(LIMIT_USUAL).clamp(REQUEST_PAGES_MAX, PAGES_MAX);
+        Limits { copies: pages, mapped: pages }
     }
 }
 
@@ -119,7 +124,7 @@ impl Budget {
         let opened = Opened::open(path)?;
         match limits {
             Some(limits) => opened.table().set_limits(limits),
-            None => opened.table().offer_limits(Limits::default()),
+            None => opened.table().offer_limits(Limits::usual()),
         }
         Ok(Budget(Arc::new(opened)))
     }

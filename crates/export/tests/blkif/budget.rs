@@ -1,0 +1,158 @@
+//! Rings that wait until the host has room for their pages.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::{Poll, Waker},
+};
+
+use export::blkif::ConnectedRing;
+use guest::{Front, FrontOptions};
+use storage_io::Task;
+use xen::budget::{Budget, BudgetAccount, BudgetedGrants, Limits, MapPurpose, Permit, REQUEST_PAGES_MAX, Share};
+
+use crate::world::{World, of_front, pattern};
+
+/// A host with the smallest budget that there can be, and a disk on it.
+struct Tight {
+    world: World,
+    budget: Budget,
+    somebody: Share,
+}
+
+impl Tight {
+    fn new() -> Tight {
+        let world = World::new();
+        let limits = Limits::new(REQUEST_PAGES_MAX).unwrap();
+        let budget = Budget::open(&world.directory.path().join("budget"), Some(limits)).unwrap();
+        let somebody = budget.share().unwrap();
+        Tight { world, budget, somebody }
+    }
+
+    fn front(&self, made: FrontOptions) -> (Front, ConnectedRing) {
+        let front = Front::new(&self.world.executor, &self.world.guest, made).unwrap();
+        let grants = Arc::new(BudgetedGrants::new(self.world.grants.clone(), self.budget.share().unwrap()));
+        let (queue, options) = (self.world.disk.queue(), of_front(&front, made));
+        let ring = ConnectedRing::connect(&queue, grants, &self.world.channels, &options).unwrap();
+        (front, ring)
+    }
+
+    /// Somebody else on this host has taken everything.
+    fn take_all(&self) -> Permit {
+        match self.somebody.waiter().poll(REQUEST_PAGES_MAX, Waker::noop()) {
+            Poll::Ready(permit) => permit,
+            Poll::Pending => panic!("nobody else uses it"),
+        }
+    }
+
+    fn spawn<T: 'static>(&self, front: &Front, ask: impl AsyncFnOnce(Front) -> T + 'static) -> Task<T> {
+        let front = front.clone();
+        self.world.executor.spawn(async move { ask(front).await })
+    }
+
+    /// Until so many disks stand in line.
+    async fn in_line(&self, count: u32) {
+        while self.budget.account().waiting != count {
+            self.world.executor.yield_now().await;
+        }
+    }
+
+    fn is_unused(&self) -> bool {
+        let BudgetAccount { copied, waiting, .. } = self.budget.account();
+        (copied, waiting) == (0, 0)
+    }
+}
+
+#[test]
+fn a_ring_that_waits_holds_up_no_other() {
+    let tight = Tight::new();
+    let (waiting, ring) = tight.front(FrontOptions::default());
+    let (other, _unlimited) = tight.world.front(FrontOptions::default());
+    let held = tight.take_all();
+    tight.world.run(async {
+        let write = tight.spawn(&waiting, async |front| front.write(0, &pattern(8, 1)).await);
+        tight.in_line(1).await;
+        other.write(8, &pattern(8, 2)).await.unwrap();
+        assert_eq!(other.read(0, 8).await.unwrap(), [0; 4096], "it has not been written");
+        drop(held);
+        write.await.unwrap();
+        assert_eq!(other.read(0, 8).await.unwrap(), pattern(8, 1));
+        let counters = ring.counters();
+        assert_eq!((counters.throttled, counters.throttled_ns > 0), (1, true));
+    });
+    assert!(tight.is_unused());
+}
+
+#[test]
+fn the_largest_request_has_room_in_the_smallest_budget() {
+    let tight = Tight::new();
+    let (front, ring) = tight.front(FrontOptions { segments_max: 256, ..FrontOptions::default() });
+    tight.world.run(async {
+        let bytes = pattern(2048, 3);
+        front.write(64, &bytes).await.unwrap();
+        assert!(front.read(64, 2048).await.unwrap() == bytes);
+        let all: Vec<_> = (0..4_u8)
+            .map(|seed| {
+                tight.spawn(&front, async move |front| front.write(u64::from(seed) * 2048, &pattern(2048, seed)).await)
+            })
+            .collect();
+        for write in all {
+            write.await.unwrap();
+        }
+        for seed in 0..4_u8 {
+            assert!(front.read(u64::from(seed) * 2048, 2048).await.unwrap() == pattern(2048, seed), "{seed}");
+        }
+        assert_eq!((ring.counters().throttled, front.stray_pages()), (0, 0));
+    });
+    assert!(tight.is_unused());
+}
+
+#[test]
+fn what_was_read_reaches_the_guest_also_when_its_ring_is_let_go_of() {
+    let tight = Tight::new();
+    let (front, ring) = tight.front(FrontOptions::default());
+    tight.world.run(async {
+        front.write(0, &pattern(8, 5)).await.unwrap();
+        let held = tight.take_all();
+        let read = tight.spawn(&front, async |front| front.read(0, 8).await);
+        tight.in_line(1).await;
+        let mut ending = pin!(ring.disconnect());
+        let is_ended = poll_fn(|cx| Poll::Ready(ending.as_mut().poll(cx).is_ready())).await;
+        assert!(!is_ended, "a response is outstanding");
+        drop(held);
+        let end = ending.await;
+        assert_eq!((end.counters.throttled, end.pages.leaked), (1, 0));
+        assert_eq!(read.await.unwrap(), pattern(8, 5));
+    });
+    assert_eq!((tight.budget.account().shares, tight.budget.account().mapped), (1, 0), "its share has gone with it");
+}
+
+#[test]
+fn a_ring_that_is_dropped_leaves_the_line() {
+    let tight = Tight::new();
+    let (front, ring) = tight.front(FrontOptions::default());
+    let _held = tight.take_all();
+    tight.world.run(async {
+        let _write = tight.spawn(&front, async |front| front.write(0, &pattern(8, 1)).await);
+        tight.in_line(1).await;
+        drop(ring);
+        tight.in_line(0).await;
+    });
+}
+
+#[test]
+fn pages_that_cannot_stay_mapped_are_copied() {
+    let tight = Tight::new();
+    let all = tight.budget.account().limits.mapped;
+    let held = tight.somebody.map(all - all / 8 - 4, MapPurpose::Data).unwrap();
+    let (front, ring) = tight.front(FrontOptions { persistent: true, ..FrontOptions::default() });
+    tight.world.run(async {
+        front.write(0, &pattern(88, 1)).await.unwrap();
+        assert_eq!(front.read(0, 88).await.unwrap(), pattern(88, 1));
+        assert_eq!(ring.pages().peak, 4, "the ring's own page, and three of data");
+    });
+    drop(held);
+    let refused = tight.somebody.map(all, MapPurpose::Ring).unwrap_err();
+    assert_eq!(refused.kind(), block_core::ErrorKind::LimitReached);
+}
