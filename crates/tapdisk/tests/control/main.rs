@@ -12,6 +12,7 @@ mod held_marker;
 mod host;
 mod hosted;
 mod hostile_clients;
+mod hostile_guests;
 mod hung_storage;
 mod jail;
 mod killed_clients;
