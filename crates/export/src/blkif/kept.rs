@@ -118,3 +118,150 @@ impl KeptPages {
         self.pages.retain(|_, kept| now - kept.used < UNUSED_MAX);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+    use block_core::{Error, Result};
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use storage_io::{Executor, SimulatedClock};
+    use xen::{GrantCopy, Mapping, PAGE_BYTES};
+
+    use super::*;
+
+    /// Every page is the same one; counts how often the platform is asked.
+    #[derive(Debug)]
+    struct Platform {
+        asked: AtomicU32,
+        is_full: AtomicBool,
+        memory: std::os::fd::OwnedFd,
+    }
+
+    /// What only those may read who were granted it so.
+    const READ_ONLY: GrantRef = GrantRef(u32::MAX);
+
+    impl Grants for Platform {
+        fn copy(&self, _batch: &mut [GrantCopy<'_>]) -> Result<()> {
+            unreachable!("nothing here copies so")
+        }
+
+        fn map(&self, _domain: DomainId, grants: &[GrantRef], access: Access) -> Result<Mapping> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            if self.is_full.load(Ordering::Relaxed) {
+                return Err(Error::new(ErrorKind::LimitReached, "no more"));
+            }
+            if grants[0] == READ_ONLY && access == Access::Write {
+                return Err(Error::new(ErrorKind::Invalid, "not granted"));
+            }
+            Ok(Mapping::new(SharedMemory::map(&self.memory, 0, PAGE_BYTES)?, || Ok(())))
+        }
+    }
+
+    /// Pages kept by a clock that the test moves.
+    struct World {
+        platform: Arc<Platform>,
+        account: Rc<PageAccount>,
+        kept: KeptPages,
+        clock: SimulatedClock,
+        executor: Executor,
+    }
+
+    impl World {
+        fn new() -> World {
+            let memory = memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
+            ftruncate(&memory, PAGE_BYTES as u64).unwrap();
+            let platform = Arc::new(Platform { asked: AtomicU32::new(0), is_full: AtomicBool::new(false), memory });
+            let account = Rc::<PageAccount>::default();
+            let kept = KeptPages::new(platform.clone(), DomainId(1), account.clone());
+            let clock = SimulatedClock::new();
+            let executor = Executor::simulated(1, clock.clone());
+            World { platform, account, kept, clock, executor }
+        }
+
+        /// Whether a page is copied through its mapping.
+        fn uses(&mut self, grant: u32) -> bool {
+            self.kept.copy(GrantRef(grant), self.executor.now(), |memory| assert_eq!(memory.length(), PAGE_BYTES))
+        }
+
+        fn later(&self, by: Duration) {
+            self.clock.advance_to(self.clock.now() + by);
+        }
+
+        fn asked(&self) -> u32 {
+            self.platform.asked.swap(0, Ordering::Relaxed)
+        }
+    }
+
+    const MAX: u32 = KEPT_PAGES_MAX as u32;
+
+    #[test]
+    fn what_was_not_used_for_longest_makes_room() {
+        let mut world = World::new();
+        for grant in 0..MAX {
+            world.later(Duration::from_micros(1));
+            assert!(world.uses(grant));
+        }
+        assert_eq!((world.asked(), world.account.get().mapped), (MAX, MAX));
+        // The oldest is used again; one twentieth of the others makes room.
+        world.later(Duration::from_micros(1));
+        assert!(world.uses(0) && world.uses(MAX));
+        assert_eq!((world.asked(), world.account.get().mapped), (1, MAX - MAX / 20 + 1));
+        world.later(Duration::from_micros(1));
+        assert!(world.uses(0) && world.uses(MAX / 20 + 1), "they stayed");
+        assert_eq!(world.asked(), 0);
+        assert!(world.uses(1), "it went, and comes back");
+        assert_eq!((world.asked(), world.account.get().peak), (1, MAX));
+    }
+
+    #[test]
+    fn a_guest_that_uses_ever_other_pages_costs_no_mappings_all_the_time() {
+        let mut world = World::new();
+        let mut mapped = 0;
+        for grant in 0..100 * MAX {
+            // A tenth of a second for each time around.
+            world.later(Duration::from_nanos(100_000_000 / u64::from(MAX)));
+            mapped += u32::from(world.uses(grant % (2 * MAX)));
+        }
+        assert!(world.asked() <= MAX + 101 * (MAX / 20), "room is made ten times a second at most");
+        assert!(mapped > 40 * MAX, "what is kept serves although other pages come by: {mapped}");
+        assert_eq!(world.account.get().peak, MAX);
+    }
+
+    #[test]
+    fn a_platform_that_is_full_is_left_alone_for_a_while() {
+        let mut world = World::new();
+        assert!(world.uses(1));
+        world.platform.is_full.store(true, Ordering::Relaxed);
+        for grant in 2..100 {
+            assert!(!world.uses(grant));
+        }
+        assert_eq!(world.asked(), 2);
+        assert!(world.uses(1), "what is mapped stays");
+        world.platform.is_full.store(false, Ordering::Relaxed);
+        world.later(PAUSE);
+        assert!(world.uses(2));
+    }
+
+    #[test]
+    fn a_page_that_cannot_be_mapped_for_writing_says_nothing_about_others() {
+        let mut world = World::new();
+        assert!(!world.uses(READ_ONLY.0));
+        assert!(world.uses(1));
+        assert_eq!(world.account.get().mapped, 1);
+    }
+
+    #[test]
+    fn pages_that_are_not_used_any_more_are_given_back() {
+        let mut world = World::new();
+        assert!(world.uses(1) && world.uses(2));
+        world.later(UNUSED_MAX - Duration::from_secs(1));
+        assert!(world.uses(2));
+        world.later(Duration::from_secs(1));
+        world.kept.give_back_unused(world.executor.now());
+        assert_eq!(world.account.get().mapped, 1);
+        world.later(UNUSED_MAX);
+        world.kept.give_back_unused(world.executor.now());
+        assert_eq!(world.account.get().mapped, 0);
+    }
+}

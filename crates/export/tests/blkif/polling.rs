@@ -1,11 +1,13 @@
 //! Rings that are looked at for a while before the guest is asked to tell.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use export::blkif::{ConnectedRing, Polling, RingFeatures, RingOptions};
-use guest::{Front, FrontOptions};
+use guest::{Front, FrontOptions, FrontRing};
+use storage_io::{Fault, FaultRule, OperationKind};
+use wire::blkif::{Abi, OperationCode, Request, RequestBody};
 
-use crate::world::{World, of_front, pattern};
+use crate::world::{HOST, World, of_front, options, pattern};
 
 fn polled(world: &World, window: Option<Duration>) -> (Front, ConnectedRing) {
     let front = Front::new(&world.executor, &world.guest, FrontOptions::default()).unwrap();
@@ -74,4 +76,44 @@ fn a_paused_disk_is_not_looked_at_and_a_stopped_ring_ends() {
         assert_eq!(ring.disconnect().await.counters.requests, 2);
     });
     assert_eq!(front.release_ring().unwrap(), 0);
+}
+
+#[test]
+fn a_guest_that_is_answered_is_looked_at_even_if_it_was_asked_to_tell_meanwhile() {
+    let world = World::new();
+    let window = Some(Polling { window: Duration::from_millis(50) });
+    let features = RingFeatures { persistent: false, polling: window };
+    let mut front = FrontRing::new(&world.guest, HOST, Abi::X86_64, 0).unwrap();
+    let channel = world.guest.allocate_unbound(&world.executor, HOST).unwrap();
+    let made = options(front.grants().to_vec(), channel.port(), Abi::X86_64);
+    let ring = world.connect_with(&RingOptions { features, ..made });
+    let flush = |id| {
+        let body = RequestBody::Flush { sector: 0, segments: vec![] };
+        Request { id, operation: OperationCode::FlushDiskCache, body }.encode(Abi::X86_64, 0)
+    };
+    world.faults.add(FaultRule::every(Fault::Hang).of(OperationKind::Sync));
+    world.run(async {
+        let is_asked = |front: &FrontRing, next: u32| front.memory().word(4).load(Ordering::SeqCst) == next;
+        let mut need_not_tell = false;
+        // A machine that stands still for as long as the guest is looked at may spoil a round, but not ten.
+        for round in 0..10 {
+            front.put(&flush(round));
+            if front.push() {
+                channel.notify();
+            }
+            let next = u32::try_from(round).unwrap() + 2;
+            while world.faults.hanging() == 0 || !is_asked(&front, next) {
+                world.executor.sleep(Duration::from_millis(1)).await;
+            }
+            world.faults.release();
+            while front.take().is_none() {
+                world.executor.yield_now().await;
+            }
+            need_not_tell |= !is_asked(&front, next);
+        }
+        assert!(need_not_tell, "it is asked to tell although it is looked at");
+        world.faults.clear();
+        ring.disconnect().await;
+    });
+    assert_eq!(front.release().unwrap(), 0);
 }
