@@ -36,8 +36,6 @@ use super::{
 
 /// Requests taken from the ring at once: their data is copied in one call.
 const TAKEN_AT_ONCE_MAX: usize = 64;
-/// Lists of segments that are kept to be used again.
-const SPARE_SEGMENTS_MAX: usize = TAKEN_AT_ONCE_MAX;
 /// Bytes of a ring's requests in memory, above which no more are taken.
 const BYTES_MAX: usize = 32 << 20;
 
@@ -125,6 +123,9 @@ pub(super) struct RingSource {
     ended: Vec<(Job, Status)>,
     spare: Spare,
 }
+
+/// Lists of segments that are kept to be used again.
+const SPARE_SEGMENTS_MAX: usize = TAKEN_AT_ONCE_MAX;
 
 /// Empty vectors that keep their memory, for what lives as long as one batch or one request.
 #[derive(Default)]
