@@ -10,6 +10,7 @@ use std::{
     process::{Child, ChildStdin, Command, Stdio},
     rc::Rc,
     sync::Arc,
+    task::Waker,
     thread,
     time::Duration,
 };
@@ -40,7 +41,7 @@ const HOST_PAGES: u32 = 300;
 /// The test ends when some disk has been served so often.
 const ROUNDS: u64 = 6;
 
-/// Says to a test program that it is one of the processes: its guest, whether there is a budget, and where.
+/// Says to a test program that it is one of the processes: its guest, whether it shares, takes or hoards, and where.
 const PROCESS: &str = "OXTAP_TEST_BUDGET_PROCESS";
 
 /// What became of one disk.
@@ -160,13 +161,25 @@ impl Seat {
     }
 }
 
+/// Takes most of what there is, until it is killed.
+fn hoard(directory: &Path) {
+    let budget = Budget::open(&directory.join("budget"), None).unwrap();
+    let held = budget.share().unwrap().waiter().poll(200, Waker::noop());
+    assert!(held.is_ready());
+    println!("\nready");
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
 /// Does nothing, unless the other test has started it.
 #[test]
 fn one_of_the_processes() {
     let Ok(told) = env::var(PROCESS) else { return };
     let (domain, told) = told.split_once(' ').unwrap();
-    let (has_budget, directory) = told.split_once(' ').unwrap();
-    let process = Process::new(Path::new(directory), DomainId(domain.parse().unwrap()), has_budget == "on");
+    let (role, directory) = told.split_once(' ').unwrap();
+    if role == "hoard" {
+        return hoard(Path::new(directory));
+    }
+    let process = Process::new(Path::new(directory), DomainId(domain.parse().unwrap()), role == "share");
     let seats: Vec<Seat> = (0..DISKS_PER_PROCESS).map(|_| process.seat()).collect();
     println!("\nready");
     std::io::stdin().read_exact(&mut [0]).unwrap();
@@ -238,9 +251,9 @@ struct Started {
 }
 
 impl Started {
-    fn new(directory: &Path, domain: DomainId, has_budget: bool) -> Started {
+    fn new(directory: &Path, domain: DomainId, role: &str) -> Started {
         let mut command = Command::new(env::current_exe().unwrap());
-        let told = format!("{domain} {} {}", if has_budget { "on" } else { "off" }, directory.display());
+        let told = format!("{domain} {role} {}", directory.display());
         command.args(["--exact", "one_of_the_processes", "--nocapture"]).env(PROCESS, told);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -270,20 +283,22 @@ impl Drop for Started {
     }
 }
 
-/// The load, on a host of its own. With a budget, all of them stand in line before the first of them gets a page.
+/// The load, on a host of its own. With a budget, all of them stand in line before the first of them gets a page, since
+/// somebody else has most of them.
 fn load(has_budget: bool) -> Vec<Served> {
     let host = Host::new();
     let limits = Limits::new(HOST_PAGES).unwrap();
     let budget = has_budget.then(|| Budget::open(&host.path().join("budget"), Some(limits)).unwrap());
-    let somebody = budget.as_ref().map(|budget| budget.share().unwrap().waiter());
-    let held = somebody.map(|mut waiter| waiter.poll(200, std::task::Waker::noop()));
-    assert!(held.as_ref().is_none_or(std::task::Poll::is_ready));
-    let mut processes: Vec<Started> = domains().map(|domain| Started::new(host.path(), domain, has_budget)).collect();
+    let hoarder = has_budget.then(|| Started::new(host.path(), HOST, "hoard"));
+    let role = if has_budget { "share" } else { "take" };
+    let mut processes: Vec<Started> = domains().map(|domain| Started::new(host.path(), domain, role)).collect();
     processes.iter_mut().for_each(|process| process.go.write_all(b"!").unwrap());
     while budget.as_ref().is_some_and(|budget| budget.account().waiting < DISKS) {
+        assert!(!host.path().join("over").exists(), "somebody has copied what was not there");
         thread::sleep(Duration::from_millis(5));
     }
-    drop(held);
+    // It is killed with most of the host's pages in its hands.
+    drop(hoarder);
     let served: Vec<Served> = processes.iter_mut().flat_map(Started::results).collect();
     assert_eq!(served.len(), DISKS as usize);
     if let Some(account) = budget.map(|budget| budget.account()) {

@@ -178,7 +178,14 @@ fn data_leaves_room_for_rings_to_be_mapped() {
     let place = Place::new();
     let budget = place.open(800);
     let share = budget.share().unwrap();
-    let data = share.map(700, MapPurpose::Data).unwrap();
+    let disks: Vec<Share> = (0..3).map(|_| budget.share().unwrap()).collect();
+    assert_eq!(
+        disks[0].map(265, MapPurpose::Data).unwrap_err().kind(),
+        ErrorKind::LimitReached,
+        "others want some, too"
+    );
+    let data: Vec<Permit> =
+        disks.iter().zip([264, 264, 172]).map(|(disk, pages)| disk.map(pages, MapPurpose::Data).unwrap()).collect();
     assert_eq!(share.map(1, MapPurpose::Data).unwrap_err().kind(), ErrorKind::LimitReached);
     let ring = share.map(100, MapPurpose::Ring).unwrap();
     let refused = share.map(1, MapPurpose::Ring).unwrap_err().to_string();
@@ -254,7 +261,7 @@ fn in_another_process() {
     let mut waiter = share.waiter();
     let (waker, woken) = bell();
     let permits = match what {
-        "has-most" => (take_now(&share, 264), Some(share.map(500, MapPurpose::Data).unwrap())),
+        "has-most" => (take_now(&share, 264), Some(share.map(500, MapPurpose::Ring).unwrap())),
         _ => {
             assert!(waiter.poll(264, &waker).is_pending());
             (None, None)
@@ -279,7 +286,7 @@ fn a_killed_process_gives_back_what_it_had() {
     let mut waiter = second.waiter();
     let (waker, woken) = bell();
     assert!(waiter.poll(264, &waker).is_pending());
-    assert!(share.map(200, MapPurpose::Data).is_err());
+    assert!(share.map(200, MapPurpose::Data).is_err(), "a ring would look who has died");
     other.0.kill().unwrap();
     other.0.wait().unwrap();
     woken.recv_timeout(HANG).expect("its share comes back");

@@ -38,6 +38,11 @@ impl Admission {
         Admission { waiter: share.map(Share::waiter), share: share.cloned(), since: None, waits: 0, waited_ns: 0 }
     }
 
+    /// Whether it was asked and had no room.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.since.is_some()
+    }
+
     /// How many of these, from the first on, are admitted together, and their pages: at least one, and then as many as fit
     /// into one batch.
     pub(super) fn batch(&self, needs: impl Iterator<Item = u32>) -> (usize, u32) {

@@ -561,7 +561,7 @@ impl RingSource {
     /// As when the task is woken: reads that wait for room may have it now.
     fn woken(&mut self, cx: &Context<'_>) {
         self.wake_later(cx);
-        if !self.read.is_empty() {
+        if self.to_guest.is_waiting() {
             self.publish();
         }
     }
@@ -633,7 +633,8 @@ impl RequestSource for RingSource {
             if self.has_ended() {
                 return Poll::Ready(None);
             }
-            if self.bytes >= BYTES_MAX {
+            // What was read and waits for room is in memory, too.
+            if self.bytes >= BYTES_MAX || self.to_guest.is_waiting() {
                 return Poll::Pending;
             }
             let looked = match self.take() {

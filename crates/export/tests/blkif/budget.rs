@@ -5,6 +5,7 @@ use std::{
     pin::pin,
     sync::Arc,
     task::{Poll, Waker},
+    time::Duration,
 };
 
 use export::blkif::ConnectedRing;
@@ -53,9 +54,13 @@ impl Tight {
 
     /// Until so many disks stand in line.
     async fn in_line(&self, count: u32) {
-        while self.budget.account().waiting != count {
-            self.world.executor.yield_now().await;
+        for _ in 0..10_000 {
+            if self.budget.account().waiting == count {
+                return;
+            }
+            self.world.executor.sleep(Duration::from_millis(1)).await;
         }
+        panic!("{:?}", self.budget.account());
     }
 
     fn is_unused(&self) -> bool {

@@ -1,6 +1,10 @@
 //! The budget of grants that the tapdisks of a host share.
 
-use std::task::{Poll, Waker};
+use std::{
+    task::{Poll, Waker},
+    thread,
+    time::Duration,
+};
 
 use control_api::native::Throttled;
 use guest::FrontOptions;
@@ -13,6 +17,11 @@ fn other(hosted: &Hosted) -> Budget {
     Budget::open(&hosted.host.run.grant_budget(), None).unwrap()
 }
 
+fn until(is_so: impl Fn() -> bool) {
+    let looks = (0..10_000).map(|_| thread::sleep(Duration::from_millis(1)));
+    assert!(looks.into_iter().any(|()| is_so()), "it has become so in ten seconds");
+}
+
 #[test]
 fn a_guest_waits_until_the_host_has_room_and_the_statistics_tell_how_long() {
     let hosted = Hosted::with_budget("264");
@@ -23,9 +32,7 @@ fn a_guest_waits_until_the_host_has_room_and_the_statistics_tell_how_long() {
     let share = budget.share().unwrap();
     let Poll::Ready(held) = share.waiter().poll(REQUEST_PAGES_MAX, Waker::noop()) else { panic!("there is room") };
     let writing = hosted.begin_to_write(&front, 0, [7; 512]);
-    while budget.account().waiting == 0 {
-        std::thread::yield_now();
-    }
+    until(|| budget.account().waiting == 1);
     assert_eq!(front.in_flight(), 1);
     drop(held);
     hosted.executor.block_on(writing).unwrap();
@@ -43,9 +50,7 @@ fn a_tapdisk_that_is_killed_gives_its_share_back() {
     let share = other(&hosted).share().unwrap();
     assert!(share.map(REQUEST_PAGES_MAX, MapPurpose::Ring).is_err(), "one page is mapped");
     hosted.kill();
-    while share.map(REQUEST_PAGES_MAX, MapPurpose::Ring).is_err() {
-        std::thread::yield_now();
-    }
+    until(|| share.map(REQUEST_PAGES_MAX, MapPurpose::Ring).is_ok());
 }
 
 #[test]

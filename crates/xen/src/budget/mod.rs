@@ -80,9 +80,12 @@ impl Limits {
     fn batch(self) -> u32 {
         (self.copies / 16).max(REQUEST_PAGES_MAX)
     }
-}
 
-impl Limits {
+    /// Pages that one disk may have mapped of its data.
+    fn mapped_by_one(self) -> u32 {
+        (self.mapped / 16).max(REQUEST_PAGES_MAX)
+    }
+
     /// What holds if nobody says anything: as much as Linux says that one process may map.
     fn usual() -> Limits {
         let told = fs::read_to_string(LIMIT_OF_LINUX).ok().and_then(|text| text.trim().parse().ok());

@@ -55,7 +55,7 @@ impl Rings {
 pub enum MapPurpose {
     /// A ring: without it, its guest has no disk.
     Ring,
-    /// Data, which can be copied as well: an eighth of the limit is left to rings.
+    /// Data, which can be copied as well: an eighth of the limit is left to rings, and one disk gets a sixteenth.
     Data,
 }
 
@@ -100,11 +100,18 @@ impl Share {
     }
 
     fn try_map(&self, pages: u32, purpose: MapPurpose) -> bool {
-        let all = self.0.opened.table().limits().mapped;
-        let limit = if purpose == MapPurpose::Ring { all } else { all - all / 8 };
+        let table = self.0.opened.table();
+        let limits = table.limits();
         let _rings = self.0.rings();
+        let limit = match purpose {
+            MapPurpose::Ring => limits.mapped,
+            MapPurpose::Data if table.used_by(Use::Mapped, self.0.slot) + pages > limits.mapped_by_one() => {
+                return false;
+            }
+            MapPurpose::Data => limits.mapped - limits.mapped / 8,
+        };
         let mut change = Change::new(Use::Mapped, self.0.slot, Amount::Take(pages), limit);
-        let in_use = self.0.opened.table().in_use();
+        let in_use = table.in_use();
         loop {
             if let Some(made) = change.step(&in_use) {
                 return made;

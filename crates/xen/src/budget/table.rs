@@ -20,7 +20,7 @@ use super::{
     Limits,
     layout::{self, BYTES, LIMITS_AT, MAGIC, MAGIC_AT, WAITING_WORDS},
     line::Clear,
-    words::{OWNERS, Slot, Total, Use, Word, Words},
+    words::{OWNERS, Share, Slot, Total, Use, Word, Words},
 };
 use crate::SharedMemory;
 
@@ -90,6 +90,11 @@ impl Table {
     /// Pages that all use together.
     pub(super) fn used(&self, what: Use) -> u32 {
         Total::decode(self.load(Word::Total(what))).pages
+    }
+
+    /// Pages that one disk uses.
+    pub(super) fn used_by(&self, what: Use, slot: Slot) -> u32 {
+        Share::decode(self.load(Word::Share(what, slot))).pages
     }
 
     /// Disks that have an owner, and those that wait.
