@@ -51,7 +51,7 @@ struct Inner {
     pages: DataPages,
     options: FrontOptions,
     ring: RefCell<FrontRing>,
-    channel: GuestChannel,
+    channel: Rc<GuestChannel>,
     /// Requests without a response: what they asked.
     waiting: RefCell<HashMap<u64, (OperationCode, ReplyTo<Status>)>>,
     next_id: Cell<u64>,
@@ -79,7 +79,7 @@ impl Front {
     /// What the guest has run out of.
     pub fn new(executor: &Executor, guest: &Guest, options: FrontOptions) -> Result<Front> {
         let ring = FrontRing::new(guest, options.backend, options.abi, options.order)?;
-        let channel = guest.allocate_unbound(executor, options.backend)?;
+        let channel = Rc::new(guest.allocate_unbound(executor, options.backend)?);
         let inner = Rc::new(Inner {
             executor: executor.clone(),
             pages: DataPages::new(guest, options.backend, options.persistent),
@@ -93,13 +93,11 @@ impl Front {
             listening: RefCell::default(),
             life: Cell::new(Life::Used),
         });
-        let weak = Rc::downgrade(&inner);
+        let (channel, weak) = (inner.channel.clone(), Rc::downgrade(&inner));
         let listening = executor.spawn(async move {
-            // Whoever waits for a response holds the disk.
-            while let Some(inner) = weak.upgrade() {
-                if inner.channel.wait().await.is_err() {
-                    return;
-                }
+            // Who waits for an event holds nothing that would keep the disk: it may never come.
+            while channel.wait().await.is_ok() {
+                let Some(inner) = weak.upgrade() else { return };
                 inner.take_responses();
             }
         });
