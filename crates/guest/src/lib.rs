@@ -24,7 +24,7 @@ mod ring;
 pub mod toolstack;
 pub mod workload;
 
-pub use device::{Device, DeviceAccount, DeviceOptions, DiskProperties, Hold};
+pub use device::{ByHand, Device, DeviceAccount, DeviceOptions, DiskProperties, Hold};
 pub use front::{Front, FrontOptions};
 pub use half::FrontHalf;
 pub use ring::FrontRing;

@@ -200,7 +200,10 @@ impl Toolstack {
     }
 
     /// Where the disks of a domain have their backends.
-    async fn backends(&self, domain: DomainId) -> Result<Vec<Path>> {
+    ///
+    /// # Errors
+    /// What XenStore says.
+    pub async fn backends(&self, domain: DomainId) -> Result<Vec<Path>> {
         let devices = path(format!("/local/domain/{domain}/device/vbd"))?;
         let mut found = Vec::new();
         for device in self.0.directory(&devices).await?.unwrap_or_default() {

@@ -115,6 +115,11 @@ impl Workload {
         self.0.done.get()
     }
 
+    /// Ends when so many requests have an answer, since the beginning.
+    pub async fn until(&self, requests: u64) {
+        self.0.free.until(|| self.0.done.get().requests() >= requests).await;
+    }
+
     /// Reads and writes, so many requests in all; ends early when the disk is left.
     ///
     /// # Errors
@@ -136,6 +141,13 @@ impl Workload {
     /// One request; false if the disk was left before it was answered.
     async fn step(&self, device: &Device, pace: Pace) -> Result<bool> {
         let word = self.random();
+        let mut asked = Asked { workload: self, has_answer: false };
+        let answered = self.ask(device, pace, word).await;
+        asked.has_answer = !matches!(answered, Ok(false));
+        answered
+    }
+
+    async fn ask(&self, device: &Device, pace: Pace, word: u64) -> Result<bool> {
         if !pace.read_only && word.is_multiple_of(FLUSH_EVERY) && device.disk().is_some_and(|disk| disk.flush) {
             return self.told(device.flush().await, |done| done.flushes += 1);
         }
@@ -190,10 +202,7 @@ impl Workload {
                 count(&mut done);
                 true
             }
-            Err(error) if error.kind() == ErrorKind::Closed => {
-                done.unanswered += 1;
-                false
-            }
+            Err(error) if error.kind() == ErrorKind::Closed => false,
             Err(error) => return Err(error),
         };
         self.0.done.set(done);
@@ -283,6 +292,21 @@ impl Workload {
         let next = mix(self.0.random.get());
         self.0.random.set(next);
         next
+    }
+}
+
+/// A request that may be given up with its kernel.
+struct Asked<'a> {
+    workload: &'a Workload,
+    has_answer: bool,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if !self.has_answer {
+            let done = self.workload.0.done.get();
+            self.workload.0.done.set(Done { unanswered: done.unanswered + 1, ..done });
+        }
     }
 }
 

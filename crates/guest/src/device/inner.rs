@@ -316,17 +316,17 @@ impl Inner {
                 }
             }
         }
-        let written = self.tree.write_ring(&self.ring_nodes(order)).await;
+        let written = self.tree.write_ring(&self.ring_nodes(&options)).await;
         if written.is_err() {
             self.release_rings();
         }
         written
     }
 
-    fn ring_nodes(&self, order: u32) -> RingNodes {
+    fn ring_nodes(&self, options: &FrontOptions) -> RingNodes {
         let of = |front: &Front| (front.ring_grants().iter().map(|grant| grant.0).collect(), front.port().0);
         let queues = self.queues.borrow().iter().map(of).collect();
-        RingNodes { abi: self.options.abi, order, persistent: false, queues }
+        RingNodes { abi: options.abi, order: options.order, persistent: options.persistent, queues }
     }
 
     async fn read_disk(&self) -> Result<()> {

@@ -23,10 +23,12 @@ use xenbus::{Outcome, Phase};
 
 use inner::Inner;
 
+mod by_hand;
 mod disk;
 mod inner;
 mod tree;
 
+pub use by_hand::ByHand;
 pub use disk::DiskProperties;
 pub(crate) use tree::below;
 
@@ -41,6 +43,8 @@ pub struct DeviceOptions {
     pub queues: u32,
     /// Segments of one request, or as many as the backend offers if that is less.
     pub segments_max: usize,
+    /// Data pages stay granted between requests; the backend says whether it makes use of that.
+    pub persistent: bool,
     /// How long the backend may take for each step of an end.
     pub patience: Duration,
 }
@@ -52,6 +56,7 @@ impl Default for DeviceOptions {
             order: 0,
             queues: 1,
             segments_max: INDIRECT_SEGMENTS_MAX.into(),
+            persistent: false,
             patience: Duration::from_secs(5),
         }
     }
