@@ -49,7 +49,7 @@ const LAYERS: &[Layer] = &[
     // virtual-disk and export besides the design's table: `oxtap serve` is a disk and an NBD server in one process. wire,
     // because `td-rated` is a server of a protocol that is not the control protocol.
     layer("tools", &["block-core", "wire", "storage-io", "image-format", "image-chain", "virtual-disk", "export",
-                     "control-api"], &[]),
+                     "control-api", "xen", "xenbus", "guest", "tapback"], &[]),
     layer("simulator", &["block-core", "wire", "storage-io", "image-format", "image-chain", "virtual-disk", "export",
                          "control-api"], &[]),
     layer("benchmarks", &["block-core", "wire", "storage-io", "xen", "guest", "image-chain", "virtual-disk", "export",

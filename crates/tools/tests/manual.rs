@@ -23,16 +23,21 @@ fn the_manual_pages_of_oxtap_are_those_of_its_arguments() {
     }
 }
 
-/// `oxtap.1`, and one page for each command.
+/// `oxtap.1`, and one page for each command, and for each command of a command.
 fn pages() -> Vec<(String, String)> {
     let mut command = Arguments::command().disable_help_subcommand(true);
     command.build();
-    let own = ("oxtap.1".to_owned(), render(command.clone()));
-    let commands = command.get_subcommands().map(|subcommand| {
+    let mut pages = vec![("oxtap.1".to_owned(), render(command.clone()))];
+    add_commands(&command, &mut pages);
+    pages
+}
+
+fn add_commands(command: &clap::Command, pages: &mut Vec<(String, String)>) {
+    for subcommand in command.get_subcommands().filter(|subcommand| subcommand.get_name() != "help") {
         let name = subcommand.get_display_name().expect("a command that was built has its whole name");
-        (format!("{name}.1"), render(subcommand.clone()))
-    });
-    std::iter::once(own).chain(commands).collect()
+        pages.push((format!("{name}.1"), render(subcommand.clone())));
+        add_commands(subcommand, pages);
+    }
 }
 
 fn render(command: clap::Command) -> String {

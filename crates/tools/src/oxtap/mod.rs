@@ -10,13 +10,16 @@
 //!   metrics     the numbers of all disks for scrapers; top: for people, live
 //!   serve       oxtap serve: one image over NBD, in the foreground
 //!   demo        oxtap demo: the whole system at work on a chain with a real file system, checked by others' tools
+//!   hosted      oxtap hosted: a host without Xen; guest: a guest of it that checks every byte
 //! ```
 
 pub mod arguments;
 mod control;
 mod demo;
 mod dump;
+mod guest;
 mod host;
+mod hosted;
 mod interrupt;
 mod jobs;
 mod limit;
@@ -69,6 +72,8 @@ fn perform(command: Command) -> Result<()> {
         Command::Dump(dump) => dump::run(&dump),
         Command::Faults(faults) => control::faults(faults),
         Command::Demo(demo) => demo::run(&demo),
+        Command::Hosted(hosted) => hosted::run(&hosted),
+        Command::Guest(guest) => guest::run(&guest),
         Command::Completions(completions) => completions.print(),
     }
 }

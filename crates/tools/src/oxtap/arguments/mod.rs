@@ -9,8 +9,10 @@ use clap_complete::Shell;
 use super::size;
 
 pub use disks::{Budget, Close, Dump, Faults, Job, Jobs, Limit, Ls, Metrics, Resize, Rest, Resume, Stats, Top};
+pub use hosted::{AddDisk, GuestRun, Handover, Harm, Hosted, HostedCommand, HostedRun, RemoveDisk, RemoveDomain};
 
 mod disks;
+mod hosted;
 
 /// Virtual disks from user space: serve images, see what runs, try it out.
 #[derive(Debug, Parser)]
@@ -60,6 +62,10 @@ pub enum Command {
     Faults(Faults),
     /// Put the whole system to work on a VHD chain with an ext4 file system, and have others' tools check it.
     Demo(Demo),
+    /// Be a host without Xen, for tests and development, and give its domains disks.
+    Hosted(Hosted),
+    /// Be a guest of such a host: use a disk, check every byte, leave it to the next kernel.
+    Guest(GuestRun),
     /// Print completions for a shell.
     Completions(Completions),
 }

@@ -1,0 +1,235 @@
+//! `oxtap hosted` and `oxtap guest`: a host without Xen, set up by hand, and a guest on it.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::PathBuf,
+    process::{Child, ChildStdout, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use serde_json::Value;
+use storage_io::{EngineChoice, Executor};
+use test_support::{ProcessGuard, RunDirectory};
+use xen::store::{Address, Store};
+
+use crate::tapdisk::{json, oxtap, refused, run};
+
+/// How long it may take to end. A hang limit.
+const END_MAX: Duration = Duration::from_secs(60);
+
+/// Blocks of a disk.
+const BLOCKS: u64 = 512;
+/// What a process may grow by that has been at work for a while: the allocator keeps some of what it was given.
+const GROWTH_BYTES_MAX: u64 = 16 << 20;
+
+/// A running `oxtap hosted run`.
+struct HostedHost<'a> {
+    place: &'a RunDirectory,
+    child: Child,
+    guard: ProcessGuard,
+    stdout: BufReader<ChildStdout>,
+    directory: PathBuf,
+}
+
+impl HostedHost<'_> {
+    fn start(place: &RunDirectory) -> HostedHost<'_> {
+        let directory = place.scratch().join("host");
+        let mut command = place.program("oxtap");
+        command.args(["hosted", "run"]).arg(&directory).stdout(Stdio::piped());
+        command.stderr(std::fs::File::create(place.scratch().join("host.log")).unwrap());
+        let mut child = command.spawn().unwrap();
+        let guard = ProcessGuard::new(child.id()).unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut said = String::new();
+        while !said.contains("xenstore-ls") {
+            assert!(stdout.read_line(&mut said).unwrap() > 0, "it ended: {said}");
+        }
+        HostedHost { place, child, guard, stdout, directory }
+    }
+
+    fn words<'w>(&'w self, words: &[&'w str]) -> Vec<&'w str> {
+        words.iter().map(|word| if *word == "HOST" { self.directory.to_str().unwrap() } else { word }).collect()
+    }
+
+    /// Runs `oxtap` where it must succeed; HOST is the directory.
+    fn oxtap(&self, words: &[&str]) -> String {
+        oxtap(self.place, &self.words(words))
+    }
+
+    fn json(&self, words: &[&str]) -> Value {
+        json(self.place, &self.words(words))
+    }
+
+    /// Domain 1 gets a disk of so many blocks of 4 KiB.
+    fn with_disk(&self, blocks: u64) -> Value {
+        let image = self.place.scratch().join("disk.raw");
+        std::fs::File::create(&image).unwrap().set_len(blocks << 12).unwrap();
+        self.json(&["hosted", "add-disk", "HOST", "1", "xvda", &format!("aio:{}", image.display())])
+    }
+
+    fn end(mut self) {
+        self.guard.signal(Signal::INT).unwrap();
+        assert!(self.guard.wait_for_end(END_MAX).unwrap(), "it does not end");
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        assert!(self.child.wait().unwrap().success(), "{rest}");
+        assert!(!self.directory.join("socket").exists() && !self.directory.join("xen").exists());
+    }
+}
+
+#[test]
+fn a_disk_is_given_used_by_many_kernels_and_taken_away() {
+    let place = RunDirectory::new();
+    let host = HostedHost::start(&place);
+    let added = host.with_disk(BLOCKS);
+    assert_eq!((&added["domain"], &added["device"], &added["name"]), (&1.into(), &51712.into(), &"xvda".into()));
+    let options = ["--cycles", "4", "--requests", "200", "--queues", "2", "--ring-order", "1", "--handover", "mixed"];
+    let told = host.json(&[&["guest", "HOST", "1", "xvda"], options.as_slice()].concat());
+    assert_eq!((&told["kernels"], &told["crashes"]), (&4.into(), &1.into()), "{told}");
+    assert_eq!((&told["sectors"], &told["queues"]), (&(BLOCKS * 8).into(), &2.into()), "{told}");
+    assert!(told["blocks_checked"].as_u64().unwrap() >= 4 * BLOCKS, "{told}");
+    for lost in ["stray_pages", "kept_ring_pages", "pages_granted_at_the_end", "pages_used_at_the_end"] {
+        assert_eq!(told[lost], 0, "{lost}");
+    }
+    host.oxtap(&["hosted", "remove-disk", "HOST", "1", "xvda"]);
+    assert_eq!(host.json(&["ls"]), Value::Array(Vec::new()), "its tapdisk has gone");
+    let (status, said) = refused(&place, &host.words(&["guest", "HOST", "1", "xvda"]));
+    assert!(status == 2 && said.contains("no such device"), "{said}");
+    host.end();
+}
+
+#[test]
+fn another_process_checks_what_the_first_has_written() {
+    let place = RunDirectory::new();
+    let host = HostedHost::start(&place);
+    host.with_disk(BLOCKS);
+    host.oxtap(&["guest", "HOST", "1", "xvda", "--requests", "300", "--seed", "5"]);
+    let read_only = ["guest", "HOST", "1", "xvda", "--requests", "10", "--read-only", "--seed", "5"];
+    assert_eq!(host.json(&read_only)["writes"], 0);
+    // Half of a stamped block is something else.
+    let image = std::fs::OpenOptions::new().write(true).open(place.scratch().join("disk.raw")).unwrap();
+    for block in 0..BLOCKS {
+        std::os::unix::fs::FileExt::write_all_at(&image, b"x", block * 4096 + 4000).unwrap();
+    }
+    let (_, said) = refused(&place, &host.words(&read_only));
+    assert!(said.contains("was written, and there is"), "{said}");
+    host.end();
+}
+
+#[test]
+fn a_process_takes_over_from_one_that_was_killed() {
+    let place = RunDirectory::new();
+    let host = HostedHost::start(&place);
+    host.with_disk(BLOCKS);
+    let executor = Executor::new(EngineChoice::Inline).unwrap();
+    let store = Store::connect(&executor, Address::Socket(host.directory.join("socket"))).unwrap();
+    let state = "/local/domain/1/device/vbd/51712/state".parse().unwrap();
+    for left in ["4", "5", "6"] {
+        let mut command = place.program("oxtap");
+        let words = host.words(&["guest", "HOST", "1", "xvda", "--requests", "1000000000"]);
+        let mut child = command.args(words).stdout(Stdio::null()).spawn().unwrap();
+        let guard = ProcessGuard::new(child.id()).unwrap();
+        executor.block_on(async {
+            while store.read(&state).await.unwrap().unwrap() != b"4" {
+                executor.sleep(Duration::from_millis(5)).await;
+            }
+        });
+        guard.signal(Signal::KILL).unwrap();
+        child.wait().unwrap();
+        if left != "4" {
+            executor.block_on(store.write(&state, left.as_bytes())).unwrap();
+        }
+        let told = host.json(&["guest", "HOST", "1", "xvda", "--requests", "50"]);
+        assert_eq!(told["kernels"], 1, "from {left}");
+        assert_eq!(executor.block_on(store.read(&state)).unwrap().unwrap(), b"1", "at its start again");
+    }
+    host.end();
+}
+
+#[test]
+fn a_guest_that_means_harm_harms_nobody() {
+    let place = RunDirectory::new();
+    let host = HostedHost::start(&place);
+    host.with_disk(BLOCKS);
+    for mode in ["random-slots", "overrun", "long-values"] {
+        host.oxtap(&["guest", "HOST", "1", "xvda", "--hostile", mode, "--requests", "5"]);
+    }
+    host.oxtap(&["guest", "HOST", "1", "xvda", "--requests", "50"]);
+    host.end();
+}
+
+#[test]
+fn who_asks_for_nonsense_is_told_so() {
+    let place = RunDirectory::new();
+    let host = HostedHost::start(&place);
+    let refused = |words: &[&str]| refused(&place, &host.words(words)).1;
+    assert!(refused(&["guest", "HOST", "9", "xvda"]).contains("no domain 9"));
+    assert!(refused(&["hosted", "add-disk", "HOST", "1", "disk", "aio:/x"]).contains("not the name of a disk"));
+    assert!(refused(&["hosted", "add-disk", "HOST", "1", "xvda", "aio:/not/there"]).contains("/not/there"));
+    assert!(
+        refused(&["hosted", "remove-disk", "HOST", "1", "xvda"]).contains("has no disk xvda"),
+        "nothing is left of it"
+    );
+    assert!(refused(&["hosted", "remove-domain", "HOST", "9"]).contains("no domain 9"));
+    assert!(!run(&place, &host.words(&["guest", "HOST", "1", "xvda", "--hostile", "friendly"])).status.success());
+    host.oxtap(&["hosted", "remove-domain", "HOST", "1"]);
+    assert!(!host.directory.join("socket.1").exists());
+    host.end();
+}
+
+/// Open descriptors, and bytes in memory.
+fn held_by(pid: u64) -> (usize, u64) {
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let pages = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+    let resident: u64 = pages.split(' ').nth(1).unwrap().parse().unwrap();
+    (descriptors, resident * 4096)
+}
+
+/// The same, when the guest that has just ended is forgotten: its connections, rings, ports and watches.
+fn at_rest(pid: u64) -> (usize, u64) {
+    let mut held = held_by(pid);
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(10));
+        held = held.min(held_by(pid));
+    }
+    held
+}
+
+/// Waits until a process has no more descriptors than that; bytes in memory then.
+fn until_it_holds(pid: u64, descriptors: usize) -> u64 {
+    let deadline = Instant::now() + END_MAX;
+    loop {
+        match held_by(pid) {
+            (held, bytes) if held <= descriptors => return bytes,
+            (held, _) => assert!(Instant::now() < deadline, "{pid} has {held} descriptors, not {descriptors}"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_hundred_kernels_under_load_leave_nothing_behind() {
+    let place = RunDirectory::new();
+    let host = HostedHost::start(&place);
+    let tapdisk = host.with_disk(64)["pid"].as_u64().unwrap();
+    let kernels = |count: u64, handover: &str| {
+        let options = ["--requests", "30", "--queues", "2", "--handover", handover, "--cycles", &count.to_string()];
+        host.json(&[&["guest", "HOST", "1", "xvda"], options.as_slice()].concat())
+    };
+    for handover in ["shutdown", "crash"] {
+        kernels(5, handover);
+        let processes = [u64::from(host.child.id()), tapdisk];
+        let before = processes.map(at_rest);
+        let told = kernels(test_support::cycles(100, 1000), handover);
+        for (pid, (descriptors, bytes)) in processes.into_iter().zip(before) {
+            let after = until_it_holds(pid, descriptors);
+            assert!(after < bytes + GROWTH_BYTES_MAX, "{pid} grew from {bytes} to {after} bytes, {handover}");
+        }
+        assert_eq!(told["descriptors_at_the_end"], told["descriptors_of_the_first"], "{told}");
+        for lost in ["stray_pages", "kept_ring_pages", "pages_granted_at_the_end", "pages_used_at_the_end"] {
+            assert_eq!(told[lost], 0, "{lost}, {handover}");
+        }
+    }
+    host.end();
+}
