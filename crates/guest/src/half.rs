@@ -60,6 +60,11 @@ impl<M: Words> FrontHalf<M> {
         self.memory.load(RSP_PROD, Ordering::Acquire)
     }
 
+    /// Up to which index there are requests, as it stands in the ring.
+    pub fn produced(&self) -> u32 {
+        self.memory.load(REQ_PROD, Ordering::Acquire)
+    }
+
     /// Puts a request into the next slot.
     ///
     /// # Panics
@@ -85,17 +90,26 @@ impl<M: Words> FrontHalf<M> {
     /// # Panics
     /// When the backend says that there are more responses than there were requests: it would end a guest's disk.
     pub fn take(&mut self) -> Option<Response> {
+        self.try_take().unwrap_or_else(|index| panic!("responses run ahead of requests: {index}"))
+    }
+
+    /// The next response, for one who may have written over the ring himself.
+    ///
+    /// # Errors
+    /// The index up to which there should be responses, where no request was.
+    pub fn try_take(&mut self) -> Result<Option<Response>, u32> {
         let produced = self.memory.load(RSP_PROD, Ordering::Acquire);
-        let ahead = self.req_prod.wrapping_sub(produced);
-        assert!(ahead <= self.slots, "responses run ahead of requests");
+        if produced.wrapping_sub(self.rsp_cons) > self.req_prod.wrapping_sub(self.rsp_cons) {
+            return Err(produced);
+        }
         if produced == self.rsp_cons {
-            return None;
+            return Ok(None);
         }
         let mut bytes = [0; 16];
         let at = self.abi.slot_offset(self.rsp_cons, self.slots);
         self.memory.copy_out(at, &mut bytes[..self.abi.response_bytes()]);
         self.rsp_cons = self.rsp_cons.wrapping_add(1);
-        Some(Response::decode(&bytes))
+        Ok(Some(Response::decode(&bytes)))
     }
 
     /// Asks to be told of the next response. True: there is one already.

@@ -193,6 +193,7 @@ mod tests {
         }
     }
 
+    #[allow(clippy::cast_possible_truncation, reason = "a few pages")]
     const MAX: u32 = KEPT_PAGES_MAX as u32;
 
     #[test]

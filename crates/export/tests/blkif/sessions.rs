@@ -51,11 +51,13 @@ struct Session<'a> {
     ring: SharedMemory,
     ring_pages: Vec<(u32, GrantRef)>,
     data: Vec<(u32, GrantRef)>,
-    /// Grants that were taken back while somebody had the page.
+    /// Grants that were taken back while somebody had the page, and one that nobody uses.
     in_use: Vec<(u32, GrantRef)>,
     produced: u32,
     slots: u32,
     channel: GuestChannel,
+    /// It writes over its slots while they are looked at.
+    scribbles: bool,
     /// It has written nonsense over the indices.
     has_lied: bool,
 }
@@ -69,14 +71,16 @@ impl<'a> Session<'a> {
             let page = world.guest.allocate_page().unwrap();
             (page, world.guest.grant(page, HOST, access).unwrap())
         };
+        // Zeroes in a list of segments name this one, and not the ring.
+        let first = page(Access::Read);
         let ring_pages: Vec<_> = (0..1 << order).map(|_| page(Access::Write)).collect();
         let data = (0..DATA_PAGES).map(|index| page(if index == 0 { Access::Read } else { Access::Write })).collect();
         let ring = world.guest.map_pages(&ring_pages.iter().map(|(page, _)| *page).collect::<Vec<_>>()).unwrap();
         ring.copy_in(0, &vec![0; ring.length()]);
         let channel = world.guest.allocate_unbound(&world.executor, HOST).unwrap();
         let slots = abi.slots(order).unwrap();
-        let (in_use, produced, has_lied) = (Vec::new(), 0, false);
-        Session { world, random, abi, ring, ring_pages, data, in_use, produced, slots, channel, has_lied }
+        let (in_use, produced, scribbles, has_lied) = (vec![first], 0, random.one_in(3), false);
+        Session { world, random, abi, ring, ring_pages, data, in_use, produced, slots, channel, scribbles, has_lied }
     }
 
     fn connect(&mut self) -> ConnectedRing {
@@ -126,11 +130,11 @@ impl<'a> Session<'a> {
         match self.data.get(index) {
             Some((_, grant)) => grant.0,
             // The ring itself, which data may overwrite.
-            None if self.random.one_in(20) => {
+            None if self.random.one_in(3000) => {
                 self.has_lied = true;
                 self.ring_pages[0].1.0
             }
-            None => u32::from(self.random.byte()) << 16,
+            None => (1 + u32::from(self.random.byte())) << 16,
         }
     }
 
@@ -174,7 +178,8 @@ impl<'a> Session<'a> {
         let guest = &self.world.guest;
         if self.random.one_in(2) {
             let flags = self.random.next().to_le_bytes();
-            guest.put_entry(self.data[index].1, u32::from(flags[0]) << 4, u32::from(flags[1] % 4));
+            // Any page, but none of the ring's.
+            guest.put_entry(self.data[index].1, 16 + (u32::from(flags[0]) << 4), u32::from(flags[1] % 4));
             return;
         }
         let (page, grant) = self.data[index];
@@ -198,6 +203,8 @@ impl<'a> Session<'a> {
     }
 
     fn scribble(&mut self) {
+        // A grant may become one of the ring's own pages.
+        self.has_lied = true;
         let at = 64 + self.random.index(self.ring.length() - 72);
         self.ring.copy_in(at, &self.random.next().to_le_bytes());
     }
@@ -214,8 +221,12 @@ impl<'a> Session<'a> {
             16..20 => self.channel.notify(),
             20..23 => self.change_grant(),
             23..26 => self.fill(),
-            26..28 => self.scribble(),
-            28 if self.random.one_in(6) => self.lie(),
+            26..28 if self.scribbles => self.scribble(),
+            28 => {
+                self.lie();
+                self.channel.notify();
+                self.yields().await;
+            }
             29 => {
                 self.world.disk.pause(None).await.unwrap();
                 self.produce();

@@ -72,7 +72,8 @@ impl HostileMode {
         found.expect("all of them have a name").1
     }
 
-    /// Whether the backend stops the ring for it, and answers nothing more.
+    /// Whether the backend stops the ring for it, and answers nothing more. It may do so as well when a guest
+    /// [has overwritten its ring](HostileFront::has_overwritten_its_ring).
     pub fn breaks_the_ring(self) -> bool {
         matches!(self, HostileMode::Overrun | HostileMode::TakeBack | HostileMode::RingAsData)
     }

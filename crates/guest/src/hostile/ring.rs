@@ -82,6 +82,8 @@ pub struct HostileFront {
     next_id: u64,
     /// Requests without an answer: what they were, in order, by their names.
     asked: HashMap<u64, Vec<(OperationCode, Expected)>>,
+    /// Data has come over the ring's indices: nothing that stands there means anything any more.
+    is_overwritten: bool,
     report: HostileReport,
 }
 
@@ -125,6 +127,7 @@ impl HostileFront {
             random: Random::new(seed),
             next_id: 1,
             asked: HashMap::new(),
+            is_overwritten: false,
             report: HostileReport::default(),
         })
     }
@@ -151,6 +154,9 @@ impl HostileFront {
             return self.break_ring(mode).await;
         }
         for _ in 0..rounds {
+            if self.is_overwritten {
+                return Ok(());
+            }
             match mode {
                 HostileMode::KickStorm => self.storm().await,
                 HostileMode::RevokedGrants => self.revoke_under_way().await?,
@@ -164,6 +170,12 @@ impl HostileFront {
             }
         }
         Ok(())
+    }
+
+    /// Whether data has come over the ring's own indices, because slots that changed named its pages: the backend may stop
+    /// the ring for it, and events may be lost.
+    pub fn has_overwritten_its_ring(&self) -> bool {
+        self.is_overwritten
     }
 
     /// After a ring was broken: goes on as if nothing had happened. A backend does not look there any more.
@@ -232,10 +244,13 @@ impl HostileFront {
 
     /// Waits until all that was asked is answered.
     async fn take_answers(&mut self, mode: HostileMode) -> Result<()> {
+        if mode == HostileMode::FlippingMemory {
+            self.look_for_answers().await;
+            return Ok(());
+        }
         loop {
             while let Some(response) = self.ring.take() {
-                // What was asked is not known if it changed before the backend saw it.
-                if mode == HostileMode::FlippingMemory { self.count(response.status) } else { self.judge(&response) }
+                self.judge(&response);
             }
             if self.ring.free() == self.ring.slots() {
                 self.asked.clear();
@@ -245,6 +260,21 @@ impl HostileFront {
                 self.channel.wait().await?;
             }
         }
+    }
+
+    /// As above, while slots change: what was asked is not known, and it may have been data for the ring itself.
+    async fn look_for_answers(&mut self) {
+        while self.ring.free() < self.ring.slots() {
+            match self.ring.try_take() {
+                Ok(Some(response)) => self.count(response.status),
+                Ok(None) if self.ring.produced() == self.ring.next_request() => self.executor.yield_now().await,
+                Ok(None) | Err(_) => {
+                    self.is_overwritten = true;
+                    break;
+                }
+            }
+        }
+        self.asked.clear();
     }
 
     fn count(&mut self, status: Status) {

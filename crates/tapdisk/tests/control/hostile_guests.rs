@@ -79,14 +79,14 @@ fn is_broken(hosted: &Hosted) -> bool {
 }
 
 /// One guest in this mode, from its connection to its end.
-fn does_harm(hosted: &Hosted, mode: HostileMode, abi: Abi, persistent: bool, rounds: u64) -> RingDisconnected {
+fn does_harm(hosted: &Hosted, mode: HostileMode, abi: Abi, persistent: bool) -> RingDisconnected {
     let options =
         HostileOptions { backend: DomainId(0), abi, order: 1, sectors: DISK_BYTES / 512, seed: test_support::seed() };
     let mut hostile = HostileFront::new(&hosted.executor, &hosted.guest, options).unwrap();
     let pages = hostile.ring_grants().iter().map(|grant| grant.0).collect();
     let queues = vec![RingQueue { pages, port: hostile.port().0 }];
     hosted.connect(ConnectRing { queues, persistent, ..hosted.asking(DEVICE, &[], abi) }).unwrap();
-    hosted.executor.block_on(hostile.act(mode, rounds)).unwrap();
+    hosted.executor.block_on(hostile.act(mode, 10)).unwrap();
     if mode.breaks_the_ring() {
         eventually("the ring is found out", || is_broken(hosted));
         let before = hostile.answered();
@@ -98,6 +98,9 @@ fn does_harm(hosted: &Hosted, mode: HostileMode, abi: Abi, persistent: bool, rou
     // Pages that stay mapped are the backend's until it gives them back.
     assert!(persistent || hostile.report().stray_pages == 0, "{mode:?}: {:?}", hostile.report());
     let ended = hosted.disconnect(DEVICE, None);
+    if !hostile.has_overwritten_its_ring() {
+        assert_eq!(ended.broken.is_some(), mode.breaks_the_ring(), "{mode:?}: {ended:?}");
+    }
     assert_eq!(hostile.release().unwrap(), 0, "{mode:?}");
     ended
 }
@@ -107,13 +110,12 @@ fn guests_that_mean_harm_hurt_nobody_else_and_leave_nothing() {
     let hosted = Hosted::new();
     let neighbour = Neighbour::new(&hosted);
     let mut memory_before = 0;
-    for pass in 0..test_support::cycles(2, 100) {
+    for pass in 0..test_support::cycles(2, 30) {
         for (mode, name) in HostileMode::ALL {
             let abi = if pass % 2 == 0 { Abi::X86_64 } else { Abi::X86_32 };
             let (persistent, rounds_before) = (pass % 2 == 1, neighbour.rounds());
-            let ended = does_harm(&hosted, mode, abi, persistent, 10);
+            let ended = does_harm(&hosted, mode, abi, persistent);
             assert_eq!((ended.pages.mapped, ended.pages.leaked, ended.pages.granted), (0, 0, 0), "{name}");
-            assert_eq!(ended.broken.is_some(), mode.breaks_the_ring(), "{name}: {ended:?}");
             assert_eq!(hosted.used(), 0, "{name}");
             // Whatever it was, the other client goes on meanwhile.
             eventually("the neighbour goes on", || neighbour.rounds() > rounds_before);
