@@ -152,6 +152,17 @@ fn a_device_comes_back_with_another_layout_and_other_rings() {
     }
 }
 
+#[test]
+fn a_guest_that_may_only_read_changes_nothing() {
+    let hosted = Hosted::new();
+    let front = hosted.front(FrontOptions::default());
+    let asked = hosted.asking(DEVICE, &[&front], Abi::X86_64);
+    let connected = hosted.connect(ConnectRing { read_only: true, ..asked }).unwrap();
+    assert!(connected.geometry.read_only && !connected.offer.discard);
+    assert!(hosted.executor.block_on(front.write(0, &[1; 512])).is_err());
+    assert_eq!(hosted.executor.block_on(front.read(0, 1)).unwrap(), [0; 512]);
+}
+
 /// What a watch tells next.
 fn event(watching: &mut Client) -> RingEvent {
     match watching.next_answer().unwrap() {
