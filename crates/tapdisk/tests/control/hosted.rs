@@ -9,8 +9,8 @@ use std::{
 use block_core::Result;
 use control_api::{
     native::{
-        self, Client, ConnectRing, DiskSummary, OpenImages, ResultOf, RingAbi, RingConnected, RingDisconnected,
-        RingQueue,
+        self, Client, ConnectRing, DiskSummary, OpenImages, Progress, ResultOf, RingAbi, RingConnected,
+        RingDisconnected, RingQueue,
     },
     protocol::RingIdentity,
 };
@@ -22,7 +22,7 @@ use xen::{
     hosted::{Broker, BrokerLimits, Guest},
 };
 
-use crate::host::{Host, aio};
+use crate::host::{Host, LONG, aio};
 
 pub(crate) const DOMAIN: DomainId = DomainId(7);
 /// What most tests call the guest's device.
@@ -147,7 +147,10 @@ impl Hosted {
 
     pub(crate) fn disconnect(&self, device: u32, deadline_ms: Option<u64>) -> RingDisconnected {
         let (minor, domain) = (self.number(), DOMAIN.0);
-        match self.native().ask(native::Command::DisconnectRing { minor, domain, device, deadline_ms }).unwrap() {
+        let asked = native::Command::DisconnectRing { minor, domain, device, deadline_ms };
+        // A job that goes on for ever tells so for ever.
+        let goes_on = |made: &Progress| assert!(u128::from(made.age_ms) < LONG.as_millis(), "never: {made:?}");
+        match self.native().ask_watching(asked, goes_on).unwrap() {
             ResultOf::DisconnectRing(ended) => ended,
             other => panic!("{other:?}"),
         }
