@@ -14,7 +14,7 @@ use block_core::ErrorKind;
 use storage_io::{EngineChoice, Executor, Sender, mailbox};
 use xen::{
     Access, CopyStatus, DomainId, EventChannels, GrantCopy, GrantRef, Grants, Local, PAGE_BYTES,
-    hosted::{Broker, BrokerLimits, EndAccess, Guest, HostedChannels, HostedGrants},
+    hosted::{Broker, BrokerLimits, EndAccess, Guest, HostedChannels, HostedGrants, SOCKET_NAME},
 };
 
 const GUEST: DomainId = DomainId(5);
@@ -368,4 +368,55 @@ fn a_backend_that_is_killed_gives_everything_back() {
     }
     drop(grants.map(GUEST, &[grant], Access::Write).unwrap());
     assert_eq!(guest.end_access(grant).unwrap(), EndAccess::Ended);
+}
+
+/// A process that talks nonsense to the broker, as some domain but the first, until it is cut off or has said all.
+fn talk_nonsense(directory: &Path, mut random: impl FnMut() -> u32) {
+    use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    rustix::net::connect(&socket, &SocketAddrUnix::new(directory.join(SOCKET_NAME)).unwrap()).unwrap();
+    for _ in 0..30 {
+        let number = |random: &mut dyn FnMut() -> u32| if random().is_multiple_of(4) { random() } else { random() % 8 };
+        let (ask, a, b) = (random() % 13, number(&mut random), number(&mut random));
+        // Whoever says that he is the first domain is believed: that is for the directory's permissions to prevent.
+        let a = if ask == 1 && a == 0 { u32::from(GUEST.0) } else { a };
+        let mut bytes = [ask, a, b].map(u32::to_le_bytes).concat();
+        bytes.truncate(if random().is_multiple_of(50) { random() as usize % 12 } else { 12 });
+        if rustix::net::send(&socket, &bytes, SendFlags::NOSIGNAL).is_err() {
+            return;
+        }
+        if !matches!(rustix::net::recv(&socket, &mut [0_u8; 12], RecvFlags::empty()), Ok((_, 12))) {
+            return;
+        }
+    }
+}
+
+#[test]
+fn whatever_the_broker_is_asked_others_are_served() {
+    let world = World::new();
+    let other = DomainId(200);
+    let (made, mut is_made) = mailbox();
+    assert!(world.orders.send(Order::Create(other, made)).is_ok());
+    Executor::new(EngineChoice::Inline).unwrap().block_on(is_made.recv()).unwrap();
+    let (guest, grants) = (Guest::boot(world.path(), other).unwrap(), world.grants());
+    let mut state = test_support::seed() | 1;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        u32::from_le_bytes(*state.to_le_bytes().first_chunk().unwrap())
+    };
+    for round in 0..test_support::cycles(100, 10_000) {
+        talk_nonsense(world.path(), &mut random);
+        let stamp = round.to_le_bytes();
+        let (page, grant) = granted(&guest, &stamp, HOST, Access::Read);
+        let mut bytes = [0; 8];
+        let mut batch = [GrantCopy::new(other, grant, 0, Local::To(&mut bytes))];
+        grants.copy(&mut batch).unwrap();
+        assert_eq!((batch[0].status, bytes), (CopyStatus::Okay, stamp));
+        assert_eq!(guest.end_access(grant).unwrap(), EndAccess::Ended);
+        guest.free_page(page);
+        assert_eq!(guest.account().unwrap().used, 0);
+    }
 }
