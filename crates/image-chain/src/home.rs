@@ -50,6 +50,7 @@ impl Default for HomeOptions {
 pub struct Home<F: Format + 'static = Image> {
     chain: Rc<Chain<F>>,
     logical_block_size: u32,
+    gives_room_back: bool,
     mail: Sender<ToHome>,
     /// What is left when it rests, if its files are known.
     resting: Option<Resting>,
@@ -73,6 +74,11 @@ impl<F: Format + 'static> Home<F> {
             ImageKind::Raw => leaf_limits.logical_block_size,
             ImageKind::Vhd => u32::try_from(SECTOR).expect("a sector is small"),
         };
+        let gives_room_back = match leaf.kind {
+            ImageKind::Raw => leaf_limits.discards,
+            // The room of a block goes to another one.
+            ImageKind::Vhd => true,
+        };
         let size = leaf.format.size() / SECTOR * SECTOR;
         let granule = leaf.format.granule();
         let owners = OwnerWriter::new(size, granule, options.owner_bytes_max);
@@ -90,7 +96,7 @@ impl<F: Format + 'static> Home<F> {
         let chain = Chain::new(executor, formats, shared, owners);
         let (mail, received) = mailbox();
         let taking = executor.spawn(take_mail(chain.clone(), received));
-        Home { chain, logical_block_size, mail, resting: None, taking }
+        Home { chain, logical_block_size, gives_room_back, mail, resting: None, taking }
     }
 
     pub(crate) fn resting_as(self, resting: Resting) -> Home<F> {
@@ -110,6 +116,11 @@ impl<F: Format + 'static> Home<F> {
     /// Whether writes are refused.
     pub fn is_read_only(&self) -> bool {
         self.chain.shared.read_only
+    }
+
+    /// Whether a discard gives room back, to the file system or to other blocks of the image.
+    pub fn gives_room_back(&self) -> bool {
+        self.gives_room_back && !self.is_read_only()
     }
 
     /// The images, leaf first, with their counters.

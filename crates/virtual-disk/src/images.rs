@@ -305,6 +305,6 @@ fn geometry_of(home: &Home) -> Geometry {
         logical_block_size: home.logical_block_size(),
         physical_block_size: home.leaf_storage().limits().physical_block_size,
         read_only: home.is_read_only(),
-        can_discard: !home.is_read_only(),
+        can_discard: home.gives_room_back(),
     }
 }

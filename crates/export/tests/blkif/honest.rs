@@ -86,6 +86,17 @@ fn the_answer_to_an_indirect_request_names_what_it_carries() {
 }
 
 #[test]
+fn a_disk_that_gives_no_room_back_says_so() {
+    for discards in [true, false] {
+        let storage = MemoryStorage::new(1 << 20).with_limits(|limits| limits.discards = discards);
+        let world = World::on(Arc::new(storage), Access::Write);
+        assert_eq!(world.disk.status().geometry().unwrap().can_discard, discards);
+        let (front, _ring) = world.front(FrontOptions::default());
+        world.run(front.discard(0, 8)).unwrap();
+    }
+}
+
+#[test]
 fn a_discard_that_must_be_for_good_is_not_promised() {
     let world = World::new();
     let (front, ring) = world.front(FrontOptions::default());

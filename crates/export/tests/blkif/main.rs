@@ -13,9 +13,9 @@ mod schedules;
 mod sessions;
 mod world;
 
-use std::{cell::Cell, rc::Rc, sync::Arc, thread};
+use std::{cell::Cell, rc::Rc, sync::Arc, thread, time::Duration};
 
-use export::blkif::{BrokenRing, ConnectedRing};
+use export::blkif::{BrokenRing, ConnectedRing, Polling, RingFeatures, RingOptions};
 use guest::{Front, FrontOptions, FrontRing};
 use storage_io::{Access, Fault, FaultRule, OperationKind};
 use wire::blkif::{Abi, OperationCode, Request, RequestBody, SLOT_BYTES_MAX, Segment, Status, Transfer};
@@ -236,6 +236,13 @@ fn rings_that_are_none_are_refused() {
 
 #[test]
 fn whatever_is_in_the_slots_each_is_answered_once() {
+    let polling = Some(Polling { window: Duration::from_micros(20) });
+    for features in [RingFeatures::default(), RingFeatures { persistent: true, polling }] {
+        answers_whatever_is_in_the_slots(features);
+    }
+}
+
+fn answers_whatever_is_in_the_slots(features: RingFeatures) {
     let world = World::new();
     let seed = test_support::seed();
     println!("seed {seed:#x}");
@@ -253,8 +260,7 @@ fn whatever_is_in_the_slots_each_is_answered_once() {
     let mut ring = FrontRing::new(&world.guest, HOST, Abi::X86_64, 0).unwrap();
     let channel = world.guest.allocate_unbound(&world.executor, HOST).unwrap();
     let options = options(ring.grants().to_vec(), channel.port(), Abi::X86_64);
-    let connected =
-        ConnectedRing::connect(&world.disk.queue(), world.grants.clone(), &world.channels, &options).unwrap();
+    let connected = world.connect_with(&RingOptions { features, ..options });
     let rounds = test_support::cycles(200, 20_000);
     world.run(async {
         for round in 0..rounds {
