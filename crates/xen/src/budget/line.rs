@@ -38,11 +38,14 @@ impl First {
             self.first = Some(self.first.map_or(ticket, |first| first.min(ticket)));
             return None;
         }
-        if self.word == words.waiting_words() {
-            return Some(self.first.map(|(_, slot)| slot));
+        // Usually nobody waits: the words of the line are independent of each other, and looked at in one go.
+        while self.bits == 0 {
+            if self.word == words.waiting_words() {
+                return Some(self.first.map(|(_, slot)| slot));
+            }
+            self.bits = words.load(Word::Waiting(self.word));
+            self.word += 1;
         }
-        self.bits = words.load(Word::Waiting(self.word));
-        self.word += 1;
         None
     }
 }
@@ -99,7 +102,7 @@ pub(super) struct Take {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum At {
     /// Does anybody wait?
-    Look(usize),
+    Look,
     Try(Change),
     Draw,
     Hold(u64),
@@ -114,7 +117,7 @@ enum At {
 impl Take {
     /// Of somebody who does not wait in line.
     pub(super) fn new(slot: Slot, pages: u32, limit: u32) -> Take {
-        Take { slot, pages, limit, at: At::Look(0) }
+        Take { slot, pages, limit, at: At::Look }
     }
 
     /// Of somebody who does, and was called.
@@ -126,14 +129,13 @@ impl Take {
         Change::new(Use::Copies, self.slot, Amount::Take(self.pages), self.limit)
     }
 
-    /// Goes on, with at most one access to the table.
+    /// Goes on, with one access to the table at most, but for looking whether anybody waits.
     pub(super) fn step(&mut self, words: &impl Words) -> Step {
         let (bits, bit) = waiting_bit(self.slot);
         self.at = match self.at {
-            At::Look(word) if word == words.waiting_words() => At::Try(self.change()),
-            At::Look(word) => match words.load(Word::Waiting(word)) {
-                0 => At::Look(word + 1),
-                _ => At::Draw,
+            At::Look => match (0..words.waiting_words()).all(|word| words.load(Word::Waiting(word)) == 0) {
+                true => At::Try(self.change()),
+                false => At::Draw,
             },
             At::Try(mut change) => match change.step(words) {
                 Some(true) => return Step::Taken,
