@@ -24,7 +24,7 @@ mod grants;
 mod layout;
 mod line;
 #[cfg(test)]
-mod model;
+mod model_tests;
 mod share;
 mod table;
 mod words;
