@@ -303,7 +303,7 @@ impl Inner {
             abi: self.options.abi,
             order,
             segments_max: self.options.segments_max.min(offers.segments_max).max(SEGMENTS_MAX),
-            persistent: false,
+            persistent: self.options.persistent,
         };
         let count = self.options.queues.clamp(1, offers.queues_max);
         self.order.set(order);

@@ -35,6 +35,28 @@ fn a_guest_gets_a_disk_with_the_rings_that_it_wants() {
 }
 
 #[test]
+fn a_guest_that_leaves_its_pages_granted_says_so_and_takes_them_back_at_the_end() {
+    for persistent in [false, true] {
+        let world = World::new();
+        let _backend = FakeBackend::start(&world, world.disk.backend_path().unwrap(), GOOD);
+        world.run(async {
+            let guest = world.boot();
+            let device = world.device(&guest, DeviceOptions { persistent, ..DeviceOptions::default() }).await;
+            device.connected().await.unwrap();
+            let said = world.text(&world.frontend("feature-persistent")).await;
+            assert_eq!(said, u32::from(persistent).to_string());
+            for sector in 0..3 {
+                device.write(sector, &[1; 512]).await.unwrap();
+            }
+            let granted = guest.account().unwrap().granted;
+            assert_eq!(granted, 1 + u32::from(persistent), "the ring, and a page that is used again and again");
+            assert_eq!(device.shutdown(Duration::from_secs(5)).await, Outcome::AtItsStart);
+            assert_eq!(guest.account().unwrap().granted, 0);
+        });
+    }
+}
+
+#[test]
 fn a_guest_takes_no_more_than_is_offered() {
     let world = World::new();
     let manners = Manners { order_max: 1, queues_max: 2, ..GOOD };
