@@ -20,6 +20,8 @@ const END_MAX: Duration = Duration::from_secs(60);
 
 /// Blocks of a disk.
 const BLOCKS: u64 = 512;
+/// Where the guest shows its state.
+const STATE: &str = "/local/domain/1/device/vbd/51712/state";
 /// What a process may grow by that has been at work for a while: the allocator keeps some of what it was given.
 const GROWTH_BYTES_MAX: u64 = 16 << 20;
 
@@ -66,6 +68,32 @@ impl HostedHost<'_> {
         let image = self.place.scratch().join("disk.raw");
         std::fs::File::create(&image).unwrap().set_len(blocks << 12).unwrap();
         self.json(&["hosted", "add-disk", "HOST", "1", "xvda", &format!("aio:{}", image.display())])
+    }
+
+    /// A guest that works on its disk until somebody ends it.
+    fn guest_at_work(&self) -> (Child, ProcessGuard) {
+        let mut command = self.place.program("oxtap");
+        let words = self.words(&["guest", "HOST", "1", "xvda", "--requests", "1000000000"]);
+        let child = command.args(words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let guard = ProcessGuard::new(child.id()).unwrap();
+        while self.node(STATE).as_deref() != Some("4") {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        (child, guard)
+    }
+
+    /// What XenStore holds.
+    fn node(&self, path: &str) -> Option<String> {
+        let executor = Executor::new(EngineChoice::Inline).unwrap();
+        let store = Store::connect(&executor, Address::Socket(self.directory.join("socket"))).unwrap();
+        let value = executor.block_on(store.read(&path.parse().unwrap())).unwrap();
+        value.map(|value| String::from_utf8(value).unwrap())
+    }
+
+    fn write_node(&self, path: &str, value: &str) {
+        let executor = Executor::new(EngineChoice::Inline).unwrap();
+        let store = Store::connect(&executor, Address::Socket(self.directory.join("socket"))).unwrap();
+        executor.block_on(store.write(&path.parse().unwrap(), value.as_bytes())).unwrap();
     }
 
     fn end(mut self) {
@@ -122,28 +150,34 @@ fn a_process_takes_over_from_one_that_was_killed() {
     let place = RunDirectory::new();
     let host = HostedHost::start(&place);
     host.with_disk(BLOCKS);
-    let executor = Executor::new(EngineChoice::Inline).unwrap();
-    let store = Store::connect(&executor, Address::Socket(host.directory.join("socket"))).unwrap();
-    let state = "/local/domain/1/device/vbd/51712/state".parse().unwrap();
     for left in ["4", "5", "6"] {
-        let mut command = place.program("oxtap");
-        let words = host.words(&["guest", "HOST", "1", "xvda", "--requests", "1000000000"]);
-        let mut child = command.args(words).stdout(Stdio::null()).spawn().unwrap();
-        let guard = ProcessGuard::new(child.id()).unwrap();
-        executor.block_on(async {
-            while store.read(&state).await.unwrap().unwrap() != b"4" {
-                executor.sleep(Duration::from_millis(5)).await;
-            }
-        });
+        let (mut child, guard) = host.guest_at_work();
         guard.signal(Signal::KILL).unwrap();
         child.wait().unwrap();
         if left != "4" {
-            executor.block_on(store.write(&state, left.as_bytes())).unwrap();
+            host.write_node(STATE, left);
         }
         let told = host.json(&["guest", "HOST", "1", "xvda", "--requests", "50"]);
         assert_eq!(told["kernels"], 1, "from {left}");
-        assert_eq!(executor.block_on(store.read(&state)).unwrap().unwrap(), b"1", "at its start again");
+        assert_eq!(host.node(STATE).as_deref(), Some("1"), "at its start again");
     }
+    host.end();
+}
+
+#[test]
+fn a_disk_in_use_is_taken_away_only_by_force() {
+    let place = RunDirectory::new();
+    let host = HostedHost::start(&place);
+    host.with_disk(BLOCKS);
+    let (mut child, _guard) = host.guest_at_work();
+    let remove = ["hosted", "remove-disk", "HOST", "1", "xvda"];
+    let (status, said) = refused(&place, &host.words(&[remove.as_slice(), &["--patience", "0.5"]].concat()));
+    assert!(status == 16 && said.contains("still in use"), "{status}: {said}");
+    let told = host.node("/local/domain/1/error/device/vbd/51712/error");
+    assert_eq!(told.as_deref(), Some("16 Device in use; refusing to close"));
+    host.oxtap(&[remove.as_slice(), &["--force"]].concat());
+    assert!(!child.wait().unwrap().success(), "its disk has gone");
+    assert_eq!((host.node(STATE), host.json(&["ls"])), (None, Value::Array(Vec::new())));
     host.end();
 }
 

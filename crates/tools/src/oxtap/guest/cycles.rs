@@ -69,6 +69,8 @@ impl Run<'_> {
         let device = Device::open(&self.host.executor, &guest, &store, self.host.disk.clone(), self.options()).await?;
         let disk = self.within(self.arguments.patience * STEPS, "the backend does not connect", device.connected());
         let disk = disk.await??;
+        // Whoever works with a disk has it open: it is not to be taken away.
+        let _hold = device.hold();
         let workload = self.workload.get_or_insert_with(|| Workload::new(self.arguments.seed, &disk)).clone();
         (self.report.sectors, (self.report.queues, self.report.ring_order)) = (disk.sectors, device.rings());
         self.report.persistent = self.arguments.persistent && disk.persistent;

@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &HostedRun) -> Result<()> {
             arguments.kinds.iter().map(|kind| Watcher::start(&host, kind)).collect()
         }
     };
-    print!("{}", how_to_go_on(&directory));
+    print!("{}", how_to_go_on(&directory, run.path()));
     let served = executor.block_on(async {
         let (ended, served) = (pin!(signals.next(&executor)), pin!(domains.follow(&client)));
         match select(ended, served).await {
@@ -73,13 +73,14 @@ impl Log for Lines {
     }
 }
 
-fn how_to_go_on(directory: &Path) -> String {
-    let directory = directory.display();
+fn how_to_go_on(directory: &Path, run: &Path) -> String {
+    let (directory, run) = (directory.display(), run.display());
     format!(
         "a host without Xen in {directory}; Ctrl-C ends it
 
   a disk for domain 1   oxtap hosted add-disk {directory} 1 xvda vhd:/IMAGE
   a guest that uses it  oxtap guest {directory} 1 xvda
+  its tapdisks          OXTAP_RUN_DIR={run} oxtap ls
   what XenStore holds   XENSTORED_PATH={directory}/socket xenstore-ls
 
 "
@@ -149,8 +150,9 @@ mod tests {
 
     #[test]
     fn what_to_type_next_is_told() {
-        let text = how_to_go_on(Path::new("/tmp/host"));
+        let text = how_to_go_on(Path::new("/tmp/host"), Path::new("/tmp/host/run"));
         assert!(text.contains("oxtap hosted add-disk /tmp/host 1 xvda vhd:/IMAGE\n"), "{text}");
         assert!(text.contains("oxtap guest /tmp/host 1 xvda\n"), "{text}");
+        assert!(text.contains("OXTAP_RUN_DIR=/tmp/host/run oxtap ls\n"), "{text}");
     }
 }
