@@ -1,12 +1,12 @@
 //! Guests and storage that hangs or fails: a guest is let go of in bounded time, and gets its pages back.
 
-use control_api::native::{Command, Faults, OpenImages, State};
+use control_api::native::{Command, Faults, OpenImages, ResultOf, State};
 use guest::{Front, FrontOptions};
 use wire::blkif::Abi;
 
 use crate::{
     host::eventually,
-    hosted::{DEVICE, Hosted},
+    hosted::{DEVICE, DOMAIN, Hosted},
 };
 
 /// A guest on a disk whose storage is told how to fail, with one write under way for each ring.
@@ -29,6 +29,21 @@ fn failing(rules: &str, rings: usize) -> (Hosted, Vec<Front>) {
 fn replace(hosted: &Hosted, rules: &str) {
     let faults = Faults { minor: hosted.number(), rules: rules.into() };
     hosted.native().ask(Command::Faults(faults)).unwrap();
+}
+
+#[test]
+fn a_dump_tells_what_guests_have_asked_for_and_which_pages_it_is_about() {
+    let (hosted, _fronts) = failing("write=hang", 2);
+    let ResultOf::Dump(dump) = hosted.native().ask(Command::Dump {}).unwrap() else { panic!("a dump was asked for") };
+    let operations = dump.loops.iter().flat_map(|event_loop| &event_loop.operations);
+    let begins = format!("domain {DOMAIN}: request 0x1: Write at sector ");
+    let mut asked: Vec<_> = operations.filter_map(|operation| operation.what.strip_prefix(&begins)).collect();
+    asked.sort_unstable();
+    assert!(
+        asked.len() == 2 && asked[0].starts_with("0, grants [") && asked[1].starts_with("1, grants ["),
+        "{asked:?}"
+    );
+    replace(&hosted, "");
 }
 
 #[test]
