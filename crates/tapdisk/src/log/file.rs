@@ -120,8 +120,13 @@ impl LogFile {
         self.gathered.clear();
     }
 
-    fn are_lost(&mut self, count: u64) {
+    /// So many lines never came here.
+    pub(super) fn is_missing(&mut self, count: u64) {
         self.untold += count;
+    }
+
+    fn are_lost(&mut self, count: u64) {
+        self.is_missing(count);
         self.counters.unwritten.fetch_add(count, Relaxed);
     }
 

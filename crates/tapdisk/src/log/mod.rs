@@ -1,10 +1,14 @@
-//! The log: a file of its own and the host's log, both written by a thread of their own. Whoever logs never waits, and
-//! words are found by that thread: a request that fails costs its own thread no more than a message.
+//! The log: a file of its own and the host's log. Whoever logs never waits, and words are found by a thread of the log's
+//! own: a request that fails costs its own thread no more than a message. Another one writes the file, so that a file
+//! that hangs takes nothing from the host's log.
 //!
 //! ```text
 //!   control, disks, queues --> at most 16384 entries --> log thread --> the host's log: never waited for
-//!                                  | full                         '--> file: every line
-//!                                  '--> lost, counted by cause, told in the file
+//!                                  | full                    |
+//!                                  |                         '--> at most 8 MiB --> file thread --> file
+//!                                  |                                   | full
+//!                                  '--> lost, counted by cause,        '--> lost, counted, told in the file
+//!                                       told in the file
 //!
 //!   Nov 21 05:12:07: [05:12:07.123] minor=4 image=vhd:/a.vhd: opened
 //! ```
@@ -13,6 +17,7 @@
 
 mod causes;
 mod file;
+mod file_thread;
 mod lines;
 #[cfg(test)]
 mod samples;
@@ -38,6 +43,7 @@ use crate::slot::Published;
 use causes::Causes;
 pub(crate) use causes::{Cause, Counted};
 use file::LogFile;
+use file_thread::FileThread;
 pub(crate) use lines::seconds;
 use writer::Writer;
 
@@ -85,6 +91,10 @@ pub(crate) struct Counters {
     /// Entries that the thread has not come to yet.
     waiting: AtomicUsize,
     overflowed: AtomicU64,
+    /// Bytes that wait for the file's thread.
+    file_waiting: AtomicUsize,
+    /// Lines that it had no room for, and has not told of.
+    refused: AtomicU64,
     written: AtomicU64,
     unwritten: AtomicU64,
     host: Arc<HostLogCounters>,
@@ -136,7 +146,8 @@ impl Log {
         let causes = Arc::default();
         let is_reopening = Arc::default();
         let log = Log { entries, counters: counters.clone(), causes: Arc::clone(&causes), is_reopening, path };
-        let writer = Writer::new(pid, LogFile::open(&log.path, counters.clone()), host, counters, causes);
+        let file = FileThread::start(LogFile::open(&log.path, counters.clone()), counters.clone())?;
+        let writer = Writer::new(pid, file, host, counters, causes);
         thread::Builder::new().name("log".into()).spawn(move || writer.run(&received))?;
         Ok(log)
     }

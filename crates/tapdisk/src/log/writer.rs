@@ -1,10 +1,10 @@
-//! The thread that writes. The host's log goes first: it is never waited for, while a file may hang.
+//! The log's thread: it finds the words, and gives them to the host's log and to the file's thread. It waits for neither.
 
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::Ordering::Relaxed,
-        mpsc::{Receiver, RecvTimeoutError},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -15,7 +15,7 @@ use virtual_disk::Report;
 use super::{
     Counters, DiskName, Entry, Stamped,
     causes::{Causes, Telling},
-    file::LogFile,
+    file_thread::FileThread,
     lines,
 };
 
@@ -29,7 +29,7 @@ const HOST_LAST_LINES_MAX: Duration = Duration::from_secs(1);
 
 pub(super) struct Writer {
     name: String,
-    file: LogFile,
+    file: FileThread,
     host: HostLog,
     retry: Retry,
     counters: Arc<Counters>,
@@ -43,7 +43,7 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(
         pid: u32,
-        file: LogFile,
+        file: FileThread,
         host: HostLog,
         counters: Arc<Counters>,
         causes: Arc<Mutex<Causes>>,
@@ -62,19 +62,13 @@ impl Writer {
     }
 
     pub(super) fn run(mut self, entries: &Receiver<Stamped>) {
-        self.file.write(SystemTime::now(), &format!("{}: log start, level 0", self.name));
+        self.file.write(SystemTime::now(), format!("{}: log start, level 0", self.name));
         loop {
-            let next = entries.try_recv().or_else(|_| {
-                self.file.flush();
-                entries.recv_timeout(self.retry.patience())
-            });
-            match next {
+            match entries.recv_timeout(self.retry.patience()) {
                 Ok(Stamped { time, entry }) => {
                     self.counters.waiting.fetch_sub(1, Relaxed);
                     if let Entry::End(done) = entry {
-                        self.finish(time);
-                        let _ = done.try_send(());
-                        return;
+                        return self.finish(time, done);
                     }
                     self.take(time, entry);
                 }
@@ -90,20 +84,16 @@ impl Writer {
         match entry {
             Entry::Line(severity, text) => {
                 self.send(time, severity, &text, Vec::new());
-                self.file.write(time, &text);
+                self.file.write(time, text);
             }
             Entry::Report(disk, report) => self.report(time, &disk, &report),
             Entry::Dump(text) => {
                 self.is_precious = true;
                 text.lines().for_each(|line| self.file.write(time, line));
                 self.tell_causes(time);
-                self.file.flush();
                 self.tell_counters(time);
             }
-            Entry::Reopen(is_reopening) => {
-                is_reopening.store(false, Relaxed);
-                self.file.reopen();
-            }
+            Entry::Reopen(is_reopening) => self.file.reopen(is_reopening),
             Entry::End(_) => unreachable!("the end is not an entry like others"),
         }
     }
@@ -113,12 +103,12 @@ impl Writer {
         if suppressed > 0 {
             let words = format!("minor={}: {suppressed} messages suppressed", disk.minor);
             self.send(time, Severity::Warning, &words, Vec::new());
-            self.file.write(time, &words);
+            self.file.write(time, words);
         }
         let image = disk.published.words().name.to_string();
         let told = lines::tell(disk.minor, &image, report, self.host.takes_fields());
         self.send(time, told.severity, &told.text, told.fields);
-        self.file.write_about_request(time, &told.text);
+        self.file.write_about_request(time, told.text);
     }
 
     /// Tells the host.
@@ -134,13 +124,13 @@ impl Writer {
 
     fn tell_causes(&mut self, time: SystemTime) {
         let lines = self.causes().lines();
-        lines.iter().for_each(|line| self.file.write(time, line));
+        lines.into_iter().for_each(|line| self.file.write(time, line));
     }
 
     fn tell_overflow(&mut self) {
         let overflowed = self.counters.overflowed();
         if overflowed > self.told {
-            self.file.write(SystemTime::now(), &format!("{} messages dropped", overflowed - self.told));
+            self.file.write(SystemTime::now(), format!("{} messages dropped", overflowed - self.told));
             self.told = overflowed;
             self.is_precious = true;
         }
@@ -152,26 +142,21 @@ impl Writer {
         let (produced, delivered, dropped) = (counters.produced(), counters.delivered(), counters.dropped());
         // They go on counting while we look.
         let waiting = produced.saturating_sub(delivered + dropped);
-        let lines = [
-            format!("log: {} lines, {} lost", counters.written(), counters.lost()),
-            format!("tapdisk-syslog: {produced} messages, {delivered} delivered, {waiting} waiting, {dropped} dropped"),
-        ];
-        lines.iter().for_each(|line| self.file.write(time, line));
+        self.file.count(time);
+        let words = format!("{produced} messages, {delivered} delivered, {waiting} waiting, {dropped} dropped");
+        self.file.write(time, format!("tapdisk-syslog: {words}"));
     }
 
-    fn finish(&mut self, time: SystemTime) {
+    fn finish(mut self, time: SystemTime, done: SyncSender<()>) {
         self.tell_overflow();
         self.host.finish(HOST_LAST_LINES_MAX);
         self.tell_causes(time);
         let dropped = self.counters.dropped();
         if dropped > 0 {
-            self.file.write(time, &format!("tapdisk-syslog: {dropped} messages dropped"));
+            self.file.write(time, format!("tapdisk-syslog: {dropped} messages dropped"));
         }
-        self.file.write(time, &format!("{}: closing log, {} errors", self.name, self.errors));
-        self.file.flush();
-        if self.errors == 0 && !self.is_precious {
-            self.file.remove();
-        }
+        self.file.write(time, format!("{}: closing log, {} errors", self.name, self.errors));
+        self.file.end(self.errors > 0 || self.is_precious, done);
     }
 }
 

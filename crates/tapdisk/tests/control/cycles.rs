@@ -51,7 +51,7 @@ fn disks_come_and_go_in_one_process() {
     (0..5).for_each(|_| cycle());
     // A thread that has said its last word may need a moment to be gone.
     let settled = || (descriptors(pid), threads(pid));
-    crate::host::eventually("threads end", || threads(pid) <= 3);
+    crate::host::eventually("threads end", || threads(pid) <= 4);
     let before = settled();
     (0..test_support::cycles(50, 1000)).for_each(|_| cycle());
     crate::host::eventually("nothing grows", || settled() <= before);
