@@ -39,7 +39,7 @@ const SEGMENTS: usize = 11;
 /// Pages that the host can copy, and map, at one time.
 const HOST_PAGES: u32 = 300;
 /// The test ends when some disk has been served so often.
-const ROUNDS: u64 = 6;
+const ROUNDS: u64 = 4;
 
 /// Says to a test program that it is one of the processes: its guest, whether it shares, takes or hoards, and where.
 const PROCESS: &str = "OXTAP_TEST_BUDGET_PROCESS";
