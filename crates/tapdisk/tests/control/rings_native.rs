@@ -94,6 +94,34 @@ fn two_guests_and_an_nbd_client_see_the_same_bytes() {
 }
 
 #[test]
+fn pages_that_stay_mapped_are_in_the_account_and_go_back_however_a_tapdisk_ends() {
+    for is_killed in [false, true] {
+        let hosted = Hosted::new();
+        let front = hosted.front(FrontOptions { persistent: true, segments_max: 256, ..FrontOptions::default() });
+        let asked = hosted.asking(DEVICE, &[&front], Abi::X86_64);
+        hosted.connect(ConnectRing { persistent: true, polling_us: 100, ..asked }).unwrap();
+        for round in 0..8 {
+            let bytes = vec![round; 20 * 4096];
+            hosted.executor.block_on(front.write(8, &bytes)).unwrap();
+            assert!(hosted.executor.block_on(front.read(8, 160)).unwrap() == bytes, "round {round}");
+        }
+        // Twenty pages of data, one that names them, and the ring.
+        let kept = RingPages { granted: 0, mapped: 22, peak: 22, leaked: 0 };
+        // The guest has its answer before it is in the account.
+        eventually("its requests have ended", || hosted.shown().ring_pages == kept);
+        assert_eq!(hosted.used(), 22);
+        if is_killed {
+            hosted.kill();
+            eventually("its pages come back", || hosted.used() == 0);
+        } else {
+            let ended = hosted.disconnect(DEVICE, None);
+            assert_eq!((ended.pages, hosted.used()), (RingPages { mapped: 0, ..kept }, 0));
+        }
+        assert_eq!(front.release_ring().unwrap(), 0);
+    }
+}
+
+#[test]
 fn connecting_and_disconnecting_again_says_the_same() {
     let hosted = Hosted::new();
     let front = hosted.front(FrontOptions { order: 4, ..FrontOptions::default() });
