@@ -1,8 +1,11 @@
 //! What holds after every step, whatever was done.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
-use storage_io::Storage;
+use storage_io::{FaultScript, OperationKind, Storage};
 use virtual_disk::DiskState;
 
 use crate::support::Host;
@@ -18,6 +21,8 @@ pub(crate) struct Watch {
     /// How often each state was entered.
     pub(crate) states: BTreeMap<u8, u64>,
     pub(crate) retries: u64,
+    /// What a fault has struck.
+    pub(crate) struck: HashSet<OperationKind>,
 }
 
 /// The holders of an image that nobody has open: the file system and us.
@@ -32,6 +37,7 @@ impl Watch {
             image: host.files.get("/image0").unwrap(),
             states: BTreeMap::new(),
             retries: 0,
+            struck: HashSet::new(),
         }
     }
 
@@ -42,6 +48,7 @@ impl Watch {
         if before != now {
             *self.states.entry(now as u8).or_default() += 1;
         }
+        self.struck.extend([&host.faults, &host.open_faults].into_iter().filter_map(FaultScript::last_struck));
         let is_at_rest = matches!(now, Attached | Paused | ResumeFailed | Quiesced | Closed);
         if is_at_rest {
             assert_eq!(status.in_flight(), 0, "{now:?}: something runs");

@@ -12,7 +12,7 @@ mod operator;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     rc::Rc,
 };
 
@@ -29,6 +29,19 @@ const SLOTS: usize = 64;
 const STRIDE: u64 = 1 << 16;
 const SOURCES: usize = 4;
 
+/// What fails in some world, and often enough to be met in every run.
+const STRUCK: [OperationKind; 9] = [
+    OperationKind::Read,
+    OperationKind::Write,
+    OperationKind::Sync,
+    OperationKind::Discard,
+    OperationKind::WriteZeroes,
+    OperationKind::SetLength,
+    OperationKind::Unlock,
+    OperationKind::Lock,
+    OperationKind::Open,
+];
+
 const EAGAIN: i32 = 11;
 const ENOSPC: i32 = 28;
 
@@ -42,14 +55,25 @@ struct Client {
 
 struct Asked {
     slot: usize,
-    written: Option<u8>,
+    change: Change,
     /// It was on its way while the disk was stuck: its answer may have been given up.
     may_be_lost: bool,
 }
 
+/// What a request does to its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    /// It reads.
+    None,
+    /// It puts this there; zero for what must read as zeroes.
+    Put { byte: u8, durable: bool },
+    /// Zero or what was there before: nobody cares.
+    Discard,
+}
+
 #[derive(Clone)]
 struct Slot {
-    /// What it may hold: a write that failed on a format with tables may have been done.
+    /// What it may hold: a change that failed may have been done.
     holds: Vec<u8>,
     /// With a request on its way: others leave it alone, since requests that overlap have no order.
     is_busy: bool,
@@ -116,12 +140,20 @@ impl World {
 
     fn act(&mut self) {
         match self.random(480) {
-            0..=9 => self.operator.act(&self.host),
+            0..=9 => {
+                if self.random(2) == 0 {
+                    self.spoil_work();
+                }
+                self.operator.act(&self.host);
+            }
             10..=15 => self.host.tap.close(),
             16..=35 if self.time_passes => _ = self.host.advance(),
             16..=65 => self.host.tap.open(),
             66..=71 => self.spoil(),
-            72..=75 => self.host.faults.clear(),
+            72..=75 => {
+                self.host.faults.clear();
+                self.host.open_faults.clear();
+            }
             76 => self.kill_or_add(),
             80..=180 => self.ask(),
             _ => _ = self.host.step(),
@@ -140,13 +172,22 @@ impl World {
 
     /// Some of the operations to come fail: a few in a way that passes, one for good, and rarely a sync.
     fn spoil(&mut self) {
-        let kind = if self.random(2) == 0 { OperationKind::Read } else { OperationKind::Write };
+        use OperationKind::*;
+        let kind = [Read, Read, Write, Write, Discard, WriteZeroes][self.random(6)];
         let rule = match self.random(20) {
-            0 => FaultRule::once_after(0, Fault::error(ENOSPC)).of(OperationKind::Sync),
+            0 => FaultRule::once_after(0, Fault::error(ENOSPC)).of(Sync),
             1..=6 => FaultRule::once_after(self.random(4) as u64, Fault::error(ENOSPC)).of(kind),
             _ => FaultRule { times: self.random(6) as u64, ..FaultRule::every(Fault::error(EAGAIN)) }.of(kind),
         };
         self.host.faults.add(rule);
+    }
+
+    /// What is done to the disk next may fail: not at its requests, but at the disk's own work.
+    fn spoil_work(&mut self) {
+        use OperationKind::*;
+        let kind = [Open, SetLength, Allocate, Lock, Unlock][self.random(5)];
+        let script = if kind == Open { &self.host.open_faults } else { &self.host.faults };
+        script.add(FaultRule::once_after(0, Fault::error(ENOSPC)).of(kind));
     }
 
     /// The thread of a queue dies with all that it was doing; or there is a new one.
@@ -175,18 +216,23 @@ impl World {
             return;
         }
         let byte = u8::try_from(self.random(255)).unwrap();
-        let range = range(slot as u64 * STRIDE, SLOT as u64);
-        let (operation, written) = match self.random(2) {
-            0 => (Operation::Read { range, buffer: Buffer::zeroed(SLOT) }, None),
-            _ => {
-                let buffer = Buffer::from_bytes(&[byte; SLOT]);
-                (Operation::Write { range, buffer, durable: byte % 8 == 0 }, Some(byte))
+        let (range, durable) = (range(slot as u64 * STRIDE, SLOT as u64), byte % 8 == 0);
+        let (operation, change) = match self.random(8) {
+            0 => (Operation::Discard { range, durable }, Change::Discard),
+            1 => {
+                let operation = Operation::WriteZeroes { range, may_free: byte % 2 == 0, fast_only: false, durable };
+                (operation, Change::Put { byte: 0, durable })
             }
+            2..=4 => {
+                let buffer = Buffer::from_bytes(&[byte; SLOT]);
+                (Operation::Write { range, buffer, durable }, Change::Put { byte, durable })
+            }
+            _ => (Operation::Read { range, buffer: Buffer::zeroed(SLOT) }, Change::None),
         };
         let chosen = self.random(self.clients.len());
         let client = &mut self.clients[chosen];
         let tag = client.script.ask(operation);
-        client.waiting.insert(tag, Asked { slot, written, may_be_lost: false });
+        client.waiting.insert(tag, Asked { slot, change, may_be_lost: false });
     }
 
     fn collect(&mut self) {
@@ -203,21 +249,25 @@ impl World {
         self.answered += 1;
         let slot = &mut self.slots[asked.slot];
         slot.is_busy = false;
-        match (outcome, asked.written) {
-            (Outcome::Read(buffer), None) => {
+        match (outcome, asked.change) {
+            (Outcome::Read(buffer), Change::None) => {
                 let found = buffer.to_vec();
                 assert!(found.iter().all(|byte| *byte == found[0]), "slot {} is torn", asked.slot);
                 assert!(slot.holds.contains(&found[0]), "slot {}: {} not in {:?}", asked.slot, found[0], slot.holds);
                 slot.holds = vec![found[0]];
             }
-            (Outcome::Done, Some(written)) => slot.holds = vec![written],
-            (Outcome::Failed(error), written) => {
+            (Outcome::Done, Change::Put { byte, .. }) => slot.holds = vec![byte],
+            (Outcome::Done, Change::Discard) => slot.holds.push(0),
+            (Outcome::Failed(error), change) => {
                 self.failed += 1;
                 let is_ours = matches!(error.os_error(), Some(EAGAIN | ENOSPC));
                 assert!(is_ours || error.kind() == ErrorKind::Closed, "{error}");
                 // What a storage refuses before it begins has changed no byte of a raw image.
-                let was_begun = self.is_vhd || written.is_some_and(|byte| byte % 8 == 0);
-                slot.holds.extend(written.filter(|_| was_begun && is_ours));
+                match change {
+                    Change::Put { byte, durable } if is_ours && (self.is_vhd || durable) => slot.holds.push(byte),
+                    Change::Discard if is_ours => slot.holds.push(0),
+                    _ => {}
+                }
             }
             (outcome, _) => panic!("not what was asked for: {outcome:?}"),
         }
@@ -234,6 +284,7 @@ impl World {
     fn finish(mut self) -> Story {
         self.host.tap.open();
         self.host.faults.clear();
+        self.host.open_faults.clear();
         // Those who operate stand in line; the last word is ours.
         self.settle();
         let closing = self.host.begin(async |disk| disk.close().await);
@@ -253,8 +304,8 @@ impl World {
         let mut waiting = self.clients.iter().flat_map(|client| client.waiting.values());
         assert!(waiting.all(|asked| asked.may_be_lost), "a request was never answered");
         self.watch.check_end(&self.host, self.queues.len());
-        let Watch { states, retries, .. } = self.watch;
-        Story { answered: self.answered, failed: self.failed, lost: self.lost, was_stuck, states, retries }
+        let Watch { states, retries, struck, .. } = self.watch;
+        Story { answered: self.answered, failed: self.failed, lost: self.lost, was_stuck, states, retries, struck }
     }
 }
 
@@ -266,13 +317,14 @@ struct Story {
     was_stuck: bool,
     states: BTreeMap<u8, u64>,
     retries: u64,
+    struck: HashSet<OperationKind>,
 }
 
 #[test]
 fn every_request_is_answered_once_whatever_is_done_to_the_disk() {
     let first = test_support::seed();
     let (mut answered, mut failed, mut lost, mut stuck, mut retries) = (0, 0, 0, 0, 0);
-    let mut states = BTreeMap::new();
+    let (mut states, mut struck) = (BTreeMap::new(), HashSet::new());
     for seed in (0..test_support::cycles(120, 2000)).map(|index| first.wrapping_add(index)) {
         println!("seed {seed:#x}");
         let mut world = World::new(seed);
@@ -283,12 +335,15 @@ fn every_request_is_answered_once_whatever_is_done_to_the_disk() {
         lost += story.lost;
         stuck += u64::from(story.was_stuck);
         retries += story.retries;
+        struck.extend(story.struck);
         story.states.into_iter().for_each(|(state, times)| *states.entry(state).or_insert(0) += times);
     }
     println!("{answered} answered, {failed} with a failure, {lost} lost, {retries} retries, {stuck} disks got stuck");
     let entered: Vec<_> = DiskState::ALL.into_iter().map(|state| (state, states.get(&(state as u8)))).collect();
-    println!("{entered:?}");
+    println!("{entered:?}, struck {struck:?}");
     assert!(answered > 10_000 && failed > 100 && retries > 100, "not much happened");
+    let spared: Vec<_> = STRUCK.iter().filter(|kind| !struck.contains(kind)).collect();
+    assert!(spared.is_empty(), "never failed: {spared:?}");
     let rare = [DiskState::Attached, DiskState::Stuck];
     let never = entered.iter().find(|(state, times)| times.is_none() && !rare.contains(state));
     assert!(never.is_none(), "{never:?} was never met");

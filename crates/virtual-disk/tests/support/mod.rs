@@ -18,8 +18,8 @@ use futures_util::future::LocalBoxFuture;
 use image_chain::ChainSpec;
 use image_format::vhd::{CreateOptions, Timestamp, create};
 use storage_io::{
-    Access, Buffer, BufferPool, Executor, FaultScript, FaultyStorage, Hold, Limits, LockPolicy, MemoryFiles,
-    MemoryStorage, OpenOptions, Opener, Pending, SimulatedClock, Storage, StorageExt, StorageOperation,
+    Access, Buffer, BufferPool, Executor, FaultScript, FaultyFiles, FaultyStorage, Hold, Limits, LockPolicy,
+    MemoryFiles, MemoryStorage, OpenOptions, Opener, Pending, SimulatedClock, Storage, StorageExt, StorageOperation,
 };
 use uuid::Uuid;
 use virtual_disk::{
@@ -71,6 +71,8 @@ pub(crate) struct Host {
     pub(crate) disk: Disk,
     pub(crate) tap: Tap,
     pub(crate) faults: FaultScript,
+    /// What happens to the opening of files.
+    pub(crate) open_faults: FaultScript,
     pub(crate) reports: Reports,
 }
 
@@ -87,9 +89,11 @@ impl Host {
             let storage = Arc::new(FaultyStorage::new(storage, script.clone()));
             Arc::new(Hanging { storage, tap: valve.clone() })
         });
-        let opener = HangingFiles { files: files.clone(), tap: tap.clone() };
+        let open_faults = FaultScript::new();
+        let opening = FaultyFiles::new(Rc::new(files.clone()), open_faults.clone());
+        let opener = HangingFiles { files: Rc::new(opening), tap: tap.clone() };
         let disk = Disk::new(&executor, Rc::new(opener), BufferPool::new(1 << 20), Arc::new(reports.clone()));
-        Host { executor, clock, others: RefCell::default(), files, disk, tap, faults, reports }
+        Host { executor, clock, others: RefCell::default(), files, disk, tap, faults, open_faults, reports }
     }
 
     /// The same, open.
@@ -284,7 +288,7 @@ impl Tap {
 
 /// Files whose opening passes a tap.
 struct HangingFiles {
-    files: MemoryFiles,
+    files: Rc<dyn Opener>,
     tap: Tap,
 }
 
