@@ -6,10 +6,12 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 
 use block_core::{FileOffset, FileRange};
 use common::{Disk, MIB, SPB, Seen, child_options, create, simulated};
+use futures_util::future::{Either, select};
 use storage_io::{
     CrashStorage, Effect, Executor, Fault, FaultRule, FaultScript, FaultyStorage, OperationKind, Storage, StorageKind,
 };
@@ -197,4 +199,37 @@ fn room_that_could_not_be_made_leaves_no_write_behind() {
     assert_eq!(executor.block_on(write).unwrap_err().os_error(), Some(EIO));
     executor.block_on(disk.close()).unwrap();
     assert_eq!(storage.to_vec().len(), 5120, "the file is as it was");
+}
+
+#[test]
+fn a_write_that_fails_leaves_no_zeroing_on_its_way() {
+    let image = create(Arc::new(CrashStorage::new(0)), &common::options(64 * MIB));
+    let executor = simulated(7);
+    let disk = Disk::open(&executor, image.clone()).unwrap();
+    executor.block_on(async {
+        disk.write(100, 1, 1).await.unwrap();
+        disk.write(200, 1, 1).await.unwrap();
+        disk.close().await.unwrap();
+    });
+    // What an earlier writer left in the block is zeroed in front of the first write to it: around two sectors.
+    let script = FaultScript::new();
+    let disk = Disk::open(&executor, Arc::new(FaultyStorage::new(image, script.clone()))).unwrap();
+    script.add(FaultRule::once_after(0, Fault::error(EIO)).of(OperationKind::WriteZeroes));
+    script.add(FaultRule::once_after(0, Fault::Hang).of(OperationKind::WriteZeroes));
+    executor.block_on(async {
+        let mut write = pin!(disk.write(150, 1, 2));
+        let a_while = pin!(async {
+            for _ in 0..100 {
+                executor.yield_now().await;
+            }
+        });
+        let first = select(write.as_mut(), a_while).await;
+        assert_eq!(script.hanging(), 1);
+        assert!(matches!(first, Either::Right(_)), "a zeroing is on its way, and nobody waits for it");
+        script.release();
+        assert!(write.await.is_err());
+        disk.write(150, 1, 3).await.unwrap();
+        assert_eq!(disk.see(150).await.unwrap(), Seen::Tag(3));
+        disk.close().await.unwrap();
+    });
 }

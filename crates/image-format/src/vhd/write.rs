@@ -23,7 +23,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use block_core::{FileOffset, FileRange, GuestRange, Result, ResultExt, SECTOR};
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use storage_io::{Buffer, Executor, StorageExt, StorageKind};
 
 use super::image::Sparse;
@@ -96,8 +96,9 @@ impl Sparse {
             let range = FileRange::new(data + run.start as u64 * SECTOR, run.len() as u64 * SECTOR);
             self.storage.write_zeroes(executor, range, !self.is_device())
         });
-        let zeroed = zeroings.buffer_unordered(ZEROINGS_AT_ONCE).try_collect::<()>().await;
-        let result = match zeroed {
+        // All have ended, also when one has failed: one that is still on its way would fall on what is written next.
+        let zeroed: Vec<Result<()>> = zeroings.buffer_unordered(ZEROINGS_AT_ONCE).collect().await;
+        let result = match zeroed.into_iter().collect() {
             Ok(()) => self.syncer.sync(executor).await,
             Err(error) => Err(error),
         };
