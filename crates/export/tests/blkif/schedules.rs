@@ -99,16 +99,18 @@ impl Grants for OnePage {
     }
 }
 
-/// A guest that has up to as many requests under way as its ring has slots, and sleeps when it can do nothing.
+/// A guest that has up to as many requests under way as its ring has slots, and sleeps when it can do nothing. Now and then
+/// it sends nothing before all is answered, so that the backend sleeps, too.
 async fn requests(executor: Executor, mut half: FrontHalf<SharedMemory>, bells: Bells, count: u64) {
-    let (mut sent, mut answered) = (0, 0);
+    let (mut sent, mut answered, mut is_draining) = (0, 0, false);
     while answered < count {
+        is_draining = sent > answered && (is_draining || executor.random().is_multiple_of(3));
         for _ in 0..executor.random() % 4 {
             executor.yield_now().await;
         }
         let burst = 1 + executor.random() % 40;
         for _ in 0..burst {
-            if sent == count || half.free() == 0 {
+            if is_draining || sent == count || half.free() == 0 {
                 break;
             }
             let transfer = if executor.random().is_multiple_of(2) { Transfer::Read } else { Transfer::Write };
@@ -124,7 +126,7 @@ async fn requests(executor: Executor, mut half: FrontHalf<SharedMemory>, bells: 
             assert_ne!(response.operation, OperationCode::Unknown(9));
             answered += 1;
         }
-        let can_send = sent < count && half.free() > 0;
+        let can_send = sent < count && half.free() > 0 && (!is_draining || sent == answered);
         if answered < count && !can_send && !half.arm() {
             bells.guest.wait().await;
         }
