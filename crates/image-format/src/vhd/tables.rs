@@ -223,15 +223,18 @@ impl Tables {
         PlanBegin::Planned(record.start)
     }
 
-    /// These sectors are zero, durably, and were all that had to be; or they could not be zeroed.
-    pub(super) fn end_cleaning(&mut self, block: usize, runs: &[Range<usize>], is_clean: bool) {
+    /// These sectors are zero, durably, and were all that had to be; or they could not be zeroed. Gives back the room of a
+    /// block that nobody makes any more.
+    pub(super) fn end_cleaning(&mut self, block: usize, runs: &[Range<usize>], is_clean: bool) -> Option<FileOffset> {
         if is_clean {
             self.clean.set(block);
             self.stale.remove(block, runs);
         }
         let cleaning = self.record(block).cleaning.take();
+        let unmade = self.unmake(block);
         self.settle(block);
         cleaning.expect("cleaning the block was begun").resolve(());
+        unmade
     }
 
     /// Gives an absent block the empty room at `start`.
@@ -275,7 +278,8 @@ impl Tables {
     /// Gives back the room of a block in the making, if nobody makes it any more and the storage does not know of it.
     fn unmake(&mut self, block: usize) -> Option<FileOffset> {
         let record = self.record(block);
-        if !record.plans.is_empty() || !matches!(record.stage, Stage::Making { is_touched: false, .. }) {
+        let is_worked_on = !record.plans.is_empty() || record.cleaning.is_some();
+        if is_worked_on || !matches!(record.stage, Stage::Making { is_touched: false, .. }) {
             return None;
         }
         let mut record = self.records.remove(&block).expect("the record was just looked at");
@@ -605,5 +609,29 @@ fn absent_runs(bitmap: &Bitmap) -> Vec<Range<usize>> {
 impl Presence {
     fn of(bitmap: Bitmap) -> Self {
         if bitmap.is_full() { Presence::All } else { Presence::Some(bitmap) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_in_the_making_stays_while_it_is_cleaned() {
+        let shape = BlockShape::new(16 << 10).unwrap();
+        let start = FileOffset::new(4096);
+        let mut tables = Tables::new(vec![UNUSED_ENTRY; 4], Bitmap::new(4));
+        tables.begin_block(0, start, shape);
+        for sectors in [0..4, 4..8] {
+            assert!(matches!(tables.begin_plan(0, sectors), PlanBegin::Planned(_)));
+        }
+        // One of two fails, and is tried again; while the block is cleaned for it the other fails, too.
+        assert_eq!(tables.abandon_plan(0, &(0..4)), None);
+        let PlanBegin::Clean(_, runs) = tables.begin_plan(0, 0..4) else { panic!("it is cleaned first") };
+        assert_eq!(runs, [Range { start: 0, end: 4 }]);
+        assert!(matches!(tables.begin_plan(0, 2..6), PlanBegin::Wait(_)));
+        assert_eq!(tables.abandon_plan(0, &(4..8)), None);
+        assert_eq!(tables.end_cleaning(0, &runs, true), Some(start), "nobody works on it any more");
+        assert!(matches!(tables.begin_plan(0, 0..4), PlanBegin::Absent));
     }
 }

@@ -102,7 +102,10 @@ impl Sparse {
             Ok(()) => self.syncer.sync(executor).await,
             Err(error) => Err(error),
         };
-        self.tables.borrow_mut().end_cleaning(block, &runs, result.is_ok());
+        let unmade = self.tables.borrow_mut().end_cleaning(block, &runs, result.is_ok());
+        if let Some(start) = unmade {
+            self.room.borrow_mut().give_back(start);
+        }
         result.context("zeroing what an earlier writer may have left")
     }
 
