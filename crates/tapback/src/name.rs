@@ -27,7 +27,10 @@ impl DeviceName {
 
     /// What directories of a guest and of its device below `backend/<kind>` are called, read back; none for other names,
     /// also for numbers that nobody would write like this.
-    pub(crate) fn parse(kind: &Rc<str>, domain: &str, device: &str) -> Option<DeviceName> {
+    ///
+    /// # Panics
+    /// When the kind is no name of a node.
+    pub fn parse(kind: &Rc<str>, domain: &str, device: &str) -> Option<DeviceName> {
         let name = DeviceName::new(kind, DomainId(domain.parse().ok()?), device.parse().ok()?);
         let is_as_written = name.domain.to_string() == domain && name.device.to_string() == device;
         is_as_written.then_some(name)

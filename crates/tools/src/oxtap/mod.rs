@@ -8,6 +8,7 @@
 //!   limit control     what can be done to a disk; jobs: following, turning back, and leaving what takes time
 //!   xen_memory  what Xen says of the memory of this domain
 //!   metrics     the numbers of all disks for scrapers; top: for people, live
+//!   doctor      oxtap doctor: what others have left behind in XenStore
 //!   serve       oxtap serve: one image over NBD, in the foreground
 //!   demo        oxtap demo: the whole system at work on a chain with a real file system, checked by others' tools
 //!   hosted      oxtap hosted: a host without Xen; guest: a guest of it that checks every byte
@@ -16,6 +17,7 @@
 pub mod arguments;
 mod control;
 mod demo;
+mod doctor;
 mod dump;
 mod guest;
 mod host;
@@ -44,7 +46,7 @@ use block_core::Result;
 /// Does what the command line says. An error is one line on stderr, and its number the exit status.
 pub fn run(arguments: Arguments) -> ExitCode {
     match perform(arguments.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("oxtap: {error}");
             u8::try_from(control_api::errno(&error)).map_or(ExitCode::FAILURE, ExitCode::from)
@@ -52,8 +54,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-fn perform(command: Command) -> Result<()> {
-    match command {
+fn perform(command: Command) -> Result<ExitCode> {
+    let performed = match command {
         Command::Serve(serve) => serve::run(&serve),
         Command::Ls(list) => list::run(&list),
         Command::Top(top) => top::run(top),
@@ -71,11 +73,13 @@ fn perform(command: Command) -> Result<()> {
         Command::Metrics(metrics) => metrics::run(metrics),
         Command::Dump(dump) => dump::run(&dump),
         Command::Faults(faults) => control::faults(faults),
+        Command::Doctor(doctor) => return doctor::run(&doctor),
         Command::Demo(demo) => demo::run(&demo),
         Command::Hosted(hosted) => hosted::run(&hosted),
         Command::Guest(guest) => guest::run(&guest),
         Command::Completions(completions) => completions.print(),
-    }
+    };
+    performed.map(|()| ExitCode::SUCCESS)
 }
 
 /// Whole milliseconds, as the protocol has them.

@@ -4,6 +4,7 @@
 
 mod control;
 mod demo;
+mod doctor;
 mod guest;
 mod jobs;
 mod limits;

@@ -9,9 +9,11 @@ use clap_complete::Shell;
 use super::size;
 
 pub use disks::{Budget, Close, Dump, Faults, Job, Jobs, Limit, Ls, Metrics, Resize, Rest, Resume, Stats, Top};
+pub use doctor::Doctor;
 pub use hosted::{AddDisk, GuestRun, Handover, Harm, Hosted, HostedCommand, HostedRun, RemoveDisk, RemoveDomain};
 
 mod disks;
+mod doctor;
 mod hosted;
 
 /// Virtual disks from user space: serve images, see what runs, try it out.
@@ -60,6 +62,8 @@ pub enum Command {
     Dump(Dump),
     /// Make storage fail by rules, to test what is above it.
     Faults(Faults),
+    /// Find what others have left behind in XenStore, and clear it away.
+    Doctor(Doctor),
     /// Put the whole system to work on a VHD chain with an ext4 file system, and have others' tools check it.
     Demo(Demo),
     /// Be a host without Xen, for tests and development, and give its domains disks.
