@@ -13,7 +13,7 @@ use block_core::ErrorKind;
 use storage_io::{EngineChoice, Executor};
 use wire::xenstore::{MessageReader, Operation, Path, put_message};
 use xen::store::{Address, Store};
-use xenbus::server::{Faults, SocketFaults, Sockets, Store as Server};
+use xenbus::server::{Faults, Quotas, SocketFaults, Sockets, Store as Server};
 
 /// A server and a client of it on one executor.
 struct World {
@@ -24,9 +24,13 @@ struct World {
 
 impl World {
     fn new() -> World {
+        World::with(Server::default())
+    }
+
+    fn with(server: Server) -> World {
         let directory = tempfile::tempdir().unwrap();
         let executor = Executor::new(EngineChoice::Inline).unwrap();
-        let sockets = Rc::new(Sockets::new(&executor, Server::default()));
+        let sockets = Rc::new(Sockets::new(&executor, server));
         let world = World { executor, sockets, directory };
         world.listen();
         world
@@ -38,6 +42,13 @@ impl World {
 
     fn store(&self) -> Store {
         Store::connect(&self.executor, Address::Socket(self.directory.path().join("socket"))).unwrap()
+    }
+
+    /// As a guest has it, to whom quotas apply.
+    fn guest_store(&self) -> Store {
+        let socket = self.directory.path().join("guest");
+        self.sockets.listen(&socket, 5).unwrap();
+        Store::connect(&self.executor, Address::Socket(socket)).unwrap()
     }
 
     fn run<T>(&self, body: impl Future<Output = T>) -> T {
@@ -75,6 +86,21 @@ fn what_is_too_long_is_refused_before_it_is_sent() {
     let refused = world.run(store.write(&path("/a"), &[b'x'; 4094])).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::LimitReached);
     world.run(store.write(&path("/a"), &[b'x'; 4093])).unwrap();
+}
+
+#[test]
+fn the_device_gets_each_message_with_its_header_in_4096_bytes() {
+    // A pipe that is open for both directions gives back what it is given: an answer with the same number.
+    let directory = tempfile::tempdir().unwrap();
+    let device = directory.path().join("xenbus");
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR);
+    rustix::fs::mknodat(rustix::fs::CWD, &device, kind, mode, 0).unwrap();
+    let executor = Executor::new(EngineChoice::Inline).unwrap();
+    let store = Store::connect(&executor, Address::Device(device)).unwrap();
+    let with_its_path = |payload: usize| vec![b'x'; payload - "/a\0".len()];
+    executor.block_on(store.write(&path("/a"), &with_its_path(4096 - 16))).unwrap();
+    let refused = executor.block_on(store.write(&path("/a"), &with_its_path(4096 - 16 + 1))).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::LimitReached);
 }
 
 #[test]
@@ -141,6 +167,63 @@ fn a_watch_that_has_ended_tells_nothing_and_others_go_on() {
         drop(first);
         store.write(&path("/a"), b"").await.unwrap();
         assert_eq!(second.next().await, "/a");
+    });
+}
+
+#[test]
+fn a_watch_that_is_refused_says_so_and_is_tried_again_until_there_is_room() {
+    let world = World::with(Server::new(Quotas { watches: 1, ..Quotas::default() }));
+    let (store, writer) = (world.guest_store(), world.store());
+    world.run(async {
+        let others = store.watch(&path("/a"));
+        assert_eq!((others.next().await.as_str(), others.refusal()), ("/a", None));
+        let watch = store.watch(&path("/b"));
+        assert_eq!(watch.next().await, "/b", "whoever watches looks once");
+        let refusal = watch.refusal().unwrap();
+        assert!(refusal.starts_with("XenStore: "), "{refusal}");
+        assert_eq!(store.refused_watches(), [(path("/b"), refusal)]);
+        // Not told again when it is refused again, and not told of what changes.
+        writer.write(&path("/b/x"), b"").await.unwrap();
+        world.executor.sleep(std::time::Duration::from_millis(250)).await;
+        assert_eq!(watch.take(), [""; 0]);
+        drop(others);
+        assert_eq!(watch.next().await, "/b", "it is registered now");
+        assert_eq!((watch.refusal(), store.refused_watches()), (None, Vec::new()));
+        writer.write(&path("/b/y"), b"").await.unwrap();
+        assert_eq!(watch.next().await, "/b/y");
+    });
+}
+
+#[test]
+fn a_watch_that_is_refused_is_tried_again_on_the_next_connection() {
+    let world = World::with(Server::new(Quotas { watches: 1, ..Quotas::default() }));
+    let store = world.guest_store();
+    world.run(async {
+        let (first, second) = (store.watch(&path("/a")), store.watch(&path("/b")));
+        assert_eq!((first.next().await, second.next().await), ("/a".into(), "/b".into()));
+        assert!(first.refusal().is_none() && second.refusal().is_some());
+        for _ in 0..3 {
+            world.sockets.drop_connections();
+            assert_eq!((first.next().await, second.next().await), ("/a".into(), "/b".into()), "each is told to look");
+            assert!(first.refusal().is_none() && second.refusal().is_some());
+        }
+        store.suspend().await;
+        drop(first);
+        store.resume().await;
+        assert_eq!((second.next().await.as_str(), second.refusal()), ("/b", None));
+    });
+}
+
+#[test]
+fn a_watch_that_is_refused_and_dropped_leaves_nothing() {
+    let world = World::with(Server::new(Quotas { watches: 0, ..Quotas::default() }));
+    let store = world.guest_store();
+    world.run(async {
+        let watch = store.watch(&path("/a"));
+        watch.next().await;
+        drop(watch);
+        assert_eq!(store.refused_watches(), []);
+        assert_eq!(store.read(&path("/a")).await.unwrap(), None, "the connection is as good as ever");
     });
 }
 

@@ -187,6 +187,11 @@ impl Store {
         Watch::new(self.clone(), path)
     }
 
+    /// The watches that the server refuses at present, and why. Each is asked for again now and then.
+    pub fn refused_watches(&self) -> Vec<(Path, String)> {
+        self.shared.refusals()
+    }
+
     /// Carries out `body` with all it does at once or not at all; again, if somebody else has changed what it has read.
     /// It must have no effect besides.
     ///
@@ -277,4 +282,15 @@ fn names(list: &[u8]) -> Result<Vec<String>> {
 
 pub(super) fn malformed() -> Error {
     Error::new(ErrorKind::Corrupt, "an answer of XenStore that makes no sense")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_device_takes_sixteen_bytes_less_than_a_socket() {
+        let [socket, device] = [Address::Socket("s".into()), Address::Device("d".into())];
+        assert_eq!((socket.payload_bytes_max(), device.payload_bytes_max()), (4096, 4080));
+    }
 }

@@ -17,7 +17,7 @@ use rustix::{
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
 };
-use storage_io::{Executor, Reply, ReplyTo, Signal, reply};
+use storage_io::{Executor, Reply, ReplyTo, Signal, Task, reply};
 use wire::xenstore::{ErrorName, Message, MessageReader, Operation, Path, WatchEvent, put_message};
 
 use super::{client::Address, watch::Events};
@@ -26,6 +26,11 @@ use super::{client::Address, watch::Events};
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 /// And at most.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Before a watch that the server has refused is tried again, at first.
+const REFUSED_PAUSE_MIN: Duration = Duration::from_millis(100);
+/// And at most.
+const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// What a question comes to.
 type Asked = Result<Vec<u8>>;
@@ -54,6 +59,8 @@ pub(super) struct Shared {
 struct Watched {
     path: Path,
     events: Rc<Events>,
+    /// Registers it, until the server has agreed.
+    registering: Option<Task<()>>,
 }
 
 impl Shared {
@@ -123,11 +130,11 @@ impl Shared {
     }
 
     /// A watch, with a token that no other of this process ever had.
-    pub(super) fn add_watch(&self, path: &Path, events: &Rc<Events>) -> String {
+    pub(super) fn add_watch(self: &Rc<Self>, path: &Path, events: &Rc<Events>) -> String {
         let number = self.next_watch.get();
         self.next_watch.set(number + 1);
         let token = format!("oxtap-{}-{number}", std::process::id());
-        let watched = Watched { path: path.clone(), events: events.clone() };
+        let watched = Watched { path: path.clone(), events: events.clone(), registering: None };
         self.watches.borrow_mut().insert(token.clone(), watched);
         if !self.is_suspended.get() {
             self.register(path, &token);
@@ -136,7 +143,8 @@ impl Shared {
     }
 
     pub(super) fn remove_watch(&self, token: &str) {
-        self.watches.borrow_mut().remove(token);
+        let gone = self.watches.borrow_mut().remove(token);
+        drop(gone);
     }
 
     /// Every watch and its token.
@@ -144,13 +152,29 @@ impl Shared {
         self.watches.borrow().iter().map(|(token, watched)| (watched.path.clone(), token.clone())).collect()
     }
 
-    pub(super) fn register(&self, path: &Path, token: &str) {
-        // The event that follows is the answer; a server that refuses a watch has run out of something, and whoever
-        // watches looks once all the same.
-        let asked = self.ask(0, Operation::Watch, &[path.as_str().as_bytes(), b"\0", token.as_bytes(), b"\0"]);
-        if asked.is_err() {
-            self.tell(token, path.as_str());
+    /// Asks for a watch at once, and as often as the server refuses it: a quota or a right may change. Another connection
+    /// registers it anew.
+    pub(super) fn register(self: &Rc<Self>, path: &Path, token: &str) {
+        let first = self.ask_to_watch(path, token);
+        let task = self.executor.spawn(keep_registering(Rc::downgrade(self), first, path.clone(), token.to_owned()));
+        let before = self.watches.borrow_mut().get_mut(token).and_then(|watched| watched.registering.replace(task));
+        drop(before);
+    }
+
+    fn ask_to_watch(&self, path: &Path, token: &str) -> Result<Reply<Asked>> {
+        self.ask(0, Operation::Watch, &[path.as_str().as_bytes(), b"\0", token.as_bytes(), b"\0"])
+    }
+
+    fn set_refusal(&self, token: &str, refusal: Option<String>) {
+        if let Some(watched) = self.watches.borrow().get(token) {
+            watched.events.set_refusal(refusal);
         }
+    }
+
+    /// Why watches that are refused now are refused.
+    pub(super) fn refusals(&self) -> Vec<(Path, String)> {
+        let watches = self.watches.borrow();
+        watches.values().filter_map(|watched| Some((watched.path.clone(), watched.events.refusal()?))).collect()
     }
 
     fn tell(&self, token: &str, path: &str) {
@@ -165,6 +189,8 @@ impl Shared {
         if message.operation == Operation::WatchEvent {
             if let Ok(event) = WatchEvent::decode(&message.payload) {
                 let [path, token] = [event.path, event.token].map(String::from_utf8_lossy);
+                // Whoever reads it may run before the one who waits for the answer that came with it.
+                self.set_refusal(&token, None);
                 self.tell(&token, &path);
             }
             return;
@@ -184,6 +210,36 @@ impl Shared {
         self.outgoing.borrow_mut().clear();
         let waiting = self.waiting.take();
         drop(waiting);
+    }
+}
+
+/// Waits for the answer to a watch. Whoever watches one that is refused is told to look once, for nobody will tell what
+/// changes; when it is agreed to later, the server tells to look again.
+async fn keep_registering(shared: Weak<Shared>, first: Result<Reply<Asked>>, path: Path, token: String) {
+    let mut asked = first;
+    let mut pause = REFUSED_PAUSE_MIN;
+    loop {
+        let answer = match asked {
+            Ok(reply) => reply.await,
+            Err(error) => Some(Err(error)),
+        };
+        // Lost with its connection: the next one registers it.
+        let Some(answer) = answer else { return };
+        let Some(now) = shared.upgrade() else { return };
+        let error = match answer {
+            Err(error) if error.os_error() != Some(ErrorName::Eexist.number()) => error,
+            _ => return now.set_refusal(&token, None),
+        };
+        now.set_refusal(&token, Some(error.to_string()));
+        if pause == REFUSED_PAUSE_MIN {
+            now.tell(&token, path.as_str());
+        }
+        let executor = now.executor.clone();
+        drop(now);
+        executor.sleep(pause).await;
+        pause = (pause * 2).min(REFUSED_PAUSE_MAX);
+        let Some(now) = shared.upgrade().filter(|now| !now.is_suspended.get()) else { return };
+        asked = now.ask_to_watch(&path, &token);
     }
 }
 

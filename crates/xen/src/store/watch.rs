@@ -25,6 +25,8 @@ pub struct Watch {
 pub(super) struct Events {
     paths: RefCell<BTreeSet<String>>,
     came: Signal,
+    /// Why the server does not tell anything at present.
+    refusal: RefCell<Option<String>>,
 }
 
 impl Events {
@@ -39,6 +41,14 @@ impl Events {
         }
         drop(paths);
         self.came.notify();
+    }
+
+    pub(super) fn set_refusal(&self, refusal: Option<String>) {
+        self.refusal.replace(refusal);
+    }
+
+    pub(super) fn refusal(&self) -> Option<String> {
+        self.refusal.borrow().clone()
     }
 }
 
@@ -57,6 +67,12 @@ impl Watch {
     /// Ends when something has changed; says where. What changed there may have changed back, or changed more since.
     pub async fn next(&self) -> String {
         self.events.came.find(|| self.events.paths.borrow_mut().pop_first()).await
+    }
+
+    /// Why the server refuses this watch at present, if it does: its quota is used up, for example. It is asked again now and
+    /// then; until it agrees, changes are not told.
+    pub fn refusal(&self) -> Option<String> {
+        self.events.refusal()
     }
 
     /// All that has changed and was not told yet.
