@@ -379,7 +379,9 @@ impl Hands {
             (Ok(_), None) => return self.note_unconnected(refusal(Errno::NODEV, "its image is not open")),
             (Err(error), _) => return self.note_unconnected(error),
         };
-        let ring = ConnectRing { minor: disk.minor, read_only: self.image_nodes.are_read_only(), ..ring };
+        // While `Connected` is shown the guest asks, and has been answered: only the ring that was served all the time will do.
+        let adopt = self.directory.shown() == State::Connected;
+        let ring = ConnectRing { minor: disk.minor, read_only: self.image_nodes.are_read_only(), adopt, ..ring };
         self.ring_disk = Some(disk);
         let (host, name, shared) = (self.host.clone(), self.name.clone(), self.shared.clone());
         self.job = Some(self.host.executor.spawn(async move {
@@ -473,7 +475,8 @@ async fn connect(host: &Host, name: &DeviceName, disk: Disk, ring: ConnectRing) 
     let mut connected = host.worker.connect(disk, ring.clone()).await;
     if matches!(&connected, Err(error) if error.os_error() == Some(Errno::ALREADY.raw_os_error())) {
         let_go(host, name, disk).await;
-        connected = host.worker.connect(disk, ring).await;
+        // Nothing was lost: all that was taken is answered, or it was another's.
+        connected = host.worker.connect(disk, ConnectRing { adopt: false, ..ring }).await;
     }
     if connected.is_err() {
         // An answer may have been lost.

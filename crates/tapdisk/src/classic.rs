@@ -102,7 +102,7 @@ impl Control {
         // Without a platform nothing else matters.
         self.platform().look()?;
         let device = Device::from_message(&ring)?;
-        match self.have_done(&slot, Job::ConnectRing(Box::new(device))).await? {
+        match self.have_done(&slot, Job::ConnectRing { device: Box::new(device), adopt: false }).await? {
             Gave::RingConnected(Connected { already: true, .. }) => Err(rings::known(name)),
             _ => Ok(()),
         }

@@ -79,6 +79,7 @@ fn ring() -> ConnectRing {
         polling_us: 50,
         indirect_segments: 64,
         read_only: true,
+        adopt: true,
     }
 }
 

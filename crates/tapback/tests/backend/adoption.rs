@@ -23,6 +23,27 @@ fn a_ring_that_is_connected_stays_connected_when_the_backend_starts_anew() {
 }
 
 #[test]
+fn a_ring_that_was_lost_meanwhile_is_not_begun_anew() {
+    let world = World::new();
+    world.run(async {
+        let vbd = world.connected_vbd(GUEST, XVDA).await;
+        world.stop();
+        world.worker.die();
+        world.start();
+        assert_eq!(vbd.settled().await, "5");
+        assert!(!vbd.is_connected(), "nobody knows what was answered");
+        assert_eq!((vbd.error().await.unwrap().as_str(), world.worker.connected.get()), ("107 it was lost", 1));
+        vbd.show(6).await;
+        vbd.wait_for(6).await;
+        vbd.show(1).await;
+        vbd.wait_for(2).await;
+        vbd.show_ring(&[("ring-ref", "8")], 3).await;
+        vbd.wait_for(4).await;
+        assert!(vbd.is_connected(), "a ring that the frontend makes anew is fine");
+    });
+}
+
+#[test]
 fn a_frontend_that_left_while_there_was_no_backend_is_let_go_of() {
     for (shown, expected) in [(6, "6"), (1, "2"), (5, "5")] {
         let world = World::new();

@@ -87,6 +87,10 @@ impl Inner {
             return Err(Error::from_os("as the test wants it", std::io::Error::from_raw_os_error(number)));
         }
         let key = (ring.domain, ring.device);
+        if ring.adopt && !self.rings.borrow().contains_key(&key) {
+            return Err(Error::from_os("it was lost", std::io::Error::from_raw_os_error(107)));
+        }
+        let ring = ConnectRing { adopt: false, ..ring };
         let old = self.rings.borrow_mut().entry(key).or_insert_with(|| ring.clone()).clone();
         if old != ring {
             return Err(Error::from_os("it has others", std::io::Error::from_raw_os_error(114)));

@@ -35,7 +35,12 @@ pub(crate) enum Job {
     /// Close in bounded time, whatever hangs.
     ForceClose,
     /// Serve the rings of a guest's device.
-    ConnectRing(Box<Device>),
+    ConnectRing {
+        /// Which, and how.
+        device: Box<Device>,
+        /// Only if they are served already.
+        adopt: bool,
+    },
     /// Drain the rings of a guest's device, and let go of them.
     DisconnectRing {
         /// Whose.
@@ -72,7 +77,7 @@ impl Job {
             Job::Grow(_) => JobKind::Grow,
             Job::Close { .. } => JobKind::Close,
             Job::ForceClose => JobKind::ForceClose,
-            Job::ConnectRing(_) => JobKind::ConnectRing,
+            Job::ConnectRing { .. } => JobKind::ConnectRing,
             Job::DisconnectRing { .. } => JobKind::DisconnectRing,
             Job::Detach => JobKind::Detach,
         }
@@ -81,7 +86,7 @@ impl Job {
     /// The device that it connects.
     pub(crate) fn connects(&self) -> Option<RingName> {
         match self {
-            Job::ConnectRing(device) => Some(device.name),
+            Job::ConnectRing { device, .. } => Some(device.name),
             _ => None,
         }
     }

@@ -220,10 +220,10 @@ impl Home {
         result
     }
 
-    pub(super) async fn connect_ring(&self, device: Device) -> Done {
+    pub(super) async fn connect_ring(&self, device: Device, adopt: bool) -> Done {
         let exports = self.exports.borrow().clone();
         let geometry = self.disk.status().geometry();
-        self.rings.connect(exports, geometry, device).await.map(Gave::RingConnected)
+        self.rings.connect(exports, geometry, device, adopt).await.map(Gave::RingConnected)
     }
 
     pub(super) async fn disconnect_ring(&self, name: RingName, deadline: Option<Duration>) -> Done {

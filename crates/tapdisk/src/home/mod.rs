@@ -229,7 +229,7 @@ impl Home {
             Job::Grow(bytes) => self.grow(bytes).await,
             Job::Close { .. } => self.close().await.map(nothing),
             Job::ForceClose => self.force_close().await.map(nothing),
-            Job::ConnectRing(device) => self.connect_ring(*device).await,
+            Job::ConnectRing { device, adopt } => self.connect_ring(*device, adopt).await,
             Job::DisconnectRing { name, deadline } => self.disconnect_ring(name, deadline).await,
             Job::Detach => self.detach().map(nothing),
         }

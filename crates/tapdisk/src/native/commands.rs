@@ -97,7 +97,7 @@ impl Control {
         if self.slot_of_ring(device.name).is_some_and(|other| other.minor() != slot.minor()) {
             return Err(rings::known(device.name));
         }
-        self.begin(&slot, Job::ConnectRing(Box::new(device)))
+        self.begin(&slot, Job::ConnectRing { device: Box::new(device), adopt: asked.adopt })
     }
 
     fn watch_ring(&self, minor: u16, name: RingName) -> Result<Receiver<RingEvent>> {

@@ -114,12 +114,14 @@ impl Rings {
         Rc::new(Rings { executor: executor.clone(), platform, grants, budget, entries, books })
     }
 
-    /// Connects a device; its guest is served from now on. Without a platform nothing else matters.
+    /// Connects a device; its guest is served from now on. Without a platform nothing else matters. One that is to be
+    /// adopted is served already, or not at all.
     pub(crate) async fn connect(
         self: &Rc<Self>,
         exports: Option<Rc<Exports>>,
         geometry: Option<Geometry>,
         device: Device,
+        adopt: bool,
     ) -> Result<Connected> {
         let grants = self.grants()?;
         let not_open = || Error::new(ErrorKind::Closed, "the disk is not open");
@@ -131,6 +133,9 @@ impl Rings {
                 Life::Serving if entry.device == device => Ok(Connected { already: true, ..connected }),
                 _ => Err(known(device.name)),
             };
+        }
+        if adopt {
+            return Err(lost(device.name));
         }
         let grants = self.budget.limit(&grants).context(format!("ring {}", device.name))?;
         let (name, entry) = (device.name, Entry::new(device));
@@ -319,6 +324,15 @@ impl Entry {
 /// The refusal of a ring whose last connection has not ended.
 fn leaving(name: RingName) -> Error {
     Error::from_os(format!("ring {name} is being disconnected"), Errno::BUSY.into())
+}
+
+/// The refusal to begin anew where a guest was served before. Answers come in any order and take the places of requests
+/// that were not answered: what is in such a ring says nothing of what is still to be done.
+fn lost(name: RingName) -> Error {
+    Error::from_os(
+        format!("ring {name} was lost: what its guest has asked is not known any more"),
+        Errno::NOTCONN.into(),
+    )
 }
 
 /// The refusal of a ring that is not there.

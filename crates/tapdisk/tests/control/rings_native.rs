@@ -142,6 +142,23 @@ fn connecting_and_disconnecting_again_says_the_same() {
 }
 
 #[test]
+fn only_a_ring_that_is_served_is_adopted() {
+    let hosted = Hosted::new();
+    let front = hosted.front(FrontOptions::default());
+    let asked = hosted.asking(DEVICE, &[&front], Abi::X86_64);
+    let adopted = ConnectRing { adopt: true, ..asked.clone() };
+    assert_eq!(refusal(hosted.connect(adopted.clone())), 107, "nobody knows what was answered");
+    assert_eq!(hosted.used(), 0);
+    hosted.connect(asked.clone()).unwrap();
+    hosted.executor.block_on(front.write(0, &[1; 512])).unwrap();
+    assert!(hosted.connect(adopted.clone()).unwrap().already);
+    assert_eq!(refusal(hosted.connect(ConnectRing { persistent: true, ..adopted.clone() })), 114, "other parameters");
+    assert_eq!(hosted.executor.block_on(front.read(0, 1)).unwrap(), [1; 512]);
+    assert!(hosted.disconnect(DEVICE, None).connected);
+    assert_eq!(refusal(hosted.connect(adopted)), 107);
+}
+
+#[test]
 fn all_rings_of_a_device_are_served_or_none() {
     let hosted = Hosted::new();
     let (good, bad) = (hosted.front(FrontOptions::default()), hosted.front(FrontOptions::default()));
