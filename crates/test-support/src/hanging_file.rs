@@ -59,13 +59,7 @@ impl HangingFile {
     ///
     /// If the server does not stand still.
     pub fn stop(&self) {
-        self.process.signal(Signal::STOP).expect("our own child can be stopped");
-        // The signal is only on its way: a thread that still runs would answer once more.
-        let threads = PathBuf::from(format!("/proc/{}/task", self.process.pid()));
-        wait_until("the server stands still", || {
-            fs::read_dir(&threads)
-                .is_ok_and(|mut all| all.all(|thread| thread.is_ok_and(|thread| has_stopped(&thread.path()))))
-        });
+        self.process.stop().expect("our own child can be stopped");
     }
 
     /// All that has waited is answered.
@@ -76,12 +70,6 @@ impl HangingFile {
     pub fn go_on(&self) {
         self.process.signal(Signal::CONT).expect("our own child can be told to go on");
     }
-}
-
-/// Whether the thread behind this entry of `/proc` is stopped. (The name of a thread stands in brackets.)
-fn has_stopped(thread: &Path) -> bool {
-    let line = fs::read_to_string(thread.join("stat")).unwrap_or_default();
-    line.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
 }
 
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {

@@ -1,12 +1,16 @@
 //! A process that a test is answerable for.
 
-use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use std::{fs, io, thread};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// A hang limit, not a measure.
+const STANDS_STILL_MAX: Duration = Duration::from_secs(60);
 
 /// Kills one process, known by its id, when it goes out of scope.
 ///
@@ -39,6 +43,23 @@ impl ProcessGuard {
         }
     }
 
+    /// Stops it with SIGSTOP, and waits until it stands still: the signal is only on its way when it has been sent, and a
+    /// thread that still runs may do one thing more.
+    ///
+    /// # Panics
+    /// If it does not stand still.
+    pub fn stop(&self) -> io::Result<()> {
+        self.signal(Signal::STOP)?;
+        let threads = PathBuf::from(format!("/proc/{}/task", self.pid()));
+        let deadline = Instant::now() + STANDS_STILL_MAX;
+        let has_stopped = |thread: io::Result<fs::DirEntry>| thread.is_ok_and(|thread| has_stopped(&thread.path()));
+        while !fs::read_dir(&threads).is_ok_and(|mut all| all.all(has_stopped)) {
+            assert!(Instant::now() < deadline, "process {} never stands still", self.pid());
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
     /// Gives up the charge: the process goes on.
     pub fn release(mut self) {
         self.is_released = true;
@@ -62,6 +83,12 @@ impl ProcessGuard {
             }
         }
     }
+}
+
+/// Whether the thread behind this entry of `/proc` is stopped. (The name of a thread stands in brackets.)
+fn has_stopped(thread: &Path) -> bool {
+    let line = fs::read_to_string(thread.join("stat")).unwrap_or_default();
+    line.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
 }
 
 impl Drop for ProcessGuard {

@@ -14,10 +14,11 @@ use std::{
     },
     task::{Poll, Wake, Waker},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use block_core::ErrorKind;
+use test_support::ProcessGuard;
 use xen::budget::{Budget, Limits, MapPurpose, Permit, REQUEST_PAGES_MAX, Share, Waiter};
 
 /// Longer than anything here takes; a test that hangs fails.
@@ -54,11 +55,13 @@ fn bell() -> (Waker, mpsc::Receiver<()>) {
 /// Waits until the pages are there.
 fn take(waiter: &mut Waiter, pages: u32) -> Permit {
     let (waker, woken) = bell();
+    let begun = Instant::now();
     loop {
         match waiter.poll(pages, &waker) {
             Poll::Ready(permit) => return permit,
             Poll::Pending => woken.recv_timeout(HANG).expect("nobody is forgotten"),
         }
+        assert!(begun.elapsed() < HANG, "called again and again, and never first");
     }
 }
 
@@ -224,7 +227,10 @@ fn what_is_no_budget_is_refused() {
 const OTHER: &str = "OXTAP_TEST_BUDGET";
 
 /// Another process, which has taken pages, or stands in line for them.
-struct Other(Child);
+struct Other {
+    child: Child,
+    guard: ProcessGuard,
+}
 
 impl Other {
     fn start(place: &Path, what: &str) -> Other {
@@ -235,19 +241,15 @@ impl Other {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(lines.map_while(Result::ok).any(|line| line.contains("it is so")), "it began");
-        Other(child)
-    }
-
-    fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        rustix::process::kill_process(pid, signal).unwrap();
+        let guard = ProcessGuard::new(child.id()).unwrap();
+        Other { child, guard }
     }
 }
 
 impl Drop for Other {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -287,8 +289,8 @@ fn a_killed_process_gives_back_what_it_had() {
     let (waker, woken) = bell();
     assert!(waiter.poll(264, &waker).is_pending());
     assert!(share.map(200, MapPurpose::Data).is_err(), "a ring would look who has died");
-    other.0.kill().unwrap();
-    other.0.wait().unwrap();
+    other.child.kill().unwrap();
+    other.child.wait().unwrap();
     woken.recv_timeout(HANG).expect("its share comes back");
     assert_eq!(take(&mut waiter, 264).pages(), 264);
     assert!(share.map(200, MapPurpose::Data).is_ok());
@@ -322,11 +324,11 @@ fn whoever_is_stopped_in_line_is_passed_over_and_comes_later() {
     let mut waiter = shares[1].waiter();
     let (waker, woken) = bell();
     assert!(waiter.poll(10, &waker).is_pending(), "behind the other one");
-    other.signal(rustix::process::Signal::STOP);
+    other.guard.stop().unwrap();
     drop(held);
     woken.recv_timeout(HANG).expect("nobody waits for one that is stopped");
     drop(take(&mut waiter, 10));
-    other.signal(rustix::process::Signal::CONT);
+    other.guard.signal(rustix::process::Signal::CONT).unwrap();
     let mut again = shares[1].waiter();
     drop(take(&mut again, 264));
 }

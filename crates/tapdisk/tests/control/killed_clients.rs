@@ -51,7 +51,7 @@ fn an_attach_that_was_said_is_done_without_the_client() {
         let (pid, slot) = (host.spawn(), host.run.allocate_minor().unwrap());
         let before = sockets(pid);
         let tapdisk = ProcessGuard::new(pid).unwrap();
-        tapdisk.signal(Signal::STOP).unwrap();
+        tapdisk.stop().unwrap();
         let mut killed = connect(&host, pid, protocol);
         killed.write_all(&attach(protocol, slot)).unwrap();
         drop(killed);

@@ -169,7 +169,7 @@ fn a_log_daemon_that_is_stopped_holds_up_nobody_and_gets_later_what_was_kept_for
     let daemon = Daemon::start(&host);
     let disk = FailingDisk::new(host);
     eventually("it is told", || !daemon.received().is_empty());
-    daemon.guard.signal(Signal::STOP).unwrap();
+    daemon.guard.stop().unwrap();
     disk.load(FAILURES);
     let [produced, delivered, waiting, dropped] = disk.messages(FAILURES);
     assert!(produced >= FAILURES && waiting > 0 && dropped > 0, "{produced} {waiting} {dropped}");

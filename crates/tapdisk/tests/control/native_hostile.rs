@@ -266,7 +266,7 @@ fn others_have_their_turn_while_a_long_speech_is_taken() {
     let speech = [&[b'\n'; 128 << 10][..], b"{\"id\":1,\"command\":{\"jobs\":{}}}\n"].concat();
     for round in 0..8 {
         let (mut talking, mut other) = (connect(&host, pid), connect(&host, pid));
-        tapdisk.signal(Signal::STOP).unwrap();
+        tapdisk.stop().unwrap();
         let talk = || assert_eq!(send(talking.get_ref(), &speech, SendFlags::DONTWAIT), Ok(speech.len()));
         let ask = |other: &mut _| say(other, b"{\"id\":2,\"command\":{\"pause\":{\"minor\":0}}}\n");
         // Whoever speaks first.

@@ -102,7 +102,7 @@ fn a_tapdisk_that_hangs_is_down_and_delays_nobody() {
     let (fine, hung) = (Tapdisk::start(&place, "a.vhd"), Tapdisk::start(&place, "b.vhd"));
     let scraped = Scraped::start(&place, &["127.0.0.1:0", "--patience", "1"]);
     let guard = ProcessGuard::new(hung.pid).unwrap();
-    guard.signal(Signal::STOP).unwrap();
+    guard.stop().unwrap();
     let up = |page: &Page, pid: u32| page.value("oxtap_tapdisk_up", &[("pid", &pid.to_string())]);
     let begun = Instant::now();
     let page = loop {
