@@ -37,9 +37,9 @@ const LAYERS: &[Layer] = &[
     layer("virtual-disk", &["block-core", "storage-io", "image-chain"], &["image-format"]),
     // storage-io besides the design's table: events are waited for on its executor.
     layer("xen", &["block-core", "wire", "storage-io"], &["xenbus"]),
-    layer("guest", &["block-core", "wire", "storage-io", "xen", "xenbus"], &[]),
     // storage-io besides the design's table: the server's sockets are served by its executor.
     layer("xenbus", &["block-core", "wire", "storage-io"], &[]),
+    layer("guest", &["block-core", "wire", "storage-io", "xen", "xenbus"], &[]),
     // storage-io besides the design's table: sockets are served by its executor, and requests carry its buffers.
     layer("export", &["block-core", "wire", "storage-io", "xen", "virtual-disk"], &["image-format", "image-chain", "guest"]),
     layer("control-api", &["block-core", "wire"], &[]),
