@@ -86,9 +86,11 @@ struct Reading {
     segments: Vec<Segment>,
 }
 
+/// Let go of by force, its fields are dropped in their order: the event channel first, pages of data, the ring's own last.
 pub(super) struct RingSource {
-    ring: Ring,
+    doorbell: Doorbell,
     pages: Pages,
+    ring: Ring,
     /// Before pages are copied from the guest, and to it.
     from_guest: Admission,
     to_guest: Admission,
@@ -96,7 +98,6 @@ pub(super) struct RingSource {
     waker: Waker,
     executor: Executor,
     pool: BufferPool,
-    doorbell: Doorbell,
     geometry: Geometry,
     /// The guest may only read, whatever the disk permits.
     read_only: bool,

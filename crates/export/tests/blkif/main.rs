@@ -6,6 +6,7 @@ mod budget;
 mod honest;
 mod hostile;
 mod neighbour;
+mod order;
 mod persistent;
 mod polling;
 mod promises;
