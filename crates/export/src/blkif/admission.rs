@@ -70,11 +70,24 @@ impl Admission {
             }
             return Poll::Pending;
         };
+        self.has_waited(executor);
+        Poll::Ready(Admitted { permit: Some(permit) })
+    }
+
+    /// Does not wait any more, and is in nobody's way: of the rings of a disk only the first takes, so one that is not
+    /// asked for would hold up all. Who polls again stands behind the others.
+    pub(super) fn leave(&mut self, executor: &Executor) {
+        if self.is_waiting() {
+            self.waiter = self.share.as_ref().map(Share::waiter);
+            self.has_waited(executor);
+        }
+    }
+
+    fn has_waited(&mut self, executor: &Executor) {
         if let Some(since) = self.since.take() {
             let waited = executor.now() - since;
             self.waited_ns += u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
         }
-        Poll::Ready(Admitted { permit: Some(permit) })
     }
 
     /// Adds what was waited.

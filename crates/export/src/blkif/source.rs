@@ -543,14 +543,34 @@ impl RingSource {
         }
     }
 
-    /// Waits until what the disk has answered is with the guest: after the source has ended, nobody else asks it to.
+    /// Waits until what the disk has answered is with the guest: after the source has ended, nobody else asks it to. What
+    /// the disk was never asked has failed.
     pub(super) async fn finish(&mut self) {
+        self.from_guest.leave(&self.executor);
+        self.fail_untold();
         poll_fn(|cx| {
             self.wake_later(cx);
             self.publish();
             if self.read.is_empty() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
+    }
+
+    /// Requests that were taken, and that the disk does not take any more.
+    fn fail_untold(&mut self) {
+        for (place, RingRequest { id, operation, .. }) in std::mem::take(&mut self.checked) {
+            self.refuse(Job { place, id, operation, bytes: 0, pages: 0, then: Then::Respond }, Status::Error);
+        }
+        let mut jobs = Vec::new();
+        for Request { tag, .. } in std::mem::take(&mut self.staged) {
+            let place = usize::try_from(tag.0).expect("tags are places of the table");
+            jobs.push(self.jobs[place].take().expect("what is staged waits for an answer"));
+        }
+        jobs.extend(self.barrier.take().map(|Barrier { job, .. }| job));
+        for job in jobs {
+            self.bytes -= job.bytes;
+            self.refuse(job, Status::Error);
+        }
     }
 
     /// Where to say that there is something to do, and what could not be done before.
@@ -632,7 +652,10 @@ impl RequestSource for RingSource {
                 continue;
             }
             if self.has_ended() {
-                return Poll::Ready(None);
+                // A flush whose data is still to be written comes again.
+                let comes_again = |job: &Job| matches!(&job.then, Then::Next(steps) if !steps.is_empty());
+                let goes_on = self.jobs.iter().flatten().any(comes_again);
+                return if goes_on { Poll::Pending } else { Poll::Ready(None) };
             }
             // What was read and waits for room is in memory, too.
             if self.bytes >= BYTES_MAX || self.to_guest.is_waiting() {
@@ -659,6 +682,8 @@ impl RequestSource for RingSource {
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // The disk takes nothing, so this ring needs no room for what it would ask: answers to read behind it do.
+        self.from_guest.leave(&self.executor);
         self.woken(cx);
         if self.has_ended() { Poll::Ready(()) } else { Poll::Pending }
     }

@@ -9,8 +9,10 @@ use std::{
 };
 
 use export::blkif::ConnectedRing;
+use futures_util::future::{Either, select};
 use guest::{Front, FrontOptions};
-use storage_io::Task;
+use storage_io::{Fault, FaultRule, OperationKind, Task};
+use virtual_disk::DiskState;
 use xen::budget::{Budget, BudgetAccount, BudgetedGrants, Limits, MapPurpose, Permit, REQUEST_PAGES_MAX, Share};
 
 use crate::world::{World, of_front, pattern};
@@ -54,13 +56,25 @@ impl Tight {
 
     /// Until so many disks stand in line.
     async fn in_line(&self, count: u32) {
+        self.until(|| self.budget.account().waiting == count).await;
+    }
+
+    async fn until(&self, is_so: impl Fn() -> bool) {
         for _ in 0..10_000 {
-            if self.budget.account().waiting == count {
+            if is_so() {
                 return;
             }
             self.world.executor.sleep(Duration::from_millis(1)).await;
         }
         panic!("{:?}", self.budget.account());
+    }
+
+    async fn in_time<T>(&self, ends: impl Future<Output = T>) -> T {
+        let late = self.world.executor.sleep(Duration::from_secs(20));
+        match select(pin!(ends), pin!(late)).await {
+            Either::Left((value, _)) => value,
+            Either::Right(_) => panic!("it hangs: {:?}", self.budget.account()),
+        }
     }
 
     fn is_unused(&self) -> bool {
@@ -131,6 +145,46 @@ fn what_was_read_reaches_the_guest_also_when_its_ring_is_let_go_of() {
         assert_eq!(read.await.unwrap(), pattern(8, 5));
     });
     assert_eq!((tight.budget.account().shares, tight.budget.account().mapped), (1, 0), "its share has gone with it");
+}
+
+/// Its write has asked for room first, and then its disk is paused: nobody asks for the write again, and the answer of
+/// its read must not wait behind it.
+#[test]
+fn a_write_that_a_paused_disk_does_not_take_is_in_no_reads_way() {
+    for is_disconnected in [false, true] {
+        let tight = Tight::new();
+        let (front, ring) = tight.front(FrontOptions::default());
+        let faults = &tight.world.faults;
+        faults.add(FaultRule::every(Fault::Hang).of(OperationKind::Read));
+        tight.world.run(async {
+            let read = tight.spawn(&front, async |front| front.read(0, 8).await);
+            tight.until(|| faults.hanging() == 1).await;
+            let held = tight.take_all();
+            let write = tight.spawn(&front, async |front| front.write(0, &pattern(8, 1)).await);
+            tight.in_line(1).await;
+            let disk = tight.world.disk.clone();
+            let pausing = tight.world.executor.spawn(async move { disk.pause(None).await });
+            tight.until(|| tight.world.disk.status().state() == DiskState::Pausing).await;
+            faults.clear();
+            faults.release();
+            pausing.await.unwrap();
+            if is_disconnected {
+                let ending = tight.world.executor.spawn(ring.disconnect());
+                tight.world.executor.yield_now().await;
+                drop(held);
+                let end = tight.in_time(ending).await;
+                assert_eq!(read.await.unwrap(), [0; 4096]);
+                assert!(tight.in_time(write).await.is_err(), "it was not written, and the guest is told so");
+                assert_eq!(end.counters.refused, 1);
+            } else {
+                drop(held);
+                assert_eq!(tight.in_time(read).await.unwrap(), [0; 4096]);
+                tight.world.disk.resume(None).await.unwrap();
+                write.await.unwrap();
+            }
+        });
+        assert!(tight.is_unused());
+    }
 }
 
 #[test]
