@@ -2,6 +2,7 @@
 
 use block_core::Result;
 use futures_util::future::{join, join_all};
+use rustix::io::Errno;
 use wire::xenstore::Path;
 use xen::store::Store;
 use xenbus::State;
@@ -67,8 +68,11 @@ fn frontend_path(name: &DeviceName, text: &str) -> Option<Path> {
 
 /// The state of a frontend.
 pub(crate) async fn frontend_state(store: &Store, frontend: &Path) -> Result<State> {
-    let value = read(store, &state_node(frontend)).await?;
-    Ok(state(value.as_deref()))
+    match read(store, &state_node(frontend)).await {
+        // No state is that long.
+        Err(error) if error.os_error() == Some(Errno::TOOBIG.raw_os_error()) => Ok(State::Unknown),
+        value => Ok(state(value?.as_deref())),
+    }
 }
 
 pub(crate) fn state_node(frontend: &Path) -> Path {

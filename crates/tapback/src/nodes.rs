@@ -9,11 +9,14 @@ use xenbus::State;
 /// So much of a value that makes no sense is shown.
 const SHOWN_BYTES_MAX: usize = 32;
 
-/// A node's value. One that may not be read is as good as none: where a domain without rights looks, that is what the
+/// A node's value; what is too long to be told is told to be refused. One that may not be read is as good as none: where a domain without rights looks, that is what the
 /// server says of nodes that have gone.
 pub(crate) async fn read(store: &Store, path: &Path) -> Result<Option<Vec<u8>>> {
     match store.read(path).await {
         Err(error) if error.os_error() == Some(Errno::ACCESS.raw_os_error()) => Ok(None),
+        Err(error) if error.os_error() == Some(Errno::TOOBIG.raw_os_error()) => {
+            Err(refusal(Errno::TOOBIG, format!("reading {path}: its value fits into no message")))
+        }
         asked => asked,
     }
 }

@@ -1,8 +1,14 @@
 //! Guests that write whatever they like, as fast as they can.
 
-use std::{cell::Cell, rc::Rc};
+use std::{
+    cell::Cell,
+    io::{ErrorKind, Read, Write},
+    os::unix::net::UnixStream,
+    rc::Rc,
+};
 
 use guest::hostile::HostileNodes;
+use wire::xenstore::Operation;
 
 use crate::world::{GUEST, World, XVDA};
 
@@ -149,5 +155,74 @@ fn whatever_nodes_a_guest_writes_the_device_comes_out_of_it() {
             vbd.wait_for(4).await;
             assert_eq!(neighbour.settled().await, "4", "{name}, seed {seed}");
         }
+    });
+}
+
+#[test]
+fn a_message_of_64_kib_ends_the_connection_that_it_came_by_and_no_other() {
+    let world = World::new();
+    world.run(async {
+        let neighbour = world.connected_vbd(8, XVDA).await;
+        let vbd = world.ready_vbd(GUEST, XVDA).await;
+        let before = world.sockets.connections();
+        let mut raw = UnixStream::connect(world.guest_socket(GUEST)).unwrap();
+        raw.set_nonblocking(true).unwrap();
+        let payload = [vbd.front.as_str().as_bytes(), b"/ring-ref\0", &[b'8'; 65536]].concat();
+        let words = [Operation::Write.number(), 1, 0, u32::try_from(payload.len()).unwrap()];
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).chain(payload).collect();
+        // How much of it is taken before the connection ends is the server's affair.
+        let sent = raw.write(&bytes).unwrap();
+        assert!(sent > 16, "{sent}");
+        world.settle().await;
+        assert_eq!(world.sockets.connections(), before, "it has ended, and no other");
+        match raw.read(&mut [0; 16]) {
+            Ok(count) => assert_eq!(count, 0, "no answer"),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
+        assert_eq!(world.store.read(&vbd.front.join("ring-ref").unwrap()).await.unwrap(), None);
+        // The guest's kernel has another connection, and goes on.
+        vbd.show_ring(&[("ring-ref", "8"), ("event-channel", "3")], 3).await;
+        vbd.wait_for(4).await;
+        assert_eq!(neighbour.settled().await, "4");
+    });
+}
+
+#[test]
+fn a_value_of_64_kib_in_the_store_is_refused_with_its_reason_and_holds_up_nobody() {
+    for name in ["ring-ref", "event-channel", "ring-page-order", "protocol", "multi-queue-num-queues"] {
+        let world = World::new();
+        world.run(async {
+            let vbd = world.ready_vbd(GUEST, XVDA).await;
+            vbd.show_ring(&[("ring-ref", "8"), ("event-channel", "3")], 1).await;
+            let node = vbd.front.join(name).unwrap();
+            world.plant(&node, &[b'8'; 65536]);
+            vbd.show(3).await;
+            let neighbour = world.connected_vbd(8, XVDA).await;
+            assert_eq!((vbd.settled().await.as_str(), neighbour.state().await.as_str()), ("5", "4"), "{name}");
+            let error = vbd.error().await.unwrap();
+            assert!(error.starts_with("7 ") && error.contains(name) && error.len() < 200, "{error}");
+            assert_eq!((world.worker.connected.get(), vbd.is_connected()), (1, false));
+            vbd.unset(name).await;
+            vbd.show(6).await;
+            vbd.wait_for(6).await;
+            vbd.show(1).await;
+            vbd.wait_for(2).await;
+            vbd.show_ring(&[("ring-ref", "8"), ("event-channel", "3")], 3).await;
+            vbd.wait_for(4).await;
+        });
+    }
+}
+
+#[test]
+fn a_state_of_64_kib_in_the_store_is_no_state_and_holds_up_nobody() {
+    let world = World::new();
+    world.run(async {
+        let vbd = world.ready_vbd(GUEST, XVDA).await;
+        vbd.show_ring(&[("ring-ref", "8"), ("event-channel", "3")], 1).await;
+        world.plant(&vbd.front.join("state").unwrap(), &[b'3'; 65536]);
+        let neighbour = world.connected_vbd(8, XVDA).await;
+        assert_eq!((vbd.settled().await.as_str(), neighbour.state().await.as_str()), ("2", "4"));
+        vbd.show(3).await;
+        vbd.wait_for(4).await;
     });
 }

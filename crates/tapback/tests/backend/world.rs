@@ -1,11 +1,11 @@
 //! A host of one test: a XenStore server, a toolstack, guests, and the backend, all on one executor.
 
-use std::{cell::RefCell, future::Future, pin::pin, rc::Rc, time::Duration};
+use std::{cell::RefCell, future::Future, path::PathBuf, pin::pin, rc::Rc, time::Duration};
 
 use futures_util::future::{Either, select};
 use storage_io::{EngineChoice, Executor};
 use tapback::{DeviceName, Host, Log, Offer, Summary, Watcher};
-use wire::xenstore::{Path, Permission};
+use wire::xenstore::{Message, Operation, Path, Permission};
 use xen::{
     DomainId,
     store::{Address, Store},
@@ -117,13 +117,28 @@ impl World {
         }
     }
 
+    /// A value gets into the store that fits into no message, as an administrator's tool may put it there.
+    pub(crate) fn plant(&self, node: &Path, value: &[u8]) {
+        let payload = [node.as_str().as_bytes(), b"\0", value].concat();
+        let message = Message { operation: Operation::Write, request: 1, transaction: 0, payload };
+        self.sockets.with_store(|store| {
+            let toolstack = store.connect(0);
+            store.handle(toolstack, &message);
+            store.disconnect(toolstack);
+        });
+    }
+
     /// A guest's own connection.
     pub(crate) fn guest_store(&self, domain: u16) -> Store {
+        Store::connect(&self.executor, Address::Socket(self.guest_socket(domain))).unwrap()
+    }
+
+    pub(crate) fn guest_socket(&self, domain: u16) -> PathBuf {
         let socket = self.directory.path().join(format!("socket.{domain}"));
         if !socket.exists() {
             self.sockets.listen(&socket, domain).unwrap();
         }
-        Store::connect(&self.executor, Address::Socket(socket)).unwrap()
+        socket
     }
 
     pub(crate) fn summary(&self, device: u32) -> Option<Summary> {

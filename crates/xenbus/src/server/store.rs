@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wire::xenstore::{ErrorName, Message, Operation, Path, put_error, put_message};
+use wire::xenstore::{ErrorName, Message, Operation, PAYLOAD_BYTES_MAX, Path, put_error, put_message};
 
 use super::{
     connection::{Connection, ConnectionId, Delivery},
@@ -149,6 +149,10 @@ impl Store {
         let Message { operation, request, transaction, .. } = *message;
         let mut reply = Vec::new();
         match result {
+            // As Xen's server says of a value that fits into no answer.
+            Ok(payload) if payload.len() > PAYLOAD_BYTES_MAX => {
+                put_error(&mut reply, request, transaction, ErrorName::E2big);
+            }
             Ok(payload) => put_message(&mut reply, operation, request, transaction, &[&payload]),
             Err(error) => put_error(&mut reply, request, transaction, error),
         }
