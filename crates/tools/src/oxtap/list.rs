@@ -37,7 +37,8 @@ struct Row {
 
 pub(super) fn run(arguments: &Ls) -> Result<()> {
     let rows = rows(&RunDir::from_environment())?;
-    let text = if arguments.json { to_json(&rows) } else { to_table(&rows) + &memory(XenMemory::read()) };
+    let xen = XenMemory::read();
+    let text = if arguments.json { to_json(&rows, xen) } else { to_table(&rows) + &memory(xen) };
     text::print(&text)
 }
 
@@ -122,13 +123,17 @@ fn cells(row: &Row) -> [String; 8] {
     ]
 }
 
-fn to_json(rows: &[Row]) -> String {
+/// The memory of this domain stands with each disk: what Xen says of it is the same for all.
+fn to_json(rows: &[Row], memory: Option<XenMemory>) -> String {
+    let memory = memory.map(|memory| memory.parts().map(|(name, bytes)| (name.to_owned(), bytes.into())).collect());
+    let memory: Value = memory.map_or(Value::Null, Value::Object);
     let list: Vec<Value> = rows
         .iter()
         .map(|row| {
             json!({ "pid": row.pid, "minor": row.minor, "state": row.state, "bytes": row.bytes, "image": row.image,
                     "nbd_socket": row.socket, "in_flight": row.in_flight, "waiting": row.waiting,
-                    "limits": row.limits, "guest_pages": row.guest_pages, "guests": row.guests, "step": row.step, "trouble": row.trouble })
+                    "limits": row.limits, "guest_pages": row.guest_pages, "guests": row.guests,
+                    "domain_memory": memory, "step": row.step, "trouble": row.trouble })
         })
         .collect();
     format!("{:#}\n", Value::Array(list))
@@ -143,7 +148,7 @@ mod tests {
     fn a_host_without_disks_says_so() {
         let directory = tempfile::tempdir().unwrap();
         let rows = rows(&RunDir::at(directory.path())).unwrap();
-        assert_eq!((to_table(&rows).as_str(), to_json(&rows).as_str()), ("no disks\n", "[]\n"));
+        assert_eq!((to_table(&rows).as_str(), to_json(&rows, None).as_str()), ("no disks\n", "[]\n"));
     }
 
     #[test]
@@ -172,7 +177,7 @@ mod tests {
              70   3      resume failed  -     2+1   0/0    500 IOPS  vhd:/a.vhd\n     \
              trouble: /a.vhd: No such file or directory\n"
         );
-        let json: Value = serde_json::from_str(&to_json(&rows)).unwrap();
+        let json: Value = serde_json::from_str(&to_json(&rows, None)).unwrap();
         assert_eq!(json[0]["limits"]["total"]["requests"]["per_second"], 500);
         assert_eq!(json[0]["trouble"], "/a.vhd: No such file or directory");
     }
@@ -193,8 +198,24 @@ mod tests {
              70   3      running  -     0     4/9, 1 lost  -       vhd:/a.vhd\n     \
              guest 7-51712: 1 ring, 12 requests, pages: 22 granted, 4 mapped, 9 at most, 0 lost, broken: nonsense\n"
         );
-        let json: Value = serde_json::from_str(&to_json(&rows)).unwrap();
+        let json: Value = serde_json::from_str(&to_json(&rows, None)).unwrap();
         assert_eq!((&json[0]["guest_pages"]["peak"], &json[0]["guests"][0]["domain"]), (&json!(9), &json!(7)));
+    }
+
+    #[test]
+    fn the_memory_of_the_domain_is_told_with_the_disks() {
+        let place = tempfile::tempdir().unwrap();
+        assert_eq!(memory(XenMemory::read_in(place.path())), "");
+        std::fs::create_dir(place.path().join("info")).unwrap();
+        std::fs::write(place.path().join("info/current_kb"), "2048\n").unwrap();
+        let xen = XenMemory::read_in(place.path());
+        assert_eq!(memory(xen), "this domain has 2 MiB\n");
+        std::fs::write(place.path().join("target_kb"), "4096\n").unwrap();
+        let xen = XenMemory::read_in(place.path());
+        assert_eq!(memory(xen), "this domain has 2 MiB, and shall have 4 MiB\n");
+        let rows = rows_of(&process(70, &[(3, "vhd:/a.vhd")]));
+        let json = |xen| serde_json::from_str::<Value>(&to_json(&rows, xen)).unwrap()[0]["domain_memory"].clone();
+        assert_eq!((json(xen), json(None)), (json!({ "current": 2 << 20, "target": 4 << 20 }), Value::Null));
     }
 
     #[test]

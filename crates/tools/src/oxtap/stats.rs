@@ -59,7 +59,7 @@ fn head(place: Place, statistics: &DiskStatistics) -> String {
     add("now", Some(format!("{} in flight, {} to be tried again", count(disk.in_flight, "request"), disk.waiting)));
     add("limits", words::limits(&statistics.limits));
     add("budget", statistics.valve.clone());
-    add("pages", (disk.ring_pages != RingPages::default()).then(|| words::pages(&disk.ring_pages)));
+    add("pages", Some(words::pages(&disk.ring_pages)));
     let throttled = &statistics.throttled;
     add(
         "held back",
@@ -286,6 +286,7 @@ disk 70:4  vhd:/a.vhd
   size       64 MiB, blocks of 512 bytes (4096 on storage), read-only
   now        1 request in flight, 0 to be tried again
   limits     500 IOPS
+  pages      0/0
   held back  1 request, for 2.00 ms in all
 
 REQUESTS  CAME  ENDED  FAILED  BYTES   MEAN QUEUED  MEAN SERVED
@@ -336,7 +337,7 @@ GUEST  QUEUE  PAGES  REQUESTS  REFUSED  HELD BACK  KICKS IN  KICKS OUT  PER IN  
         let report = report(Place { pid: 70, minor: 4 }, &older::disk(4, None));
         assert_eq!(
             report,
-            "disk 70:4  no image\n  state      running\n  now        0 requests in flight, 0 to be tried again\n"
+            "disk 70:4  no image\n  state      running\n  now        0 requests in flight, 0 to be tried again\n  pages      0/0\n"
         );
     }
 

@@ -23,7 +23,8 @@ impl XenMemory {
         XenMemory::read_in(Path::new(DIRECTORY))
     }
 
-    fn read_in(directory: &Path) -> Option<XenMemory> {
+    /// As a directory tells it that stands for the kernel's.
+    pub(super) fn read_in(directory: &Path) -> Option<XenMemory> {
         let bytes = |name: &str| {
             let text = fs::read_to_string(directory.join(name)).ok()?;
             text.trim().parse::<u64>().ok()?.checked_mul(1024)

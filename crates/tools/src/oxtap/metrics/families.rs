@@ -352,6 +352,20 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_of_the_domain_is_told_if_there_is_xen() {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::create_dir(place.path().join("info")).unwrap();
+        for (name, text) in [("info/current_kb", "2048\n"), ("target_kb", "4096\n"), ("info/low_kb", "16\n")] {
+            std::fs::write(place.path().join(name), text).unwrap();
+        }
+        let page = |memory: Option<XenMemory>| render(&[], memory.as_ref(), Duration::ZERO);
+        let told = page(XenMemory::read_in(place.path()));
+        let expected = ["{memory=\"current\"} 2097152", "{memory=\"target\"} 4194304", "{memory=\"low\"} 16384"];
+        assert_eq!(lines(&told, "oxtap_domain_memory_bytes"), expected);
+        assert_eq!(lines(&page(None), "oxtap_domain_memory_bytes"), [""; 0]);
+    }
+
+    #[test]
     fn one_who_does_not_answer_is_down() {
         let silent = Process { pid: 72, is_native: true, statistics: None };
         let page = render(&[silent], None, Duration::ZERO);
