@@ -381,7 +381,8 @@ impl Hands {
         };
         // While `Connected` is shown the guest asks, and has been answered: only the ring that was served all the time will do.
         let adopt = self.directory.shown() == State::Connected;
-        let ring = ConnectRing { minor: disk.minor, read_only: self.image_nodes.are_read_only(), adopt, ..ring };
+        let (read_only, no_discard) = (self.image_nodes.are_read_only(), !self.image_nodes.may_discard());
+        let ring = ConnectRing { minor: disk.minor, read_only, no_discard, adopt, ..ring };
         self.ring_disk = Some(disk);
         let (host, name, shared) = (self.host.clone(), self.name.clone(), self.shared.clone());
         self.job = Some(self.host.executor.spawn(async move {

@@ -33,6 +33,9 @@ pub struct ConnectRing {
     /// Changes are refused, though the disk may take them.
     #[serde(default)]
     pub read_only: bool,
+    /// Discards are refused, though the disk may take them.
+    #[serde(default)]
+    pub no_discard: bool,
     /// Rings that are connected already, or none: a guest that was served before has requests in its rings, and only
     /// whoever served it knows which of them are answered.
     #[serde(default)]

@@ -79,6 +79,7 @@ fn ring() -> ConnectRing {
         polling_us: 50,
         indirect_segments: 64,
         read_only: true,
+        no_discard: true,
         adopt: true,
     }
 }

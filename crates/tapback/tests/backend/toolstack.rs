@@ -286,6 +286,22 @@ fn a_disk_for_reading_is_connected_and_told_as_one() {
 }
 
 #[test]
+fn discard_enable_is_enforced_where_requests_are_served() {
+    for (value, expected) in [("0", true), ("1", false)] {
+        let world = World::new();
+        world.run(async {
+            let vbd = world.vbd(GUEST, XVDA).await;
+            world.store.write(&vbd.node("discard-enable"), value.as_bytes()).await.unwrap();
+            vbd.wait_for(2).await;
+            vbd.run_script().await;
+            vbd.show_ring(&[("ring-ref", "8"), ("event-channel", "3")], 3).await;
+            vbd.wait_for(4).await;
+            assert_eq!(world.worker.ring(GUEST, XVDA).no_discard, expected, "discard-enable {value}");
+        });
+    }
+}
+
+#[test]
 fn what_happens_is_logged_in_the_order_of_its_happening() {
     let world = World::new();
     world.run(async {

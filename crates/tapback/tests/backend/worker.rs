@@ -101,7 +101,7 @@ impl Inner {
         let offer = RingOffer {
             flush: true,
             barrier: true,
-            discard: !ring.read_only,
+            discard: !ring.read_only && !ring.no_discard,
             discard_granularity: 4096,
             indirect_segments: ring.indirect_segments,
             ..RingOffer::default()

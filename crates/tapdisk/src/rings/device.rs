@@ -45,6 +45,7 @@ pub(crate) struct Device {
     features: RingFeatures,
     indirect_segments: u16,
     is_read_only: bool,
+    may_discard: bool,
 }
 
 /// Where one ring of a guest is.
@@ -90,6 +91,7 @@ impl Device {
             features: RingFeatures { persistent: false, polling: polling(parameters.poll_duration) },
             indirect_segments: INDIRECT_SEGMENTS_MAX,
             is_read_only: false,
+            may_discard: true,
         })
     }
 
@@ -115,6 +117,7 @@ impl Device {
             features: RingFeatures { persistent: asked.persistent, polling: polling(asked.polling_us) },
             indirect_segments: asked.indirect_segments.min(INDIRECT_SEGMENTS_MAX),
             is_read_only: asked.read_only,
+            may_discard: !asked.no_discard,
         })
     }
 
@@ -130,7 +133,7 @@ impl Device {
 
     /// What it may ask. Whoever talks to XenStore tells it; a guest that was told less asks for less.
     pub(crate) fn offer(&self, geometry: &Geometry) -> Limits {
-        let discard = geometry.can_discard && !self.sees(*geometry).read_only;
+        let discard = self.may_discard && geometry.can_discard && !self.sees(*geometry).read_only;
         Limits { flush: true, barrier: true, discard, indirect_segments: self.indirect_segments }
     }
 

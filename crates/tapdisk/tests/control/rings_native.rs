@@ -208,6 +208,18 @@ fn a_guest_that_may_only_read_changes_nothing() {
     assert_eq!(hosted.executor.block_on(front.read(0, 1)).unwrap(), [0; 512]);
 }
 
+#[test]
+fn a_guest_that_may_not_discard_frees_nothing() {
+    let hosted = Hosted::new();
+    let front = hosted.front(FrontOptions::default());
+    let asked = hosted.asking(DEVICE, &[&front], Abi::X86_64);
+    let connected = hosted.connect(ConnectRing { no_discard: true, ..asked }).unwrap();
+    assert!(!connected.geometry.read_only && !connected.offer.discard);
+    hosted.executor.block_on(front.write(0, &[7; 4096])).unwrap();
+    assert!(hosted.executor.block_on(front.discard(0, 8)).is_err(), "it was told, and asks all the same");
+    assert_eq!(hosted.executor.block_on(front.read(0, 8)).unwrap(), [7; 4096]);
+}
+
 /// What a watch tells next.
 fn event(watching: &mut Client) -> RingEvent {
     match watching.next_answer().unwrap() {
