@@ -1,9 +1,14 @@
 //! All devices of a kind: made when their directories come, forgotten when they have gone.
 
-use std::{cell::RefCell, collections::BTreeMap, pin::pin, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    pin::pin,
+    rc::Rc,
+};
 
 use block_core::Result;
-use futures_util::future::select;
+use futures_util::future::{Either, select};
 use storage_io::{Signal, Task};
 use wire::xenstore::Path;
 use xen::store::Watch;
@@ -23,6 +28,8 @@ struct Devices {
     kind: Rc<str>,
     root: Path,
     known: RefCell<BTreeMap<DeviceName, Device>>,
+    /// Whose devices could not be listed: of all guests, or of one. They are asked for again.
+    unlisted: RefCell<BTreeSet<Option<String>>>,
     /// One of them is over.
     over: Rc<Signal>,
 }
@@ -47,6 +54,7 @@ impl Watcher {
             kind: kind.into(),
             root,
             known: RefCell::default(),
+            unlisted: RefCell::default(),
             over: Rc::default(),
         });
         let task = host.executor.spawn(devices.clone().run());
@@ -70,12 +78,30 @@ impl Devices {
     async fn run(self: Rc<Self>) {
         let watch = self.host.store.watch(&self.root);
         loop {
-            for path in self.changes(&watch).await {
+            for path in self.changes_or_due(&watch).await {
                 match self.place(&path) {
                     Place::Many(guest) => self.look_at_all(guest.as_deref()).await,
                     Place::One(name) => self.look_at(name),
                     Place::Nothing => {}
                 }
+            }
+        }
+    }
+
+    /// What has changed; if something could not be listed, not later than when it is due again.
+    async fn changes_or_due(&self, watch: &Watch) -> Vec<String> {
+        if self.unlisted.borrow().is_empty() {
+            return self.changes(watch).await;
+        }
+        let due = pin!(self.host.executor.sleep(REFUSED_PAUSE));
+        match select(pin!(self.changes(watch)), due).await {
+            Either::Left((paths, _)) => paths,
+            Either::Right(_) => {
+                let unlisted = self.unlisted.take();
+                for guest in unlisted {
+                    self.list(guest.as_deref()).await;
+                }
+                Vec::new()
             }
         }
     }
@@ -92,8 +118,8 @@ impl Devices {
             let changed = pin!(watch.next());
             let future = select(changed, forgetting).await;
             match future {
-                futures_util::future::Either::Left((path, _)) => path,
-                futures_util::future::Either::Right((never, _)) => never,
+                Either::Left((path, _)) => path,
+                Either::Right((never, _)) => never,
             }
         };
         let mut paths = watch.take();
@@ -125,28 +151,33 @@ impl Devices {
                 device.look();
             }
         }
-        loop {
-            match self.names(guest).await {
-                Ok(names) => return names.into_iter().for_each(|name| self.look_at(name)),
-                // Whoever cannot be asked now will be asked again.
-                Err(_) => self.host.executor.sleep(REFUSED_PAUSE).await,
+        self.list(guest).await;
+    }
+
+    /// Looks at all that are there. A guest that cannot be listed holds up no other.
+    async fn list(&self, guest: Option<&str>) {
+        let guests = match guest {
+            Some(guest) => vec![guest.to_owned()],
+            None => match self.host.store.directory(&self.root).await {
+                Ok(guests) => guests.unwrap_or_default(),
+                Err(_) => {
+                    self.unlisted.borrow_mut().insert(None);
+                    return;
+                }
+            },
+        };
+        for guest in guests {
+            match self.names(&guest).await {
+                Ok(names) => names.into_iter().for_each(|name| self.look_at(name)),
+                Err(_) => drop(self.unlisted.borrow_mut().insert(Some(guest))),
             }
         }
     }
 
-    async fn names(&self, guest: Option<&str>) -> Result<Vec<DeviceName>> {
-        let store = &self.host.store;
-        let guests = match guest {
-            Some(guest) => vec![guest.to_owned()],
-            None => store.directory(&self.root).await?.unwrap_or_default(),
-        };
-        let mut names = Vec::new();
-        for guest in guests {
-            let Ok(directory) = self.root.join(&guest) else { continue };
-            let devices = store.directory(&directory).await?.unwrap_or_default();
-            names.extend(devices.iter().filter_map(|device| DeviceName::parse(&self.kind, &guest, device)));
-        }
-        Ok(names)
+    async fn names(&self, guest: &str) -> Result<Vec<DeviceName>> {
+        let Ok(directory) = self.root.join(guest) else { return Ok(Vec::new()) };
+        let devices = self.host.store.directory(&directory).await?.unwrap_or_default();
+        Ok(devices.iter().filter_map(|device| DeviceName::parse(&self.kind, guest, device)).collect())
     }
 
     fn look_at(&self, name: DeviceName) {

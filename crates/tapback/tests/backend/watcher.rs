@@ -1,6 +1,44 @@
 //! Directories that come, go and are none.
 
+use std::rc::Rc;
+
+use tapback::{Host, Watcher};
+use wire::xenstore::Path;
+
 use crate::world::{GUEST, Vbd, World, XVDA, path};
+
+#[test]
+fn a_guest_that_cannot_be_listed_holds_up_no_other() {
+    let world = World::without_watcher();
+    world.run(async {
+        let (hidden, other) = (world.vbd(GUEST, XVDA).await, world.vbd(GUEST + 1, XVDA).await);
+        let directory = |vbd: &Vbd<'_>| vbd.back.parent().unwrap();
+        let kind = directory(&hidden).parent().unwrap();
+        let show = async |path: &Path, reader: &str| {
+            let permissions = ["n0".parse().unwrap(), reader.parse().unwrap()];
+            world.store.transaction(async |all| all.set_permissions(path, &permissions).await).await.unwrap();
+        };
+        show(&directory(&hidden), "n5").await;
+        for path in [kind, directory(&other)] {
+            show(&path, "r5").await;
+        }
+        for vbd in [&hidden, &other] {
+            for name in ["frontend", "state"] {
+                show(&vbd.node(name), "r5").await;
+            }
+        }
+        // One that may not read everything.
+        let host = Rc::new(Host { store: world.guest_store(5), ..(*world.host).clone() });
+        world.watcher.replace(Some(Watcher::start(&host, "vbd3")));
+        let known = || world.watcher.borrow().as_ref().unwrap().devices().len();
+        world.settle().await;
+        assert_eq!(known(), 1, "the one that can be listed");
+        show(&directory(&hidden), "r5").await;
+        while known() < 2 {
+            world.settle().await;
+        }
+    });
+}
 
 #[test]
 fn the_directory_of_all_devices_goes_and_comes_back_and_backend_with_it() {
