@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use block_core::{Result, SECTOR};
 use control_api::native::{
-    DiskStatistics, FailureCause, Histogram, InFlightRequest, Layer, RequestPhase, RingCounters, RingPages,
+    DiskStatistics, FailureCause, Histogram, InFlightRequest, Layer, RequestPhase, RingCounters,
 };
 
 use super::{
@@ -220,8 +220,8 @@ fn running(statistics: &DiskStatistics) -> String {
 mod tests {
     use super::{super::older, *};
     use control_api::native::{
-        ErrorCount, Geometry, Latency, Limit, Limits, QueueStatistics, Rate, RequestCount, RingQueueStatistics,
-        RingStatistics, State, Throttled,
+        ErrorCount, Geometry, Latency, Limit, Limits, QueueStatistics, Rate, RequestCount, RingPages,
+        RingQueueStatistics, RingStatistics, State, Throttled,
     };
 
     fn everything() -> DiskStatistics {
