@@ -61,3 +61,13 @@ fn without_a_budget_nobody_waits() {
     hosted.executor.block_on(front.write(0, &[7; 512])).unwrap();
     assert!(!hosted.host.run.grant_budget().exists());
 }
+
+#[test]
+fn a_host_that_was_told_nothing_of_a_budget_has_one() {
+    let hosted = Hosted::new();
+    let front = hosted.front(FrontOptions::default());
+    hosted.connect(hosted.asking(DEVICE, &[&front], FrontOptions::default().abi)).unwrap();
+    assert!(hosted.host.run.grant_budget().exists());
+    assert_eq!(other(&hosted).account().mapped, 1, "the page of the ring is in it");
+    hosted.executor.block_on(front.write(0, &[7; 512])).unwrap();
+}

@@ -25,6 +25,8 @@ use xen::{
 use crate::host::{Host, LONG, aio};
 
 pub(crate) const DOMAIN: DomainId = DomainId(7);
+/// A second guest, for those who need one.
+pub(crate) const OTHER_DOMAIN: DomainId = DomainId(8);
 /// What most tests call the guest's device.
 pub(crate) const DEVICE: u32 = 51712;
 pub(crate) const DISK_BYTES: u64 = 4 << 20;
@@ -82,6 +84,7 @@ impl Hosted {
             let executor = Executor::new(EngineChoice::Inline).unwrap();
             let broker = Broker::start(&executor, &path, BrokerLimits::default()).unwrap();
             broker.create_domain(DOMAIN, 1024).unwrap();
+            broker.create_domain(OTHER_DOMAIN, 1024).unwrap();
             up.send(()).unwrap();
             executor.block_on(ended.recv());
         });
@@ -89,7 +92,7 @@ impl Hosted {
         executor.block_on(is_up.recv()).unwrap();
         let platform = format!("hosted:{}", directory.display());
         let mut command = host.command(&["spawn"]);
-        spawned(command.env("OXTAP_XEN", platform), &directory);
+        spawned(command.env("OXTAP_XEN", platform).env_remove("OXTAP_GRANT_BUDGET"), &directory);
         let output = command.output().unwrap();
         let pid: u32 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
         let minor = host.attach(pid);
