@@ -99,7 +99,7 @@ impl Controls {
         self.broken.get()
     }
 
-    /// The ring makes no sense. The first reason is the one that counts.
+    /// The ring cannot be served any more. The first reason is the one that counts.
     pub(super) fn breaks(&self, broken: BrokenRing) {
         if self.broken.get().is_none() {
             self.broken.set(Some(broken));
@@ -149,7 +149,7 @@ pub enum RingChange {
     Resized(Geometry),
     /// An operation that was offered turned out not to be possible: it is refused from now on.
     Unsupported(OperationCode),
-    /// The ring makes no sense and is not looked at any more.
+    /// The ring makes no sense, or its event channel is broken, and it is not looked at any more.
     Broken(BrokenRing),
 }
 

@@ -98,7 +98,7 @@ impl ConnectedRing {
             queue.executor().spawn(unused)
         });
         let pages = Pages::new(grants, *domain, kept);
-        let doorbell = Doorbell::new(queue.executor(), channel);
+        let doorbell = Doorbell::new(queue.executor(), channel, controls.clone());
         let source = RingSource::new(queue, ring, pages, doorbell, geometry, options, controls.clone());
         queue.executor().list(&controls);
         let presence = Presence(controls.clone());

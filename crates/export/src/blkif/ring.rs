@@ -36,6 +36,8 @@ pub enum BrokenRing {
     },
     /// The ring has another length than its order says.
     WrongLength,
+    /// The event channel is broken: nobody will be told of requests any more.
+    NoEvents,
 }
 
 impl fmt::Display for BrokenRing {
@@ -48,6 +50,7 @@ impl fmt::Display for BrokenRing {
                 write!(f, "the guest takes back {count} requests that were taken from the ring already")
             }
             BrokenRing::WrongLength => f.write_str("a ring of 1, 2, 4, 8 or 16 pages is needed"),
+            BrokenRing::NoEvents => f.write_str("the event channel is broken"),
         }
     }
 }

@@ -212,7 +212,7 @@ impl RingSource {
     }
 
     fn has_ended(&self) -> bool {
-        self.controls.is_stopping.get() || self.controls.broken().is_some() || self.doorbell.is_broken()
+        self.controls.is_stopping.get() || self.controls.broken().is_some()
     }
 
     /// Takes what is in the ring.
@@ -230,6 +230,7 @@ impl RingSource {
         self.spare.taken = taken;
         let count = count?;
         if count > 0 {
+            self.doorbell.worked();
             self.count(|counters| counters.requests += count as u64);
             self.keep_looking();
         }

@@ -1,13 +1,13 @@
-//! In which order a ring lets go, on a platform that writes down what is given back.
+//! Rings on a platform that writes down in which order things are given back, and whose event channels can break.
 
 use std::{
-    future::{Future, pending},
+    future::{Future, pending, ready},
     pin::Pin,
     sync::{Arc, Mutex},
 };
 
-use block_core::Result;
-use export::blkif::{ConnectedRing, RingFeatures, RingOptions};
+use block_core::{Error, ErrorKind, Result};
+use export::blkif::{BrokenRing, ConnectedRing, RingChange, RingFeatures, RingOptions};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use storage_io::Executor;
 use wire::blkif::{Abi, OperationCode, Request, RequestBody, Segment, Transfer};
@@ -22,11 +22,15 @@ const DATA: GrantRef = GrantRef(2);
 
 /// What was given back, in order. All pages are zeroes, but for a ring with one write in it.
 #[derive(Clone, Debug, Default)]
-struct Recorder(Arc<Mutex<Vec<&'static str>>>);
+struct Recorder {
+    given_back: Arc<Mutex<Vec<&'static str>>>,
+    /// Its event channels break at once.
+    is_broken: bool,
+}
 
 impl Recorder {
     fn gave_back(&self, what: &'static str) {
-        self.0.lock().unwrap().push(what);
+        self.given_back.lock().unwrap().push(what);
     }
 }
 
@@ -71,6 +75,9 @@ impl EventChannel for Silent {
     }
 
     fn wait(&self) -> Pin<Box<dyn Future<Output = Result<()>> + '_>> {
+        if self.0.is_broken {
+            return Box::pin(ready(Err(Error::new(ErrorKind::Io, "it is broken"))));
+        }
         Box::pin(pending())
     }
 
@@ -104,7 +111,23 @@ fn a_ring_gives_its_event_channel_back_first_and_its_own_pages_last() {
                 ring.disconnect().await;
             }
         });
-        let given_back = platform.0.lock().unwrap().clone();
+        let given_back = platform.given_back.lock().unwrap().clone();
         assert_eq!(given_back, ["event channel", "data", "ring"], "by force: {is_forced}");
     }
+}
+
+#[test]
+fn a_broken_event_channel_is_told_and_the_ring_can_be_disconnected() {
+    let world = World::new();
+    let platform = Recorder { is_broken: true, ..Recorder::default() };
+    let options = RingOptions {
+        features: RingFeatures { persistent: true, polling: None },
+        ..options(vec![RING], Port(9), Abi::X86_64)
+    };
+    let grants = Arc::new(platform.clone());
+    let ring = ConnectedRing::connect(&world.disk.queue(), grants, &platform, &options).unwrap();
+    world.run(async {
+        assert_eq!(ring.changes().next().await, Some(RingChange::Broken(BrokenRing::NoEvents)));
+        assert_eq!(ring.disconnect().await.broken, Some(BrokenRing::NoEvents));
+    });
 }
