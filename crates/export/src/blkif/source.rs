@@ -22,6 +22,7 @@ use wire::blkif::{
     DiscardFlags, Limits, OperationCode, RawRequest, Refusal, Request as RingRequest, RequestBody, Response,
     SEGMENT_BYTES, Segment, Status, Transfer, decode_segments,
 };
+use xen::PAGE_BYTES;
 
 use super::{
     admission::{Admission, Admitted},
@@ -218,10 +219,12 @@ impl RingSource {
     /// Takes what is in the ring.
     fn take(&mut self) -> Result<usize, BrokenRing> {
         let mut taken = std::mem::take(&mut self.spare.taken);
+        let mut bytes = self.bytes;
         // Nothing behind a barrier is looked at before it has ended.
         let count = self.ring.take(TAKEN_AT_ONCE_MAX, |raw| {
             taken.push(raw);
-            raw.operation() != OperationCode::WriteBarrier
+            bytes += raw.segments_claimed() * PAGE_BYTES;
+            bytes < BYTES_MAX && raw.operation() != OperationCode::WriteBarrier
         });
         for raw in taken.drain(..) {
             let place = self.controls.takes(raw);

@@ -244,6 +244,15 @@ impl RawRequest {
         OperationCode::from_number(self.bytes[0])
     }
 
+    /// How many segments it says that it has; whether that makes sense, [`check`](Self::check) finds out.
+    pub fn segments_claimed(&self) -> usize {
+        match self.operation() {
+            OperationCode::Indirect => usize::from(self.u16(2)),
+            OperationCode::Discard | OperationCode::Unknown(_) => 0,
+            _ => usize::from(self.bytes[1]),
+        }
+    }
+
     /// What it asks, if it asks something that makes sense and is offered.
     ///
     /// # Errors
