@@ -55,6 +55,8 @@ fn the_rings_of_a_device_are_spread_over_the_queues_of_the_disk() {
             assert_eq!(front.read(u64::from(other) * 512 + 7, 1).await.unwrap(), [other + 1; 512]);
         }
     });
+    // A queue tells what it has done after the guest has seen the answers.
+    eventually("all is counted", || hosted.shown().rings[0].counters.requests == 4 * 33);
     let shown = hosted.shown();
     let mut queues: Vec<u16> = shown.rings[0].queues.iter().map(|ring| ring.queue).collect();
     queues.sort_unstable();
