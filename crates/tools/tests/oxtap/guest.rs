@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use guest::hostile::{HostileMode, HostileNodes};
 use rustix::process::Signal;
 use serde_json::Value;
 use storage_io::{EngineChoice, Executor};
@@ -186,7 +187,10 @@ fn a_guest_that_means_harm_harms_nobody() {
     let place = RunDirectory::new();
     let host = HostedHost::start(&place);
     host.with_disk(BLOCKS);
-    for mode in ["random-slots", "overrun", "long-values"] {
+    let rings = HostileMode::ALL.into_iter().map(|(_, name)| name);
+    let modes: Vec<&str> = rings.chain(HostileNodes::ALL.into_iter().map(|(_, name)| name)).collect();
+    assert_eq!(modes.len(), 17);
+    for mode in modes {
         host.oxtap(&["guest", "HOST", "1", "xvda", "--hostile", mode, "--requests", "5"]);
     }
     host.oxtap(&["guest", "HOST", "1", "xvda", "--requests", "50"]);
