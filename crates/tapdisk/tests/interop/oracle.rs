@@ -11,6 +11,8 @@ pub(crate) struct Oracle {
     pub(crate) bytes: Vec<u8>,
     /// Which sectors the leaf has itself.
     in_leaf: Vec<bool>,
+    /// Which sectors it may have besides: zeroes over what read as zeroes need no place.
+    may_be_in_leaf: Vec<bool>,
     commands: Vec<String>,
     random: u64,
 }
@@ -18,7 +20,8 @@ pub(crate) struct Oracle {
 impl Oracle {
     pub(crate) fn new(length: usize, seed: u64) -> Oracle {
         let in_leaf = vec![false; length.div_ceil(SECTOR)];
-        Oracle { bytes: vec![0; length], in_leaf, commands: Vec::new(), random: seed | 1 }
+        let may_be_in_leaf = in_leaf.clone();
+        Oracle { bytes: vec![0; length], in_leaf, may_be_in_leaf, commands: Vec::new(), random: seed | 1 }
     }
 
     /// A disk that a parent fills.
@@ -29,12 +32,14 @@ impl Oracle {
     /// From now on there is a new leaf, with nothing in it.
     pub(crate) fn snapshot(&mut self) {
         self.in_leaf.fill(false);
+        self.may_be_in_leaf.fill(false);
     }
 
     /// The disk is larger than it seemed.
     pub(crate) fn resize(&mut self, length: usize) {
         self.bytes.resize(length, 0);
         self.in_leaf.resize(length.div_ceil(SECTOR), false);
+        self.may_be_in_leaf.resize(length.div_ceil(SECTOR), false);
     }
 
     fn fill(&mut self, offset: usize, length: usize, byte: u8) {
@@ -48,15 +53,30 @@ impl Oracle {
     }
 
     pub(crate) fn zero(&mut self, offset: usize, length: usize) {
-        self.fill(offset, length, 0);
+        for sector in offset / SECTOR..(offset + length).div_ceil(SECTOR) {
+            let bytes = &self.bytes[sector * SECTOR..(sector + 1) * SECTOR];
+            self.in_leaf[sector] |= bytes.iter().any(|byte| *byte != 0);
+            self.may_be_in_leaf[sector] = true;
+        }
+        self.bytes[offset..offset + length].fill(0);
         self.commands.push(format!("write -q -z {offset} {length}"));
     }
 
     /// Gives whole sectors up. What the leaf had reads as zeroes, never as what the parent has there, and a block that
-    /// is given up as a whole does so as a whole; where the leaf had nothing, there is nothing to give up.
+    /// is given up as a whole does so as a whole; where the leaf had nothing, there is nothing to give up. Whoever cannot
+    /// tell whether the leaf has any of a whole block cannot tell what becomes of it, and does not ask.
     pub(crate) fn discard(&mut self, offset: usize, length: usize) {
         let (first, end) = (offset / SECTOR, (offset + length) / SECTOR);
-        for block in (first / PER_BLOCK..end.div_ceil(PER_BLOCK)).map(|block| block * PER_BLOCK) {
+        let blocks = (first / PER_BLOCK..end.div_ceil(PER_BLOCK)).map(|block| block * PER_BLOCK);
+        let is_open = |block: usize| {
+            let all = block..block + PER_BLOCK;
+            let is_whole = first <= all.start && all.end <= end;
+            is_whole && !self.in_leaf[all.clone()].contains(&true) && self.may_be_in_leaf[all].contains(&true)
+        };
+        if blocks.clone().any(is_open) {
+            return;
+        }
+        for block in blocks {
             let part = first.max(block)..end.min(block + PER_BLOCK);
             let is_whole = part.len() == PER_BLOCK && self.in_leaf[part.clone()].contains(&true);
             for sector in part {
