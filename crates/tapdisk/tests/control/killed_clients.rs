@@ -58,7 +58,7 @@ fn an_attach_that_was_said_is_done_without_the_client() {
         tapdisk.signal(Signal::CONT).unwrap();
         eventually("it is attached", || host.client(pid).list().unwrap().len() == 1);
         assert!(host.run.free_minor(slot).is_err(), "it is held");
-        eventually("its socket is closed", || sockets(pid) == before);
+        eventually("its socket is closed", || sockets(pid) <= before);
         host.client(pid).detach(slot).unwrap();
         host.run.free_minor(slot).unwrap();
         assert!(tapdisk.wait_for_end(LONG).unwrap());
@@ -77,7 +77,7 @@ fn an_attach_that_was_not_said_to_its_end_has_not_begun() {
             let mut killed = connect(&host, pid, protocol);
             killed.write_all(&request[..length]).unwrap();
         }
-        eventually("its sockets are closed", || sockets(pid) == before);
+        eventually("its sockets are closed", || sockets(pid) <= before);
         assert_eq!(host.client(pid).list().unwrap(), []);
         host.client(pid).attach(slot).unwrap();
         host.client(pid).detach(slot).unwrap();
@@ -119,7 +119,7 @@ fn an_open_goes_on_without_the_client_and_holds_up_nobody() {
         storage.go_on();
         eventually("it is open", || host.native(pid).list().unwrap()[0].state == State::Running);
         host.client(pid).close(slot).unwrap();
-        eventually("its sockets are closed", || sockets(pid) == before);
+        eventually("its sockets are closed", || sockets(pid) <= before);
     }
     host.ok(&["destroy", "-p", &text, "-m", "0"]);
     host.place.assert_nothing_left();
