@@ -38,10 +38,15 @@ fn connect(host: &Host, pid: u32, protocol: Protocol) -> UnixStream {
     }
 }
 
-fn sockets(pid: u32) -> usize {
-    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-    let names = descriptors.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
-    names.filter(|name| name.to_string_lossy().starts_with("socket:")).count()
+fn clients(host: &Host, pid: u32) -> usize {
+    let ours = [host.run.control_socket(pid), host.run.native_socket(pid)];
+    let table = fs::read_to_string("/proc/net/unix").unwrap();
+    // Number, references, protocol, flags, type, state (3: connected), inode, path.
+    let connected = table.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        (words.len() == 8 && words[5] == "03").then(|| words[7].to_owned())
+    });
+    connected.filter(|path| ours.iter().any(|socket| socket.to_string_lossy() == *path)).count()
 }
 
 #[test]
@@ -49,7 +54,6 @@ fn an_attach_that_was_said_is_done_without_the_client() {
     for protocol in BOTH {
         let host = Host::new();
         let (pid, slot) = (host.spawn(), host.run.allocate_minor().unwrap());
-        let before = sockets(pid);
         let tapdisk = ProcessGuard::new(pid).unwrap();
         tapdisk.stop().unwrap();
         let mut killed = connect(&host, pid, protocol);
@@ -58,7 +62,7 @@ fn an_attach_that_was_said_is_done_without_the_client() {
         tapdisk.signal(Signal::CONT).unwrap();
         eventually("it is attached", || host.client(pid).list().unwrap().len() == 1);
         assert!(host.run.free_minor(slot).is_err(), "it is held");
-        eventually("its socket is closed", || sockets(pid) <= before);
+        eventually("its socket is closed", || clients(&host, pid) == 0);
         host.client(pid).detach(slot).unwrap();
         host.run.free_minor(slot).unwrap();
         assert!(tapdisk.wait_for_end(LONG).unwrap());
@@ -71,13 +75,12 @@ fn an_attach_that_was_not_said_to_its_end_has_not_begun() {
     for protocol in BOTH {
         let host = Host::new();
         let (pid, slot) = (host.spawn(), host.run.allocate_minor().unwrap());
-        let before = sockets(pid);
         let request = attach(protocol, slot);
         for length in [0, 1, 7, request.len() / 2, request.len() - 1] {
             let mut killed = connect(&host, pid, protocol);
             killed.write_all(&request[..length]).unwrap();
         }
-        eventually("its sockets are closed", || sockets(pid) <= before);
+        eventually("its sockets are closed", || clients(&host, pid) == 0);
         assert_eq!(host.client(pid).list().unwrap(), []);
         host.client(pid).attach(slot).unwrap();
         host.client(pid).detach(slot).unwrap();
@@ -93,7 +96,6 @@ fn an_open_goes_on_without_the_client_and_holds_up_nobody() {
     let Some(storage) = HangingFile::new(test, host.place.scratch(), "16M") else { return };
     let (pid, minors) = host.attached(1);
     let (slot, image, text) = (minor(&minors[0]), aio(storage.path()), pid.to_string());
-    let before = sockets(pid);
     for protocol in BOTH {
         storage.stop();
         let has_begun = || host.native(pid).list().unwrap()[0].job.is_some();
@@ -119,7 +121,7 @@ fn an_open_goes_on_without_the_client_and_holds_up_nobody() {
         storage.go_on();
         eventually("it is open", || host.native(pid).list().unwrap()[0].state == State::Running);
         host.client(pid).close(slot).unwrap();
-        eventually("its sockets are closed", || sockets(pid) <= before);
+        eventually("its sockets are closed", || clients(&host, pid) == 0);
     }
     host.ok(&["destroy", "-p", &text, "-m", "0"]);
     host.place.assert_nothing_left();
