@@ -29,6 +29,8 @@ use crate::{
 
 /// How long an opener for writing waits for the last writer's I/O to end, unless told otherwise.
 const LOCK_DEADLINE: Duration = Duration::from_secs(10);
+/// How long it waits before it asks whether it should go on.
+const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 /// Images in a chain, unless told otherwise: more than any storage manager makes.
 pub const DEPTH_DEFAULT: usize = 256;
 
@@ -71,17 +73,35 @@ impl Home<Image> {
     /// `Mismatch` (a parent is not the one that its child was made from), `LimitReached` (too deep), or what the
     /// operating system says.
     pub async fn open(executor: &Executor, opener: Rc<dyn Opener>, spec: &ChainSpec) -> Result<Home<Image>> {
-        let mut finder = Finder { executor, opener, spec, found: Vec::new(), seen: Vec::new() };
+        FoundChain::find(executor, opener, spec, &|| Ok(())).await?.begin(executor).await
+    }
+}
+
+/// A chain whose images are open and fit together. Nothing has been written yet: who drops it has only looked.
+pub struct FoundChain {
+    /// Leaf first.
+    pub(crate) layers: Vec<Layer<Image>>,
+    pub(crate) resting: Resting,
+}
+
+impl FoundChain {
+    /// Opens the images of a chain. `go_on` is asked before each of them, and several times a second while another writer
+    /// is waited for.
+    ///
+    /// # Errors
+    /// As [`Home::open`], and what `go_on` says.
+    pub async fn find(
+        executor: &Executor,
+        opener: Rc<dyn Opener>,
+        spec: &ChainSpec,
+        go_on: &dyn Fn() -> Result<()>,
+    ) -> Result<FoundChain> {
+        let mut finder = Finder { executor, opener, spec, go_on, found: Vec::new(), seen: Vec::new() };
         let mut parent = finder.add_leaf().await?;
         while let Some(reference) = parent {
+            go_on()?;
             parent = finder.add_parent(&reference).await?;
         }
-        let read_only = spec.access == Access::Read;
-        if !read_only {
-            let leaf = finder.found.first().expect("the leaf was added first");
-            leaf.format.begin_writing(executor).await.context(&leaf.name)?;
-        }
-        let options = HomeOptions { owner_bytes_max: spec.owner_bytes_max, read_only };
         let Finder { found, seen, .. } = finder;
         let files = found.iter().zip(seen).map(|(layer, (path, _))| RestingFile {
             name: layer.name.clone(),
@@ -90,7 +110,29 @@ impl Home<Image> {
             storage: layer.format.storage().clone(),
         });
         let resting = Resting::new(spec.clone(), files.collect());
-        Ok(Home::new(executor, found, options).resting_as(resting))
+        Ok(FoundChain { layers: found, resting })
+    }
+
+    /// Takes the chain into use: the leaf notes that somebody writes to it, if somebody will.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub async fn begin(self, executor: &Executor) -> Result<Home<Image>> {
+        let FoundChain { layers, resting } = self;
+        let spec = resting.spec();
+        let read_only = spec.access == Access::Read;
+        if !read_only {
+            let leaf = layers.first().expect("a chain has at least one image");
+            leaf.format.begin_writing(executor).await.context(&leaf.name)?;
+        }
+        let options = HomeOptions { owner_bytes_max: spec.owner_bytes_max, read_only };
+        Ok(Home::new(executor, layers, options).resting_as(resting))
+    }
+}
+
+impl std::fmt::Debug for FoundChain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FoundChain({} images)", self.layers.len())
     }
 }
 
@@ -99,6 +141,7 @@ struct Finder<'a> {
     executor: &'a Executor,
     opener: Rc<dyn Opener>,
     spec: &'a ChainSpec,
+    go_on: &'a dyn Fn() -> Result<()>,
     found: Vec<Layer<Image>>,
     /// The one name, and the identity, of each storage in the chain.
     seen: Vec<(PathBuf, (u64, u64))>,
@@ -110,8 +153,25 @@ impl Finder<'_> {
         let lock = if self.spec.access == Access::Write { self.spec.lock } else { LockPolicy::None };
         let options = OpenOptions { access: self.spec.access, direct: self.spec.direct, lock, create: CreateMode::No };
         let canonical = self.opener.canonical(self.executor, path).await?;
-        let storage = self.opener.open(self.executor, path, options).await?;
+        let storage = self.open_leaf(path, options).await?;
         self.add(path.display().to_string(), *kind, canonical, storage, self.spec.access).await
+    }
+
+    /// Opens it, asking now and then whether it is still worth to wait for the writer before.
+    async fn open_leaf(&self, path: &Path, options: OpenOptions) -> Result<Arc<dyn Storage>> {
+        let LockPolicy::Exclusive { deadline } = options.lock else {
+            return self.opener.open(self.executor, path, options).await;
+        };
+        let end = self.executor.now() + deadline;
+        loop {
+            let left = end - self.executor.now();
+            let lock = LockPolicy::Exclusive { deadline: left.min(LOCK_PATIENCE) };
+            match self.opener.open(self.executor, path, OpenOptions { lock, ..options }).await {
+                // Not what the operating system calls busy: that is not waited for.
+                Err(error) if is_locked(&error) && left > LOCK_PATIENCE => (self.go_on)()?,
+                result => return result,
+            }
+        }
     }
 
     async fn add_parent(&mut self, reference: &ParentReference) -> Result<Option<ParentReference>> {
@@ -175,6 +235,11 @@ impl Finder<'_> {
     fn name_of_last(&self) -> String {
         self.found.last().map(|layer| layer.name.clone()).unwrap_or_default()
     }
+}
+
+/// Whether another writer has it.
+fn is_locked(error: &Error) -> bool {
+    error.kind() == ErrorKind::Busy && error.os_error().is_none()
 }
 
 /// Whether `parent` is the image that `child` was made from.

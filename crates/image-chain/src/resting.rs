@@ -8,8 +8,8 @@ use image_format::{Format, Image, ImageKind};
 use storage_io::{Access, Executor, Storage, StorageExt};
 
 use crate::{
-    home::{Home, HomeOptions, Layer},
-    open::{ChainSpec, check_identity},
+    home::{Home, Layer},
+    open::{ChainSpec, FoundChain, check_identity},
 };
 
 /// The open files of a chain that rests, leaf first.
@@ -64,16 +64,39 @@ impl Resting {
     /// `Busy` if another writer has the lock; else as opening does, and `Mismatch` if an image has another parent now than
     /// the next of the files. Then the lock is given up again, and it may be tried again.
     pub async fn wake(&self, executor: &Executor) -> Result<Home<Image>> {
+        self.begin(executor, self.find(executor, &|| Ok(())).await?).await
+    }
+
+    /// The first half of [`wake`](Self::wake), which writes nothing. `go_on` is asked before each image is read, and at the
+    /// end.
+    ///
+    /// # Errors
+    /// As `wake`, and what `go_on` says.
+    pub async fn find(&self, executor: &Executor, go_on: &dyn Fn() -> Result<()>) -> Result<FoundChain> {
         for file in &self.files {
             // Those without a lock look at their length again.
             file.storage.lock(executor).await?;
         }
-        let woken = self.read_anew(executor).await;
-        if woken.is_err() {
+        let found = self.read_anew(executor, go_on).await;
+        self.or_unlocked(executor, found).await
+    }
+
+    /// The second half of [`wake`](Self::wake): what was found is taken into use.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub async fn begin(&self, executor: &Executor, found: FoundChain) -> Result<Home<Image>> {
+        let begun = found.begin(executor).await;
+        self.or_unlocked(executor, begun).await
+    }
+
+    /// What was done, or the files without a lock.
+    async fn or_unlocked<T>(&self, executor: &Executor, result: Result<T>) -> Result<T> {
+        if result.is_err() {
             // The failure is the news.
             let _ = self.unlock(executor).await;
         }
-        woken
+        result
     }
 
     /// Makes the leaf `bytes` long, on a storage that can be made longer.
@@ -87,9 +110,10 @@ impl Resting {
         Image::grow(executor, storage, *kind, bytes).await.context(name)
     }
 
-    async fn read_anew(&self, executor: &Executor) -> Result<Home<Image>> {
+    async fn read_anew(&self, executor: &Executor, go_on: &dyn Fn() -> Result<()>) -> Result<FoundChain> {
         let mut layers: Vec<Layer<Image>> = Vec::new();
         for RestingFile { name, kind, path, storage } in &self.files {
+            go_on()?;
             let access = if layers.is_empty() { self.spec.access } else { Access::Read };
             let format = Image::open(executor, storage.clone(), *kind, path, access).await.context(name)?;
             let layer = Layer { name: name.clone(), kind: *kind, format };
@@ -97,12 +121,8 @@ impl Resting {
             layers.push(layer);
         }
         check_parent(layers.last(), None)?;
-        let read_only = self.spec.access == Access::Read;
-        if !read_only {
-            layers[0].format.begin_writing(executor).await.context(&layers[0].name)?;
-        }
-        let options = HomeOptions { owner_bytes_max: self.spec.owner_bytes_max, read_only };
-        Ok(Home::new(executor, layers, options).resting_as(self.clone()))
+        go_on()?;
+        Ok(FoundChain { layers, resting: self.clone() })
     }
 }
 

@@ -143,7 +143,7 @@ impl Disk {
         disk.status.set_trouble(None);
         disk.enter(DiskState::Opening);
         let inner = disk.clone();
-        disk.job(async move { inner.open(spec, before).await }).await
+        disk.reading(async move { inner.open(spec, before).await }).await
     }
 
     /// Takes no more requests, lets those that run end, makes everything durable and closes every file; requests that
@@ -214,7 +214,7 @@ impl Disk {
         }
         disk.enter(DiskState::Resuming);
         let inner = disk.clone();
-        disk.job(async move { inner.resume(spec).await }).await
+        disk.reading(async move { inner.resume(spec).await }).await
     }
 
     /// Adopts what an image has grown to, holding requests meanwhile; with `bytes`, makes it that long first: a raw file,
@@ -278,8 +278,10 @@ impl Disk {
         }
     }
 
-    /// Turns back what is being done to the disk, where that is possible: while a pause waits for requests to end, the
-    /// disk runs on. False: nothing is being done, or it cannot be turned back.
+    /// Turns back what is being done to the disk, where that is possible. While a pause, a quiesce or a growing waits for
+    /// requests to end or to be durable, the disk runs on. While an open or a resume waits for another writer or for what
+    /// it reads, whoever asked is told at once, and the disk is as before when storage has let go of its files. False:
+    /// nothing is being done, or it has begun to change the images.
     pub fn cancel(&self) -> bool {
         self.inner.turn_back()
     }

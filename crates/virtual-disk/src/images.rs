@@ -1,21 +1,19 @@
 //! What jobs do to the images of a disk: open them, bring them to rest, wake them, make them longer, close them.
 
 use block_core::{Error, ErrorKind, Result, ResultExt, SECTOR};
-use image_chain::{ChainSpec, Home, Resting};
+use image_chain::{ChainSpec, FoundChain, Home, Resting};
 use storage_io::Moment;
 
 use crate::{
     DiskState, Geometry, Quiet,
     disk::{Chain, Inner},
     in_flight::describe,
-    jobs::{CLOSING, FLUSHING, WAITING},
+    jobs::{CLOSING, FLUSHING, OPENING, WAITING, WAKING},
     queue::ToQueue,
 };
 
-/// The step that opens images.
-const OPENING: &str = "opening the images";
-/// The step that reads images anew, in files that are open.
-const WAKING: &str = "reading the images again";
+/// The step that takes images into use, which is the first that writes.
+const BEGINNING: &str = "taking the images into use";
 /// The step that makes an image longer.
 const GROWING: &str = "making the image longer";
 
@@ -79,7 +77,9 @@ impl Inner {
 
     async fn wake(&self, resting: &Resting) -> Result<Geometry> {
         self.at_step(WAKING);
-        let home = resting.wake(&self.executor).await?;
+        let found = resting.find(&self.executor, &|| self.go_on()).await?;
+        self.at_step(BEGINNING);
+        let home = resting.begin(&self.executor, found).await?;
         match self.is_same_leaf(&home).and_then(|()| self.fits(&home)) {
             Ok(()) => Ok(self.adopt(home, resting.spec().clone())),
             Err(error) => {
@@ -235,7 +235,10 @@ impl Inner {
 
     async fn open_images(&self, spec: &ChainSpec) -> Result<Home> {
         self.at_step(OPENING);
-        Home::open(&self.executor, self.opener.clone(), spec).await
+        let found = FoundChain::find(&self.executor, self.opener.clone(), spec, &|| self.go_on()).await?;
+        self.go_on()?;
+        self.at_step(BEGINNING);
+        found.begin(&self.executor).await
     }
 
     /// Closes the images and becomes `next`. The images are closed also if there is an error.

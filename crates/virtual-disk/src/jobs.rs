@@ -19,6 +19,12 @@ use crate::{DiskState, disk::Inner};
 pub(crate) const WAITING: &str = "waiting for requests to end";
 /// The step that makes everything durable. It can be turned back.
 pub(crate) const FLUSHING: &str = "flushing the images";
+/// The step that opens images. It can be turned back.
+pub(crate) const OPENING: &str = "opening the images";
+/// The step that reads images anew, in files that are open. A resume can be turned back from it.
+pub(crate) const WAKING: &str = "reading the images again";
+/// The step of an opening that was turned back.
+const LEAVING: &str = "waiting until storage lets go of the images";
 /// The step that ends the work on the images. It cannot be turned back.
 pub(crate) const CLOSING: &str = "closing the images";
 
@@ -102,14 +108,41 @@ impl Inner {
         }
     }
 
+    /// As [`job`](Self::job), of what begins with reading images: whoever asked does not wait for storage to answer when it
+    /// is turned back.
+    pub(crate) async fn reading<T: 'static>(
+        self: &Rc<Self>,
+        body: impl Future<Output = Result<T>> + 'static,
+    ) -> Result<T> {
+        let job = pin!(self.job(body));
+        let turned_back = pin!(self.changed.until(|| self.jobs.is_unwanted.get()));
+        match select(job, turned_back).await {
+            Either::Left((result, _)) => result,
+            Either::Right(_) => Err(self.late(LEAVING)),
+        }
+    }
+
     /// Asks the job that runs to turn back; false if it cannot.
     pub(crate) fn turn_back(&self) -> bool {
-        let is_turnable = self.state().is_turnable() && [WAITING, FLUSHING].contains(&self.jobs.step());
+        let step = self.jobs.step();
+        let is_turnable = match self.state() {
+            DiskState::Pausing | DiskState::Quiescing | DiskState::Growing => [WAITING, FLUSHING].contains(&step),
+            DiskState::Opening | DiskState::Resuming => [OPENING, WAKING].contains(&step),
+            _ => false,
+        };
         if is_turnable {
             self.jobs.is_unwanted.set(true);
-            self.changed.notify();
+            match self.state() {
+                DiskState::Opening | DiskState::Resuming => self.at_step(LEAVING),
+                _ => self.changed.notify(),
+            }
         }
         is_turnable
+    }
+
+    /// Whether the job that runs is still wanted; else why not.
+    pub(crate) fn go_on(&self) -> Result<()> {
+        if self.jobs.is_unwanted.get() { Err(self.late(LEAVING)) } else { Ok(()) }
     }
 
     /// What a future gives, unless the time is up or the disk is closed by force before.

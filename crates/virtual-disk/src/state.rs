@@ -108,11 +108,6 @@ impl DiskState {
         matches!(self, Opening | Running | Pausing | Resuming | Quiescing | Quiesced | Growing | Closing | Stuck)
     }
 
-    /// Whether what is being done waits, at first, for something that it can stop waiting for.
-    pub(crate) fn is_turnable(self) -> bool {
-        matches!(self, DiskState::Pausing | DiskState::Quiescing | DiskState::Growing)
-    }
-
     pub(crate) fn intake(self) -> Intake {
         use DiskState::*;
         match self {

@@ -67,6 +67,7 @@ fn a_quiesced_disk_can_be_paused_resumed_elsewhere_and_closed() {
     let held = script.read(0, 512);
     host.settle();
     host.run(async |disk| disk.close().await).unwrap();
+    host.settle();
     assert_eq!(failed(script.answer(held)), ErrorKind::Closed);
     assert_eq!(host.disk.status().state(), DiskState::Closed);
 }

@@ -14,3 +14,4 @@ mod pipeline;
 mod quiet;
 mod served;
 mod single_failures;
+mod turned_back;
