@@ -19,7 +19,9 @@ const WARM_UP: Duration = Duration::from_millis(50);
 /// What each client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Workload {
-    /// Bytes of the disk that are used.
+    /// Where the part of the disk that is used begins.
+    pub(crate) start: u64,
+    /// Its bytes.
     pub(crate) bytes: u64,
     /// Bytes of each request.
     pub(crate) block: u32,
@@ -50,7 +52,7 @@ impl Offsets {
         let block = u64::from(self.workload.block);
         let number = if self.workload.is_sequential { self.next } else { self.random.next() };
         self.next += 1;
-        number % (self.workload.bytes / block) * block
+        self.workload.start + number % (self.workload.bytes / block) * block
     }
 }
 

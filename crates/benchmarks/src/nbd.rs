@@ -52,7 +52,7 @@ fn measure(effort: &Effort, image: &Path, connections: u64, is_write: bool) -> R
     let socket = effort.directory.join("nbd.sock");
     let mut command = Command::new(program("oxtap")?);
     let server = Process::start(command.arg("serve").arg("--socket").arg(&socket).arg(image))?;
-    let workload = Workload { bytes: BYTES, block: BLOCK, depth: DEPTH, is_write, is_sequential: false };
+    let workload = Workload { start: 0, bytes: BYTES, block: BLOCK, depth: DEPTH, is_write, is_sequential: false };
     let load = pipeline::start(&socket, connections, workload)?;
     let before = process_cpu(server.pid())?;
     let answers = load.count(effort.duration);

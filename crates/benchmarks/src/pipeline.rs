@@ -4,6 +4,12 @@ use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
@@ -26,11 +32,37 @@ pub(crate) fn start(socket: &Path, connections: u64, workload: Workload) -> Resu
     Ok(load)
 }
 
+/// A client that asks at fixed instants: all requests of its workload at once, and again when it is time. Gives how long
+/// each group took to be answered, in nanoseconds from the instant at which it was due, so that a late start counts too.
+pub(crate) struct Paced {
+    stop: Arc<AtomicBool>,
+    client: JoinHandle<Result<Vec<u64>>>,
+}
+
+impl Paced {
+    /// Connects, and asks every so often from now on.
+    pub(crate) fn start(socket: &Path, workload: Workload, every: Duration) -> Result<Paced> {
+        let client = Pipeline::connect(socket, 0, workload)?;
+        let stop = Arc::<AtomicBool>::default();
+        let told = stop.clone();
+        Ok(Paced { stop, client: thread::spawn(move || client.run_paced(every, &told)) })
+    }
+
+    /// Ends it; gives the latencies.
+    pub(crate) fn end(self) -> Result<Vec<u64>> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.client.join().expect("a client does not panic")
+    }
+}
+
 struct Pipeline {
     stream: UnixStream,
     workload: Workload,
     offsets: Offsets,
     data: Vec<u8>,
+    /// What was received, and how much of it is no whole reply yet.
+    received: Vec<u8>,
+    have: usize,
 }
 
 /// Whole replies at the front of what was received.
@@ -50,24 +82,15 @@ impl Pipeline {
         stream.write_all(&hello).context("nbd")?;
         stream.read_exact(&mut [0; GREETING_BYTES]).context("nbd")?;
         let data = vec![0x5a; workload.block as usize];
-        Ok(Pipeline { stream, workload, offsets: workload.offsets(number), data })
+        let received = vec![0; (SIMPLE_REPLY_BYTES + data.len()) * workload.depth];
+        Ok(Pipeline { stream, workload, offsets: workload.offsets(number), data, received, have: 0 })
     }
 
     fn run(mut self, shared: &Shared) -> Result<()> {
-        let depth = self.workload.depth;
-        let mut received = vec![0; (SIMPLE_REPLY_BYTES + self.data.len()) * depth];
-        let mut have = 0;
-        self.ask(depth)?;
-        let mut running = depth;
+        self.ask(self.workload.depth)?;
+        let mut running = self.workload.depth;
         while running > 0 {
-            let count = self.stream.read(&mut received[have..]).context("nbd")?;
-            if count == 0 {
-                return Err(Error::new(ErrorKind::Closed, "nbd: the server has gone"));
-            }
-            have += count;
-            let replies = self.whole_replies(&received[..have])?;
-            received.copy_within(replies.bytes..have, 0);
-            have -= replies.bytes;
+            let replies = self.fetch()?;
             shared.answered(replies.count as u64, replies.failed);
             running -= replies.count;
             if !shared.is_over() {
@@ -76,6 +99,35 @@ impl Pipeline {
             }
         }
         Ok(())
+    }
+
+    fn run_paced(mut self, every: Duration, stop: &AtomicBool) -> Result<Vec<u64>> {
+        let mut latencies = Vec::new();
+        let mut due = Instant::now();
+        while !stop.load(Ordering::Relaxed) {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            self.ask(self.workload.depth)?;
+            let mut running = self.workload.depth;
+            while running > 0 {
+                running -= self.fetch()?.count;
+            }
+            latencies.push(u64::try_from(due.elapsed().as_nanos()).unwrap_or(u64::MAX));
+            due += every;
+        }
+        Ok(latencies)
+    }
+
+    /// Waits for replies; gives the whole ones.
+    fn fetch(&mut self) -> Result<Replies> {
+        let count = self.stream.read(&mut self.received[self.have..]).context("nbd")?;
+        if count == 0 {
+            return Err(Error::new(ErrorKind::Closed, "nbd: the server has gone"));
+        }
+        self.have += count;
+        let replies = self.whole_replies(&self.received[..self.have])?;
+        self.received.copy_within(replies.bytes..self.have, 0);
+        self.have -= replies.bytes;
+        Ok(replies)
     }
 
     fn whole_replies(&self, received: &[u8]) -> Result<Replies> {

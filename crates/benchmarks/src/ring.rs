@@ -88,11 +88,11 @@ fn add(report: &mut Report, work: &Work, all: [Measured; 3]) {
 
 fn works() -> Vec<Work> {
     let random = |name, queues, depth, is_write| {
-        let load = Workload { bytes: BYTES, block: 4096, depth, is_write, is_sequential: false };
+        let load = Workload { start: 0, bytes: BYTES, block: 4096, depth, is_write, is_sequential: false };
         Work { name, queues, load }
     };
     let sequential = |name, is_write| {
-        let load = Workload { bytes: BYTES, block: 128 << 10, depth: 8, is_write, is_sequential: true };
+        let load = Workload { start: 0, bytes: BYTES, block: 128 << 10, depth: 8, is_write, is_sequential: true };
         Work { name, queues: 1, load }
     };
     vec![
