@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod budget;
 mod clients;
 mod disk;
 mod figures;
@@ -66,6 +67,9 @@ enum Part {
     /// Saturates a disk until it is ended.
     #[command(hide = true)]
     Saturate(neighbour::Saturate),
+    /// Has all pages of a budget until it is ended.
+    #[command(hide = true)]
+    Hold(budget::Hold),
 }
 
 /// How long and how often to measure.
@@ -87,6 +91,7 @@ const BENCHMARKS: &[Benchmark] = &[
     Benchmark { name: "queues", summary: "one queue against two, no export", run: queues::run },
     Benchmark { name: "nbd", summary: "CPU time of a request over NBD", run: nbd::run },
     Benchmark { name: "ring", summary: "a guest's ring beside NBD", run: ring::run },
+    Benchmark { name: "budget", summary: "grants of a killed process", run: budget::run },
     Benchmark { name: "limits", summary: "how exactly limits are kept", run: limits::run },
     Benchmark { name: "neighbour", summary: "latency beside a disk that saturates the machine", run: neighbour::run },
     Benchmark {
@@ -101,6 +106,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.part {
         Some(Part::Saturate(saturate)) => neighbour::saturate(saturate),
+        Some(Part::Hold(hold)) => budget::hold(hold),
         None => run(&arguments),
     };
     match result {

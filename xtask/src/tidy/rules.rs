@@ -16,6 +16,7 @@ const CLOCK_OWNERS: &[&str] = &[
     // Blocking clients without an executor: deadlines and log lines.
     "crates/control-api/src/spawn.rs",
     "crates/control-api/src/host_log/",
+    "crates/benchmarks/src/budget.rs",
     "crates/benchmarks/src/pipeline.rs",
     // A thread that sleeps on behalf of all executors of a process.
     "crates/xen/src/budget/bell.rs",

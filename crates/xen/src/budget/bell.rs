@@ -25,6 +25,11 @@ use super::{
 
 /// How often it is looked who has died, or does not come, while somebody here waits.
 const PATROL: Duration = Duration::from_millis(100);
+/// When at the latest somebody who waits has what the dead had.
+const RETURNED_AFTER_MAX: Duration = Duration::from_secs(1);
+
+// The next walk finds who has died since the last. The rest is for machines that are too busy to be on time.
+const _: () = assert!(PATROL.as_millis() * 5 <= RETURNED_AFTER_MAX.as_millis());
 
 /// A table that is open here. Dropping it ends its thread, and gives back what is left.
 #[derive(Debug)]
@@ -47,13 +52,7 @@ struct Shared {
 impl Opened {
     /// Opens the table, or makes it.
     pub(super) fn open(path: &Path) -> Result<Opened> {
-        let shared = Arc::new(Shared {
-            table: Table::open(path)?,
-            disks: Mutex::default(),
-            in_line: AtomicUsize::new(0),
-            is_patrol_wanted: AtomicBool::new(false),
-            is_ending: AtomicBool::new(false),
-        });
+        let shared = Arc::new(Shared::open(path)?);
         let heard = shared.clone();
         let listening: io::Result<_> = thread::Builder::new().name("grant budget".into()).spawn(move || heard.listen());
         Ok(Opened { shared, listening: Some(listening.context("the thread of the grant budget")?) })
@@ -117,6 +116,16 @@ impl Drop for Opened {
 }
 
 impl Shared {
+    fn open(path: &Path) -> Result<Shared> {
+        Ok(Shared {
+            table: Table::open(path)?,
+            disks: Mutex::default(),
+            in_line: AtomicUsize::new(0),
+            is_patrol_wanted: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
+        })
+    }
+
     fn disks(&self) -> MutexGuard<'_, HashMap<Slot, Arc<Mutex<Rings>>>> {
         self.disks.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -137,15 +146,20 @@ impl Shared {
             if self.is_ending.load(SeqCst) {
                 return;
             }
-            self.wake_called();
-            let is_wanted = self.is_patrol_wanted.swap(false, SeqCst);
-            let somebody_waits = self.in_line.load(SeqCst) > 0;
-            if is_wanted || somebody_waits {
-                patrol.walk(self, is_wanted);
-            }
-            let pause = Timespec { tv_sec: 0, tv_nsec: i64::from(PATROL.subsec_nanos()) };
-            self.table.listen(rung, somebody_waits.then_some(&pause));
+            let pause = self.turn(&mut patrol, Instant::now());
+            let pause = pause.map(|pause| Timespec { tv_sec: 0, tv_nsec: pause.subsec_nanos().into() });
+            self.table.listen(rung, pause.as_ref());
         }
+    }
+
+    /// Does what there is to do; says for how long there is nothing, if nobody rings.
+    fn turn(&self, patrol: &mut Patrol, now: Instant) -> Option<Duration> {
+        self.wake_called();
+        if self.is_patrol_wanted.swap(false, SeqCst) {
+            self.tell(self.table.clear_dead().1);
+        }
+        let somebody_waits = self.in_line.load(SeqCst) > 0;
+        somebody_waits.then(|| patrol.walk(self, now))
     }
 
     /// Wakes those of our disks that were called.
@@ -177,12 +191,16 @@ struct Patrol {
 }
 
 impl Patrol {
-    fn walk(&mut self, shared: &Shared, is_wanted: bool) {
-        let now = Instant::now();
-        if now < self.next && !is_wanted {
-            return;
+    /// Walks if it is time; says how long it is until the next time. Whoever rings in between does not put it off.
+    fn walk(&mut self, shared: &Shared, now: Instant) -> Duration {
+        if now >= self.next {
+            self.next = now + PATROL;
+            self.look(shared);
         }
-        self.next = now + PATROL;
+        self.next - now
+    }
+
+    fn look(&mut self, shared: &Shared) {
         let (_, called) = shared.table.clear_dead();
         shared.tell(called);
         let first = shared.first_in_line();
@@ -217,5 +235,73 @@ impl Shared {
         while skip.step(&in_use).is_none() {}
         self.table.ring_owner(slot);
         self.tell(in_use.called());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            Limits,
+            line::{Step, Take},
+            words::Use,
+        },
+        *,
+    };
+
+    const PAGES: u32 = 264;
+
+    /// A process that has all pages; dropping it is its death.
+    fn someone_with_all(path: &Path) -> Table {
+        let table = Table::open(path).unwrap();
+        let mut take = Take::new(table.claim().unwrap(), PAGES, PAGES);
+        let taken = (0..99).map(|_| take.step(&table.in_use())).find(|step| *step != Step::GoOn);
+        assert_eq!(taken, Some(Step::Taken));
+        table
+    }
+
+    #[test]
+    fn what_the_dead_had_is_back_after_one_period_however_often_somebody_rings() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("budget");
+        let shared = Shared::open(&path).unwrap();
+        shared.table.set_limits(Limits::new(PAGES).unwrap());
+        shared.in_line.store(1, SeqCst);
+        for bells_every in [1, 7, 60, 99, 100, 1000].map(Duration::from_millis) {
+            let mut now = Instant::now();
+            let mut patrol = Patrol { next: now, suspect: None };
+            let mut dead = Some(someone_with_all(&path));
+            let mut died = now;
+            while shared.table.used(Use::Copies) > 0 {
+                assert!(now - died <= PATROL, "bells every {bells_every:?}");
+                let pause = shared.turn(&mut patrol, now).expect("somebody waits");
+                // As late as can be: right after a look.
+                if dead.take().is_some() {
+                    died = now;
+                }
+                now += pause.min(bells_every);
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_waits_for_nobody_sleeps_until_somebody_rings() {
+        let place = tempfile::tempdir().unwrap();
+        let shared = Shared::open(&place.path().join("budget")).unwrap();
+        let now = Instant::now();
+        assert_eq!(shared.turn(&mut Patrol { next: now, suspect: None }, now), None);
+    }
+
+    #[test]
+    fn what_the_dead_had_is_back_at_once_if_that_is_asked_for() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("budget");
+        let shared = Shared::open(&path).unwrap();
+        shared.table.set_limits(Limits::new(PAGES).unwrap());
+        drop(someone_with_all(&path));
+        shared.is_patrol_wanted.store(true, SeqCst);
+        let now = Instant::now();
+        shared.turn(&mut Patrol { next: now + PATROL, suspect: None }, now);
+        assert_eq!(shared.table.used(Use::Copies), 0);
     }
 }
