@@ -1,6 +1,6 @@
 //! The data of requests: pages of the guest, granted while a request runs, or for good.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use block_core::Result;
 use wire::blkif::{INDIRECT_PAGES_MAX, SEGMENT_BYTES, SEGMENTS_PER_PAGE, Segment};
@@ -16,13 +16,20 @@ const PAGE_SECTORS: usize = PAGE_BYTES / 512;
 pub(crate) struct DataPages {
     guest: Guest,
     backend: DomainId,
-    /// Pages that stay granted, for reading and writing, and that no request uses. None: no page stays granted.
-    persistent: Option<RefCell<Vec<(u32, GrantRef)>>>,
+    /// Pages stay granted, for reading and writing.
+    are_kept: Cell<bool>,
+    /// Those that no request uses.
+    unused: RefCell<Vec<(u32, GrantRef)>>,
 }
 
 impl DataPages {
-    pub(crate) fn new(guest: &Guest, backend: DomainId, is_persistent: bool) -> DataPages {
-        DataPages { guest: guest.clone(), backend, persistent: is_persistent.then(RefCell::default) }
+    pub(crate) fn new(guest: &Guest, backend: DomainId, are_kept: bool) -> DataPages {
+        DataPages { guest: guest.clone(), backend, are_kept: Cell::new(are_kept), unused: RefCell::default() }
+    }
+
+    /// From now on pages stay granted, or not.
+    pub(crate) fn keep(&self, are_kept: bool) {
+        self.are_kept.set(are_kept);
     }
 
     /// Pages for so many sectors.
@@ -31,7 +38,7 @@ impl DataPages {
         let mut data = Data { guest: self.guest.clone(), pages: Vec::with_capacity(count), sectors };
         for _ in 0..count {
             // The one that was used last: the backend has it at hand.
-            let unused = self.persistent.as_ref().and_then(|unused| unused.borrow_mut().pop());
+            let unused = if self.are_kept.get() { self.unused.borrow_mut().pop() } else { None };
             data.pages.push(unused.map_or_else(|| self.grant(access), Ok)?);
         }
         Ok(data)
@@ -39,25 +46,22 @@ impl DataPages {
 
     fn grant(&self, access: Access) -> Result<(u32, GrantRef)> {
         let page = self.guest.allocate_page()?;
-        let access = if self.persistent.is_some() { Access::Write } else { access };
+        let access = if self.are_kept.get() { Access::Write } else { access };
         Ok((page, self.guest.grant(page, self.backend, access)?))
     }
 
     /// The pages of a request that has ended; says how many somebody still uses although they were granted for it alone.
     pub(crate) fn give_back(&self, data: Data) -> Result<u64> {
-        match &self.persistent {
-            Some(unused) => {
-                unused.borrow_mut().extend(data.pages);
-                Ok(0)
-            }
-            None => data.release(),
+        if !self.are_kept.get() {
+            return data.release();
         }
+        self.unused.borrow_mut().extend(data.pages);
+        Ok(0)
     }
 
     /// Takes back what stays granted and no request uses; says how many somebody still uses, which are lost.
     pub(crate) fn end(&self) -> Result<u64> {
-        let unused = self.persistent.as_ref().map(RefCell::take).unwrap_or_default();
-        Data { guest: self.guest.clone(), pages: unused, sectors: 0 }.release()
+        Data { guest: self.guest.clone(), pages: self.unused.take(), sectors: 0 }.release()
     }
 }
 

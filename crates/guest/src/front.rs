@@ -120,6 +120,11 @@ impl Front {
         self.0.stray.get()
     }
 
+    /// Both sides have agreed that pages of data stay granted, or not. No request may be under way.
+    pub fn keep_pages(&self, are_kept: bool) {
+        self.0.pages.keep(are_kept);
+    }
+
     /// Requests without a response.
     pub fn in_flight(&self) -> usize {
         self.0.waiting.borrow().len()

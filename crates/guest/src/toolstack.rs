@@ -35,6 +35,10 @@ pub struct DiskSpec {
     pub read_only: bool,
     /// It is in a drive.
     pub is_cdrom: bool,
+    /// Pages of the guest may stay mapped between requests; none: as is usual for the backend.
+    pub persistent: Option<bool>,
+    /// Microseconds for which a ring is looked at after the last request; none: as is usual for the backend.
+    pub polling_us: Option<u32>,
 }
 
 impl DiskSpec {
@@ -49,6 +53,8 @@ impl DiskSpec {
             script: None,
             read_only: false,
             is_cdrom: false,
+            persistent: None,
+            polling_us: None,
         }
     }
 
@@ -106,6 +112,8 @@ impl DiskSpec {
             ("params", self.image.clone()),
         ];
         nodes.extend(self.script.iter().map(|script| ("script", script.clone())));
+        nodes.extend(self.persistent.map(|persistent| ("persistent-enable", u32::from(persistent).to_string())));
+        nodes.extend(self.polling_us.map(|polling| ("polling-duration", polling.to_string())));
         Ok(nodes)
     }
 

@@ -373,7 +373,8 @@ impl Hands {
 
     async fn connect_ring(&mut self) {
         let Hands { host, name, directory, .. } = &*self;
-        let read = read_rings(&host.store, name, directory.frontend(), &host.offer).await;
+        let offer = self.image_nodes.offer(&host.offer);
+        let read = read_rings(&host.store, name, directory.frontend(), &offer).await;
         let (ring, disk) = match (read, self.disk()) {
             (Ok(ring), Some(disk)) => (ring, disk),
             (Ok(_), None) => return self.note_unconnected(refusal(Errno::NODEV, "its image is not open")),
@@ -473,15 +474,18 @@ fn directory(host: &Host, name: &DeviceName, seen: &Seen) -> Directory {
 
 /// Connects a ring. If others of the device are connected, those are of a frontend that has gone unseen.
 async fn connect(host: &Host, name: &DeviceName, disk: Disk, ring: ConnectRing) -> Result<RingConnected> {
+    let is_persistent = ring.persistent;
     let mut connected = host.worker.connect(disk, ring.clone()).await;
     if matches!(&connected, Err(error) if error.os_error() == Some(Errno::ALREADY.raw_os_error())) {
         let_go(host, name, disk).await;
         // Nothing was lost: all that was taken is answered, or it was another's.
         connected = host.worker.connect(disk, ConnectRing { adopt: false, ..ring }).await;
     }
-    if connected.is_err() {
+    match &mut connected {
+        // A guest that hears of it gives up a copy for a page that it leaves granted.
+        Ok(connected) => connected.offer.persistent &= is_persistent,
         // An answer may have been lost.
-        let_go(host, name, disk).await;
+        Err(_) => let_go(host, name, disk).await,
     }
     connected
 }

@@ -3,7 +3,7 @@
 use block_core::{Error, ErrorKind, Result};
 use futures_util::future::{LocalBoxFuture, ready};
 
-use crate::Disk;
+use crate::{Disk, Offer, nodes::number};
 
 const IS_CDROM: u32 = 1;
 const IS_REMOVABLE: u32 = 2;
@@ -34,11 +34,17 @@ pub struct ImageNodes {
     pub device_type: Option<String>,
     /// `removable`.
     pub removable: Option<String>,
+    /// `persistent-enable`: `1` if pages of guests may stay mapped between requests, `0` if not.
+    pub persistent_enable: Option<String>,
+    /// `polling-duration`: microseconds for which a ring is looked at after the last request.
+    pub polling_duration: Option<String>,
+    /// `polling-idle-threshold`: percentage of idle processors below which no ring is looked at.
+    pub polling_idle_threshold: Option<String>,
 }
 
 impl ImageNodes {
     /// Names of the nodes, in the order of [`from_values`](Self::from_values).
-    pub(crate) const NAMES: [&'static str; 11] = [
+    pub(crate) const NAMES: [&'static str; 14] = [
         "params",
         "script",
         "mode",
@@ -50,9 +56,12 @@ impl ImageNodes {
         "discard-enable",
         "device-type",
         "removable",
+        "persistent-enable",
+        "polling-duration",
+        "polling-idle-threshold",
     ];
 
-    pub(crate) fn from_values(values: [Option<String>; 11]) -> ImageNodes {
+    pub(crate) fn from_values(values: [Option<String>; 14]) -> ImageNodes {
         let [
             params,
             script,
@@ -65,6 +74,9 @@ impl ImageNodes {
             discard_enable,
             device_type,
             removable,
+            persistent_enable,
+            polling_duration,
+            polling_idle_threshold,
         ] = values;
         ImageNodes {
             params,
@@ -78,6 +90,9 @@ impl ImageNodes {
             discard_enable,
             device_type,
             removable,
+            persistent_enable,
+            polling_duration,
+            polling_idle_threshold,
         }
     }
 
@@ -109,6 +124,26 @@ impl ImageNodes {
     /// Whether guests may discard.
     pub fn may_discard(&self) -> bool {
         self.discard_enable.as_deref() != Some("0")
+    }
+
+    /// What the guest of this device is offered, where all are offered this.
+    pub(crate) fn offer(&self, usual: &Offer) -> Offer {
+        let persistent = match self.persistent_enable.as_deref() {
+            Some("1") => true,
+            Some("0") => false,
+            _ => usual.persistent,
+        };
+        let polling_us = self.polling_us().unwrap_or(usual.polling_us);
+        Offer { persistent, polling_us, ..*usual }
+    }
+
+    /// How long the nodes say that a ring is looked at. Nobody measures how idle processors are, so they never are idle
+    /// enough where that is asked for.
+    fn polling_us(&self) -> Option<u32> {
+        let of = |node: &Option<String>| number(node.as_deref()?.as_bytes());
+        let duration = of(&self.polling_duration)?;
+        let is_never_idle_enough = of(&self.polling_idle_threshold).is_some_and(|percentage| percentage > 0);
+        Some(if is_never_idle_enough { 0 } else { duration })
     }
 
     /// The value of `info`.
@@ -191,6 +226,24 @@ mod tests {
         for wrong in ["/dev/sda", "/run/nbd221", "/run/nbd.7", "/run/nbd0.7", "/run/nbd1.99999", ""] {
             assert_eq!(socket(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_toolstack_may_ask_for_other_than_is_usual() {
+        let offer = |persistent: Option<&str>, polling: Option<&str>, threshold: Option<&str>| {
+            let [persistent_enable, polling_duration, polling_idle_threshold] =
+                [persistent, polling, threshold].map(|value| value.map(str::to_owned));
+            let nodes =
+                ImageNodes { persistent_enable, polling_duration, polling_idle_threshold, ..ImageNodes::default() };
+            let usual = Offer { persistent: true, polling_us: 7, ..Offer::default() };
+            let Offer { persistent, polling_us, .. } = nodes.offer(&usual);
+            (persistent, polling_us)
+        };
+        assert_eq!(offer(None, None, None), (true, 7));
+        assert_eq!(offer(Some("0"), Some("0"), None), (false, 0));
+        assert_eq!(offer(Some("1"), Some("1000"), Some("0")), (true, 1000));
+        assert_eq!(offer(None, Some("1000"), Some("50")), (true, 0), "nobody knows how idle the host is");
+        assert_eq!(offer(Some("yes"), Some("-1"), Some("x")), (true, 7), "what makes no sense says nothing");
     }
 
     #[test]

@@ -7,7 +7,8 @@ use crate::ImageNodes;
 /// A node's name and value.
 pub(crate) type Node = (&'static str, String);
 
-/// What guests are offered before anything is known of their disk.
+/// What guests are offered before anything is known of their disk. Whether pages stay mapped and how long rings are looked
+/// at is what is usual: the nodes of a disk may say otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
     /// A ring has at most two to the power of this many pages.

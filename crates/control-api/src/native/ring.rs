@@ -25,6 +25,7 @@ pub struct ConnectRing {
     #[serde(default)]
     pub persistent: bool,
     /// How long to go on looking at a ring after the last request before the guest has to ring again; 0: not at all.
+    /// More than a tenth of a second is taken as that.
     #[serde(default)]
     pub polling_us: u32,
     /// Segments of an indirect request that the guest was offered; 0: none.

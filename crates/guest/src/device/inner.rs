@@ -331,7 +331,10 @@ impl Inner {
 
     async fn read_disk(&self) -> Result<()> {
         let peer = self.peer.borrow().clone().ok_or_else(gone)?;
-        self.disk.set(Some(self.tree.disk(&peer.path).await?));
+        let disk = self.tree.disk(&peer.path).await?;
+        let are_kept = self.options.persistent && disk.persistent;
+        self.queues.borrow().iter().for_each(|front| front.keep_pages(are_kept));
+        self.disk.set(Some(disk));
         Ok(())
     }
 

@@ -43,7 +43,7 @@ pub struct DeviceOptions {
     pub queues: u32,
     /// Segments of one request, or as many as the backend offers if that is less.
     pub segments_max: usize,
-    /// Data pages stay granted between requests; the backend says whether it makes use of that.
+    /// Data pages stay granted between requests if the backend keeps them, too.
     pub persistent: bool,
     /// How long the backend may take for each step of an end.
     pub patience: Duration,

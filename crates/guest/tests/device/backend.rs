@@ -28,9 +28,11 @@ pub(crate) struct Manners {
     pub(crate) queues_max: u32,
     /// Requests are answered.
     pub(crate) answers: bool,
+    /// Pages may stay granted.
+    pub(crate) persistent: bool,
 }
 
-pub(crate) const GOOD: Manners = Manners { order_max: 4, queues_max: 4, answers: true };
+pub(crate) const GOOD: Manners = Manners { order_max: 4, queues_max: 4, answers: true, persistent: true };
 
 /// A backend at work; dropping it is its death.
 pub(crate) struct FakeBackend {
@@ -124,6 +126,7 @@ impl Hands {
                 BackendAction::PublishConnected => {
                     self.write("sectors", 2048).await;
                     self.write("feature-flush-cache", 1).await;
+                    self.write("feature-persistent", self.manners.persistent.into()).await;
                     self.publish(State::Connected).await;
                     continue;
                 }

@@ -35,10 +35,11 @@ fn a_guest_gets_a_disk_with_the_rings_that_it_wants() {
 }
 
 #[test]
-fn a_guest_that_leaves_its_pages_granted_says_so_and_takes_them_back_at_the_end() {
-    for persistent in [false, true] {
+fn a_guest_leaves_its_pages_granted_if_both_sides_want_that_and_takes_them_back_at_the_end() {
+    for (persistent, offered) in [(false, true), (true, false), (true, true)] {
         let world = World::new();
-        let _backend = FakeBackend::start(&world, world.disk.backend_path().unwrap(), GOOD);
+        let manners = Manners { persistent: offered, ..GOOD };
+        let _backend = FakeBackend::start(&world, world.disk.backend_path().unwrap(), manners);
         world.run(async {
             let guest = world.boot();
             let device = world.device(&guest, DeviceOptions { persistent, ..DeviceOptions::default() }).await;
@@ -49,7 +50,11 @@ fn a_guest_that_leaves_its_pages_granted_says_so_and_takes_them_back_at_the_end(
                 device.write(sector, &[1; 512]).await.unwrap();
             }
             let granted = guest.account().unwrap().granted;
-            assert_eq!(granted, 1 + u32::from(persistent), "the ring, and a page that is used again and again");
+            assert_eq!(
+                granted,
+                1 + u32::from(persistent && offered),
+                "the ring, and a page that is used again and again"
+            );
             assert_eq!(device.shutdown(Duration::from_secs(5)).await, Outcome::AtItsStart);
             assert_eq!(guest.account().unwrap().granted, 0);
         });

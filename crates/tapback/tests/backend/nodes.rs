@@ -79,6 +79,30 @@ fn queues_that_an_older_kernel_has_left_behind_are_not_taken_for_the_boot_loader
 }
 
 #[test]
+fn the_toolstack_may_ask_to_look_at_rings_and_to_keep_pages_mapped() {
+    let told = |nodes: &'static [(&'static str, &'static str)], agrees: &'static str| {
+        let world = World::new();
+        world.run(async {
+            let vbd = world.vbd(GUEST, XVDA).await;
+            vbd.wait_for(2).await;
+            for (name, value) in nodes {
+                world.store.write(&vbd.node(name), value.as_bytes()).await.unwrap();
+            }
+            vbd.run_script().await;
+            vbd.show_ring(&[("ring-ref", "8"), ("event-channel", "3"), ("feature-persistent", agrees)], 3).await;
+            vbd.wait_for(4).await;
+            let ring = world.worker.ring(GUEST, XVDA);
+            (ring.polling_us, ring.persistent, vbd.read("feature-persistent").await.unwrap())
+        })
+    };
+    assert_eq!(told(&[], "1"), (0, false, "0".to_owned()));
+    let both = &[("polling-duration", "1000"), ("persistent-enable", "1")];
+    assert_eq!(told(both, "1"), (1000, true, "1".to_owned()));
+    assert_eq!(told(both, "0"), (1000, false, "0".to_owned()), "pages stay mapped if both want it");
+    assert_eq!(told(&[("polling-duration", "1000"), ("polling-idle-threshold", "50")], "1").0, 0);
+}
+
+#[test]
 fn what_makes_no_sense_is_told_with_number_and_place() {
     let good = [("ring-ref", "8"), ("event-channel", "3")];
     let with = |name, value| refusal(&[&good[..], &[(name, value)]].concat());

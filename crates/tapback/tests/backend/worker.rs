@@ -103,6 +103,7 @@ impl Inner {
             barrier: true,
             discard: !ring.read_only && !ring.no_discard,
             discard_granularity: 4096,
+            persistent: true,
             indirect_segments: ring.indirect_segments,
             ..RingOffer::default()
         };

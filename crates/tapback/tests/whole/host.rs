@@ -161,11 +161,16 @@ impl Whole {
 
     /// A toolstack attaches a disk and waits; its script makes a tapdisk and names it.
     pub(crate) async fn attach(&self, name: &str) -> Disk {
+        self.attach_with(name, |spec| spec).await
+    }
+
+    /// A disk for which the toolstack asks for more than is usual.
+    pub(crate) async fn attach_with(&self, name: &str, asked: impl FnOnce(DiskSpec) -> DiskSpec) -> Disk {
         let image = self.place.scratch().join(name);
         File::create(&image).unwrap().set_len(DISK_BYTES).unwrap();
         let image = format!("aio:{}", image.display());
         let script = Some("block-tap".to_owned());
-        let spec = DiskSpec { script, ..DiskSpec::new(DOMAIN, name, &image) };
+        let spec = asked(DiskSpec { script, ..DiskSpec::new(DOMAIN, name, &image) });
         self.toolstack.add_disk(&spec).await.unwrap();
         let mut disk = Disk { spec, pid: 0, minor: 0 };
         self.wait_for(&disk, "2").await;
@@ -205,6 +210,11 @@ impl Whole {
 
     pub(crate) fn client(&self, disk: &Disk) -> native::Client {
         native::Client::connect(&self.run, disk.pid, Some(LONG)).unwrap()
+    }
+
+    /// What a tapdisk tells of its disk.
+    pub(crate) fn shown(&self, disk: &Disk) -> native::DiskSummary {
+        self.client(disk).list().unwrap().pop().unwrap()
     }
 
     /// Kills a tapdisk as a bug or an impatient person does.

@@ -16,6 +16,9 @@ use xen::{DomainId, GrantRef, Port};
 /// More rings than this serve no guest: it has no more processors that wait for storage.
 const RINGS_MAX: usize = 64;
 
+/// A ring is not looked at for longer without being told: that costs a processor.
+const POLLING_MAX: Duration = Duration::from_millis(100);
+
 /// A guest's device, as whoever talks to XenStore names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RingName {
@@ -75,6 +78,8 @@ impl Device {
         let invalid = |words: String| Error::new(ErrorKind::Invalid, words);
         let domain = u16::try_from(name.domain).map_err(|_| invalid(format!("there is no domain {}", name.domain)))?;
         let pages = parameters.pages().ok_or_else(|| invalid(format!("a ring of order {}", parameters.order)))?;
+        // Nobody measures how idle processors are: they never are idle enough where that is asked for.
+        let polling_us = if parameters.poll_idle_threshold > 0 { 0 } else { parameters.poll_duration };
         let abi = match parameters.protocol {
             1 | 3 => Abi::X86_64,
             2 => Abi::X86_32,
@@ -88,7 +93,7 @@ impl Device {
             domain: DomainId(domain),
             rings: vec![RingPlace::new(pages, parameters.port)?],
             abi,
-            features: RingFeatures { persistent: false, polling: polling(parameters.poll_duration) },
+            features: RingFeatures { persistent: false, polling: polling(polling_us) },
             indirect_segments: INDIRECT_SEGMENTS_MAX,
             is_read_only: false,
             may_discard: true,
@@ -152,7 +157,8 @@ impl Device {
 }
 
 fn polling(microseconds: u32) -> Option<Polling> {
-    (microseconds > 0).then(|| Polling { window: Duration::from_micros(microseconds.into()) })
+    let window = Duration::from_micros(microseconds.into()).min(POLLING_MAX);
+    (microseconds > 0).then_some(Polling { window })
 }
 
 #[cfg(test)]
@@ -185,6 +191,23 @@ mod tests {
         assert_eq!((abi(1).unwrap(), abi(2).unwrap(), abi(3).unwrap()), (Abi::X86_64, Abi::X86_32, Abi::X86_64));
         assert_eq!(abi(4).unwrap_err().os_error(), Some(93));
         assert_eq!(abi(0).unwrap_err().os_error(), Some(93));
+    }
+
+    #[test]
+    fn a_ring_is_looked_at_for_as_long_as_is_asked_for_within_bounds() {
+        let window = |features: RingFeatures| features.polling.map(|polling| polling.window.as_micros());
+        let queues = vec![RingQueue { pages: vec![8], port: 1 }];
+        let by_command = |polling_us| {
+            let asked = ConnectRing { queues: queues.clone(), polling_us, ..ConnectRing::default() };
+            window(Device::from_command(&asked).unwrap().features)
+        };
+        assert_eq!([0, 1, 100_000, u32::MAX].map(by_command), [None, Some(1), Some(100_000), Some(100_000)]);
+        let by_message = |poll_duration, poll_idle_threshold| {
+            let asked = RingParameters { poll_duration, poll_idle_threshold, ..parameters() };
+            window(Device::from_message(&asked).unwrap().features)
+        };
+        assert_eq!((by_message(1000, 0), by_message(u32::MAX, 0)), (Some(1000), Some(100_000)));
+        assert_eq!((by_message(0, 0), by_message(1000, 50)), (None, None), "nobody knows how idle the host is");
     }
 
     #[test]

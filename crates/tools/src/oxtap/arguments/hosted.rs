@@ -54,6 +54,9 @@ pub struct HostedRun {
     /// Offer guests to keep their pages mapped between requests.
     #[arg(long)]
     pub persistent: bool,
+    /// Look at rings for so many microseconds after the last request, instead of waiting to be told: 0 to 100000.
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = polling())]
+    pub polling: u32,
     /// Serve no disks: another program does that.
     #[arg(long)]
     pub no_backend: bool,
@@ -75,6 +78,12 @@ pub struct AddDisk {
     /// Refuse writes.
     #[arg(long)]
     pub read_only: bool,
+    /// Offer the guest to keep its pages mapped between requests, whatever the host does for others.
+    #[arg(long)]
+    pub persistent: bool,
+    /// Look at its rings for so many microseconds after the last request: 0 to 100000, whatever the host does for others.
+    #[arg(long, value_name = "MICROSECONDS", value_parser = polling())]
+    pub polling: Option<u32>,
     /// The memory of a new domain.
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "64M")]
     pub memory: u64,
@@ -186,6 +195,11 @@ pub enum Handover {
     Crash,
     /// Now this, now that.
     Mixed,
+}
+
+/// No ring is looked at for longer.
+fn polling() -> impl TypedValueParser<Value = u32> {
+    clap::value_parser!(u32).range(0..=100_000)
 }
 
 fn abi() -> impl TypedValueParser<Value = Abi> {

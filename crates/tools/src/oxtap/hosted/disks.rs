@@ -28,6 +28,8 @@ pub(super) fn add(arguments: &AddDisk) -> Result<()> {
     let directory = std::path::absolute(&arguments.directory).context(arguments.directory.display())?;
     let mut disk = DiskSpec::new(DomainId(arguments.domain), &arguments.name, &arguments.image);
     disk.read_only = arguments.read_only;
+    disk.persistent = arguments.persistent.then_some(true);
+    disk.polling_us = arguments.polling;
     disk.script = Some(SCRIPT.to_owned());
     // Before anything is written: a name that is none, an image without a type.
     let device = disk.device()?;

@@ -33,7 +33,8 @@ pub(super) fn run(arguments: &HostedRun) -> Result<()> {
     let watchers = match arguments.no_backend {
         true => Vec::new(),
         false => {
-            let host = Rc::new(host(&executor, &client, &directory, arguments.persistent));
+            let offer = Offer { persistent: arguments.persistent, polling_us: arguments.polling, ..Offer::default() };
+            let host = Rc::new(host(&executor, &client, &directory, offer));
             arguments.kinds.iter().map(|kind| Watcher::start(&host, kind)).collect()
         }
     };
@@ -52,7 +53,7 @@ pub(super) fn run(arguments: &HostedRun) -> Result<()> {
     served
 }
 
-fn host(executor: &Executor, store: &StoreClient, directory: &Path, persistent: bool) -> Host {
+fn host(executor: &Executor, store: &StoreClient, directory: &Path, offer: Offer) -> Host {
     Host {
         executor: executor.clone(),
         store: store.clone(),
@@ -60,7 +61,7 @@ fn host(executor: &Executor, store: &StoreClient, directory: &Path, persistent: 
         worker: Rc::new(Tapdisks::new(executor, run_directory(directory))),
         opener: Rc::new(NamedDisks),
         log: Rc::new(Lines),
-        offer: Offer { persistent, ..Offer::default() },
+        offer,
     }
 }
 
