@@ -20,6 +20,7 @@
 //!
 //! This crate knows nothing of images, disks or guests.
 
+pub mod background;
 mod buffer;
 mod engine;
 mod executor;

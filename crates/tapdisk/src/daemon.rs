@@ -26,11 +26,13 @@ use rustix::{
     fs::Mode,
     process::{Signal, umask},
 };
-use storage_io::{EngineChoice, EngineKind, Executor, Signals};
+use storage_io::{
+    EngineChoice, EngineKind, Executor, Signals,
+    background::{self, Process, Starter},
+};
 
 use crate::{
     arguments::{self, Arguments, Options, USAGE},
-    background::{self, Process, Starter},
     control::{Belongings, Control},
     jail::Jail,
     listener::Listener,

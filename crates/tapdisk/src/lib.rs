@@ -21,7 +21,6 @@
 
 mod answers;
 mod arguments;
-mod background;
 mod classic;
 mod connections;
 mod control;

@@ -13,23 +13,24 @@ use std::{
     process::ExitCode,
 };
 
+use crate::{Fork, fork};
 use block_core::{Error, Result, ResultExt};
 use rustix::{
     pipe::{PipeFlags, pipe_with},
     process::{Pid, WaitOptions, chdir, setsid, waitpid},
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
 };
-use storage_io::{Fork, fork};
 
 /// What the daemon still owes to whoever started it.
 #[derive(Debug)]
-pub(crate) struct Starter {
+pub struct Starter {
     /// Where to say that it is ready; none in the foreground.
     ready: Option<File>,
 }
 
 /// Which process goes on.
-pub(crate) enum Process {
+#[derive(Debug)]
+pub enum Process {
     /// The daemon.
     Daemon(Starter),
     /// The one that was started; it has nothing left to do.
@@ -37,12 +38,15 @@ pub(crate) enum Process {
 }
 
 /// Stays in the foreground.
-pub(crate) fn stay() -> Process {
+pub fn stay() -> Process {
     Process::Daemon(Starter { ready: None })
 }
 
 /// Goes to the background.
-pub(crate) fn leave() -> Result<Process> {
+///
+/// # Errors
+/// Threads have been started, or what the operating system says.
+pub fn leave() -> Result<Process> {
     let (told, ready) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from).context("pipe")?;
     match fork()? {
         Fork::Parent { child } => {
@@ -74,10 +78,22 @@ fn null() -> Result<File> {
 
 impl Starter {
     /// Says `line`, lets go of whoever waits, and of the standard streams.
-    pub(crate) fn tell(self, line: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn tell(self, line: &str) -> Result<()> {
         let mut stdout = io::stdout().lock();
         // Nobody may be reading any more; that is not our trouble.
         let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+        drop(stdout);
+        self.let_go()
+    }
+
+    /// As [`tell`](Self::tell), of a daemon that has nothing to say.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn let_go(self) -> Result<()> {
         let Some(mut ready) = self.ready else { return Ok(()) };
         let null = null()?;
         dup2_stdout(&null).map_err(io::Error::from).context("stdout")?;
