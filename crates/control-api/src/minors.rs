@@ -12,7 +12,7 @@
 use std::{
     fmt,
     fs::{self, File, OpenOptions},
-    io,
+    io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::Path,
 };
@@ -53,6 +53,11 @@ impl fmt::Display for Minor {
 impl RunDir {
     /// Reserves the lowest free minor.
     pub fn allocate_minor(&self) -> Result<Minor> {
+        self.allocate_minor_for("")
+    }
+
+    /// As [`allocate_minor`](Self::allocate_minor), and writes down for whom: the marker says so until it is freed.
+    pub fn allocate_minor_for(&self, owner: &str) -> Result<Minor> {
         let _turn = self.lock_markers()?;
         let used = self.minors()?;
         // They are ascending and differ, so the first that is not at its own place comes after a gap.
@@ -60,8 +65,23 @@ impl RunDir {
         let minor = u16::try_from(lowest).ok().and_then(Minor::new);
         let minor = minor.ok_or_else(|| os("all minors are in use", Errno::NOSPC))?;
         let path = self.marker(minor);
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).context(path.display())?;
+        let mut marker =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).context(path.display())?;
+        if let Err(error) = marker.write_all(owner.as_bytes()) {
+            let _ = fs::remove_file(&path);
+            return Err(error).context(path.display());
+        }
         Ok(minor)
+    }
+
+    /// For whom a minor was reserved: empty if nobody said so, none if it is free.
+    pub fn minor_owner(&self, minor: Minor) -> Result<Option<String>> {
+        let path = self.marker(minor);
+        match fs::read(&path) {
+            Ok(owner) => Ok(Some(String::from_utf8_lossy(&owner).into_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context(path.display()),
+        }
     }
 
     /// Gives a minor back. One that a tapdisk holds, or that is not allocated, is an error.
@@ -184,6 +204,16 @@ mod tests {
         let marker = run.marker(run.allocate_minor().unwrap());
         assert_eq!((mode(&run.markers()), mode(&marker)), (0o700, 0o600));
         assert_eq!(fs::metadata(marker).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_marker_says_for_whom_it_is() {
+        let Host { _directory, run } = host();
+        let (mine, nobodys) = (run.allocate_minor_for("hotplug:/a").unwrap(), run.allocate_minor().unwrap());
+        assert_eq!(run.minor_owner(mine).unwrap().as_deref(), Some("hotplug:/a"));
+        assert_eq!(run.minor_owner(nobodys).unwrap().as_deref(), Some(""));
+        run.free_minor(mine).unwrap();
+        assert_eq!(run.minor_owner(mine).unwrap(), None);
     }
 
     #[test]

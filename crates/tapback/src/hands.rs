@@ -122,10 +122,13 @@ impl Hands {
         if !is_known {
             return Backend::new();
         }
-        if seen.image.are_ready()
-            && let Ok(disk) = self.host.opener.open(seen.image.clone()).await
+        if seen.own == State::Closed {
+            // It had no ring any more, and needs no image before it begins anew.
+            self.image = Image::Released;
+        } else if seen.image.are_ready()
+            && let Ok(disk) = self.host.opener.adopt(&self.name, seen.image.clone()).await
         {
-            self.image = Image::Open { nodes: seen.image.clone(), disk };
+            self.hold(seen.image.clone(), disk).await;
             self.ring_disk = Some(disk);
         }
         let frontend = frontend_state(&self.host.store, &seen.frontend).await.unwrap_or(State::Unknown);
@@ -155,7 +158,7 @@ impl Hands {
         let ends = self.shared.ends.take();
         for end in ends {
             if let JobEnd::Opened(_, Ok(disk)) = end {
-                self.host.opener.close(disk);
+                self.host.opener.close(&self.name, disk);
             }
         }
         insist(&self.host, &self.name, async || self.directory.clear_report().await).await;

@@ -3,7 +3,7 @@
 use block_core::{Error, ErrorKind, Result};
 use futures_util::future::{LocalBoxFuture, ready};
 
-use crate::{Disk, Offer, nodes::number};
+use crate::{DeviceName, Disk, Offer, nodes::number, offer::Node};
 
 const IS_CDROM: u32 = 1;
 const IS_REMOVABLE: u32 = 2;
@@ -40,11 +40,13 @@ pub struct ImageNodes {
     pub polling_duration: Option<String>,
     /// `polling-idle-threshold`: percentage of idle processors below which no ring is looked at.
     pub polling_idle_threshold: Option<String>,
+    /// `direct-io-safe`: `0` if storage must not be given memory that the image is read into or written from.
+    pub direct_io_safe: Option<String>,
 }
 
 impl ImageNodes {
     /// Names of the nodes, in the order of [`from_values`](Self::from_values).
-    pub(crate) const NAMES: [&'static str; 14] = [
+    pub(crate) const NAMES: [&'static str; 15] = [
         "params",
         "script",
         "mode",
@@ -59,9 +61,10 @@ impl ImageNodes {
         "persistent-enable",
         "polling-duration",
         "polling-idle-threshold",
+        "direct-io-safe",
     ];
 
-    pub(crate) fn from_values(values: [Option<String>; 14]) -> ImageNodes {
+    pub(crate) fn from_values(values: [Option<String>; 15]) -> ImageNodes {
         let [
             params,
             script,
@@ -77,6 +80,7 @@ impl ImageNodes {
             persistent_enable,
             polling_duration,
             polling_idle_threshold,
+            direct_io_safe,
         ] = values;
         ImageNodes {
             params,
@@ -93,6 +97,7 @@ impl ImageNodes {
             persistent_enable,
             polling_duration,
             polling_idle_threshold,
+            direct_io_safe,
         }
     }
 
@@ -114,6 +119,20 @@ impl ImageNodes {
             (params, mode, physical_device, physical_device_path, pid, minor)
         };
         image(self) == image(other)
+    }
+
+    /// As they are after these have been written, which name the disk.
+    pub(crate) fn with(mut self, written: &[Node]) -> ImageNodes {
+        for (name, value) in written {
+            let node = match *name {
+                "pid" => &mut self.pid,
+                "minor" => &mut self.minor,
+                "physical-device-path" => &mut self.physical_device_path,
+                _ => continue,
+            };
+            *node = Some(value.clone());
+        }
+        self
     }
 
     /// Whether guests may not write.
@@ -165,10 +184,21 @@ impl ImageNodes {
 /// Who makes a disk of what nodes say.
 pub trait Opener {
     /// The disk that is meant, ready to be connected to. After an error it is asked again when the nodes have changed.
-    fn open(&self, image: ImageNodes) -> LocalBoxFuture<'static, Result<Disk>>;
+    fn open(&self, device: &DeviceName, image: ImageNodes) -> LocalBoxFuture<'static, Result<Disk>>;
+
+    /// As [`open`](Self::open), for a device that somebody has served before us: what is not there any more is not made
+    /// anew.
+    fn adopt(&self, device: &DeviceName, image: ImageNodes) -> LocalBoxFuture<'static, Result<Disk>> {
+        self.open(device, image)
+    }
+
+    /// What the device's directory is to say of a disk that was opened: which one it is, if no script does so.
+    fn nodes(&self, _: Disk) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
 
     /// The device needs the disk no more.
-    fn close(&self, disk: Disk);
+    fn close(&self, device: &DeviceName, disk: Disk);
 }
 
 /// Disks that scripts have made ready, and have named: by `pid` and `minor`, or by the name of the disk's NBD socket.
@@ -176,16 +206,16 @@ pub trait Opener {
 pub struct NamedDisks;
 
 impl Opener for NamedDisks {
-    fn open(&self, image: ImageNodes) -> LocalBoxFuture<'static, Result<Disk>> {
+    fn open(&self, _: &DeviceName, image: ImageNodes) -> LocalBoxFuture<'static, Result<Disk>> {
         Box::pin(ready(named_disk(&image).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "neither pid and minor nor physical-device-path name a disk of a tapdisk")
         })))
     }
 
-    fn close(&self, _: Disk) {}
+    fn close(&self, _: &DeviceName, _: Disk) {}
 }
 
-fn named_disk(image: &ImageNodes) -> Option<Disk> {
+pub(crate) fn named_disk(image: &ImageNodes) -> Option<Disk> {
     let (pid, minor) = match (&image.pid, &image.minor) {
         (Some(pid), Some(minor)) => (pid.as_str(), minor.as_str()),
         _ => {

@@ -5,8 +5,11 @@ use std::rc::{Rc, Weak};
 use block_core::Result;
 use xenbus::{BackendEvent as Event, Ring};
 
-use super::{Hands, JobEnd};
-use crate::{Disk, ImageNodes};
+use super::{Hands, JobEnd, insist};
+use crate::{
+    Disk, ImageNodes,
+    directory::{Change, StateChange},
+};
 
 /// The image behind a device.
 pub(super) enum Image {
@@ -61,12 +64,12 @@ impl Hands {
         let token = Rc::new(());
         let wanted = Rc::downgrade(&token);
         self.image = Image::Opening { nodes: nodes.clone(), token };
-        let (host, shared) = (self.host.clone(), self.shared.clone());
+        let (host, name, shared) = (self.host.clone(), self.name.clone(), self.shared.clone());
         // It goes on when nobody wants the image any more, since it may have opened it already.
         let opening = async move {
-            let opened = host.opener.open(nodes).await;
+            let opened = host.opener.open(&name, nodes).await;
             match opened {
-                Ok(disk) if wanted.strong_count() == 0 => host.opener.close(disk),
+                Ok(disk) if wanted.strong_count() == 0 => host.opener.close(&name, disk),
                 opened => shared.end(JobEnd::Opened(wanted, opened)),
             }
         };
@@ -81,14 +84,14 @@ impl Hands {
             _ => {
                 // Others are meant by now.
                 if let Ok(disk) = opened {
-                    self.host.opener.close(disk);
+                    self.host.opener.close(&self.name, disk);
                 }
                 return;
             }
         };
         match opened {
             Ok(disk) => {
-                self.image = Image::Open { nodes, disk };
+                self.hold(nodes, disk).await;
                 self.events.push_back(Event::Image(true));
             }
             Err(error) => {
@@ -101,8 +104,22 @@ impl Hands {
 
     pub(super) fn release_image(&mut self) {
         if let Image::Open { disk, .. } = std::mem::replace(&mut self.image, Image::None) {
-            self.host.opener.close(disk);
+            self.host.opener.close(&self.name, disk);
             self.events.push_back(Event::Image(false));
+        }
+    }
+
+    /// Keeps a disk that was opened by what these nodes say. Where no script has written which one it is, we do.
+    pub(super) async fn hold(&mut self, nodes: ImageNodes, disk: Disk) {
+        let named = self.host.opener.nodes(disk);
+        let nodes = nodes.with(&named);
+        self.image = Image::Open { nodes, disk };
+        if named.is_empty() {
+            return;
+        }
+        let change = Change { nodes: &named, removed: &[], state: StateChange::Keep };
+        if !insist(&self.host, &self.name, async || self.directory.write(&change).await).await {
+            self.shared.nudge();
         }
     }
 }

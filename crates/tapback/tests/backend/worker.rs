@@ -176,7 +176,7 @@ impl OpenerInner {
 }
 
 impl Opener for FakeOpener {
-    fn open(&self, image: ImageNodes) -> LocalBoxFuture<'static, Result<Disk>> {
+    fn open(&self, _: &DeviceName, image: ImageNodes) -> LocalBoxFuture<'static, Result<Disk>> {
         let inner = self.inner.clone();
         Box::pin(async move {
             inner.changed.until(|| !inner.is_slow.get()).await;
@@ -190,7 +190,7 @@ impl Opener for FakeOpener {
         })
     }
 
-    fn close(&self, _: Disk) {
+    fn close(&self, _: &DeviceName, _: Disk) {
         self.inner.open.set(self.inner.open.get() - 1);
     }
 }
