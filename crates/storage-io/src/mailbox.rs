@@ -49,6 +49,13 @@ impl<T> Sender<T> {
     }
 }
 
+impl<T> Sender<T> {
+    /// Whether there is still somebody to receive.
+    pub fn is_heard(&self) -> bool {
+        !open(&self.0).receiver_gone
+    }
+}
+
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
         open(&self.0).senders += 1;

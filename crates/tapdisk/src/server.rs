@@ -12,11 +12,10 @@ use std::{
 
 use control_api::protocol::{DecodeError, Request, RequestReader};
 use futures_util::future::{Either, select};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use storage_io::{Executor, Task, reply};
 
 use crate::{
-    connections::{Connection, Connections, WhenFull},
+    connections::{Connection, Connections, WhenFull, gone},
     control::Control,
     listener::Listener,
 };
@@ -27,9 +26,6 @@ const CONNECTIONS_MAX: usize = 256;
 const REQUEST_MAX: Duration = Duration::from_secs(2);
 /// How long an answer may take to be fetched.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-
-/// How often to look whether a client has gone that has ended its requests.
-const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 /// All control connections.
 pub(crate) struct Server {
@@ -118,24 +114,9 @@ impl Server {
             let _ = to.answer(control.answer(request).await);
         };
         self.executor.spawn(job).detach();
-        match select(answer, pin!(self.gone(stream))).await {
+        match select(answer, pin!(gone(&self.executor, stream))).await {
             Either::Left((answer, _)) => answer,
             Either::Right(_) => None,
-        }
-    }
-
-    /// Ends when the client has closed its end. One that has only ended its requests, or sends more than it may, still
-    /// waits for its answer: that keeps the socket readable, so it is looked at now and then.
-    async fn gone(&self, stream: &UnixStream) {
-        // Whatever readiness comes to, the socket itself knows better.
-        let _ = self.executor.readable(stream).await;
-        loop {
-            let mut state = [PollFd::new(stream, PollFlags::empty())];
-            let polled = poll(&mut state, Some(&Timespec::default()));
-            if polled.is_err() || state[0].revents().contains(PollFlags::HUP) {
-                return;
-            }
-            self.executor.sleep(LOOK_PERIOD).await;
         }
     }
 

@@ -101,7 +101,7 @@ impl Control {
     }
 
     fn watch_ring(&self, minor: u16, name: RingName) -> Result<Receiver<RingEvent>> {
-        self.slot(minor)?.ring(name).map(|device| device.watch()).ok_or_else(|| rings::unknown(name))
+        self.slot(minor)?.ring(name).ok_or_else(|| rings::unknown(name))?.watch()
     }
 
     fn limit(&self, minor: u16, limits: Limits) -> Result<ResultOf> {

@@ -11,7 +11,8 @@ use crate::{
     listener::Listener,
 };
 
-/// Connections at once.
+/// Connections at once, but for those that wait for guests' devices only: whoever serves many guests by way of one
+/// tapdisk has one for each. Their number is limited by that of watchers of a device, and of jobs.
 const CONNECTIONS_MAX: usize = 64;
 /// How long the end of the process waits for the last answers to be fetched.
 const LAST_ANSWERS_MAX: Duration = Duration::from_secs(10);
@@ -29,6 +30,10 @@ struct Listened(Rc<Session>);
 impl Connection for Listened {
     fn is_idle(&self) -> bool {
         self.0.is_idle()
+    }
+
+    fn counts(&self) -> bool {
+        !self.0.is_for_guests_only()
     }
 }
 

@@ -17,7 +17,9 @@ use std::{
 use block_core::{Error, ErrorKind, Result};
 use control_api::{
     errno,
-    native::{Answer, AnswerBody, Done, Failure, Hello, LineReader, REQUEST_BYTES_MAX, Request, ResultOf, RingEvent},
+    native::{
+        Answer, AnswerBody, Command, Done, Failure, Hello, LineReader, REQUEST_BYTES_MAX, Request, ResultOf, RingEvent,
+    },
     reason,
 };
 use futures_util::future::{Either, select};
@@ -30,6 +32,7 @@ use super::{
     report::{progress, result_of},
 };
 use crate::{
+    connections::gone,
     control::{Control, os},
     jobs::JobRecord,
 };
@@ -53,6 +56,8 @@ pub(crate) struct Session {
     out: RefCell<VecDeque<u8>>,
     /// The requests that have not been answered.
     under_way: RefCell<BTreeSet<u64>>,
+    /// Whether nothing was asked but of guests' devices, since it was last idle; none before the first request.
+    asks_of_guests: Cell<Option<bool>>,
     has_ended: Cell<bool>,
     changed: Signal,
     /// Tells the server that this may be idle now.
@@ -72,6 +77,7 @@ impl Session {
             control,
             out: RefCell::default(),
             under_way: RefCell::default(),
+            asks_of_guests: Cell::new(None),
             has_ended: Cell::new(false),
             changed: Signal::new(),
             maybe_idle,
@@ -81,6 +87,11 @@ impl Session {
     /// Whether nobody waits for anything.
     pub(crate) fn is_idle(&self) -> bool {
         self.under_way.borrow().is_empty() && self.out.borrow().is_empty()
+    }
+
+    /// Whether it waits, and for guests' devices only.
+    pub(crate) fn is_for_guests_only(&self) -> bool {
+        self.asks_of_guests.get() == Some(true) && !self.is_idle()
     }
 
     /// Nobody listens any more. What was begun goes on.
@@ -99,8 +110,8 @@ impl Session {
         self.put(&Hello::new(PROGRAM, self.control.pid));
         let reading = pin!(async {
             self.read(&stream).await;
-            // Who has said all still wants the answers.
-            self.changed.until(|| self.is_idle()).await;
+            // Who has said all still wants the answers; who has gone does not.
+            select(pin!(self.changed.until(|| self.is_idle())), pin!(gone(&self.executor, &stream))).await;
         });
         select(reading, pin!(self.write(&stream))).await;
     }
@@ -161,6 +172,8 @@ impl Session {
         } else if under_way >= REQUESTS_MAX {
             self.answer(Some(id), Err(os(format!("{under_way} requests are under way"), Errno::BUSY)));
         } else {
+            let others_asked = self.asks_of_guests.get() == Some(false) && !self.is_idle();
+            self.asks_of_guests.set(Some(!others_asked && is_of_a_guest(&command)));
             match self.control.begin_command(command) {
                 Begun::Answered(result) => self.answer(Some(id), result),
                 Begun::Job(job) => self.later(id, async move |session| session.report(id, &job).await),
@@ -187,6 +200,8 @@ impl Session {
     /// Answers when `work` has ended, unless the session ends before.
     fn later(self: &Rc<Self>, id: u64, work: impl AsyncFnOnce(&Session) -> Result<ResultOf> + 'static) {
         self.under_way.borrow_mut().insert(id);
+        // There may be room for another connection.
+        self.maybe_idle.notify();
         let session = self.clone();
         let task = async move {
             let ended = pin!(session.changed.until(|| session.has_ended.get()));
@@ -269,6 +284,11 @@ impl Session {
             }
         }
     }
+}
+
+/// Whoever serves guests asks this, and on a connection for each device.
+fn is_of_a_guest(command: &Command) -> bool {
+    matches!(command, Command::ConnectRing(_) | Command::DisconnectRing { .. } | Command::WatchRing { .. })
 }
 
 /// An error as clients get it.

@@ -4,14 +4,19 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use block_core::Result;
 use control_api::native::{RingEvent, RingOperation};
 use export::blkif::{RingChange, RingCounters, RingPages, RingStatus, RingTraffic};
+use rustix::io::Errno;
 use storage_io::{Receiver, Sender, mailbox};
 use virtual_disk::Geometry;
 use wire::blkif::{Abi, OperationCode};
 
 use super::device::{Device, RingName};
-use crate::native::report;
+use crate::{control::os, native::report};
+
+/// Who watches a device at once: one who serves it, and whoever looks over his shoulder.
+const WATCHERS_MAX: usize = 4;
 
 /// A device as other threads see it.
 #[derive(Debug)]
@@ -89,9 +94,18 @@ impl ShownDevice {
     }
 
     /// What holds already, what happens from now on, and the end when it is disconnected.
-    pub(crate) fn watch(&self) -> Receiver<RingEvent> {
+    ///
+    /// # Errors
+    /// `EBUSY` if too many watch it.
+    pub(crate) fn watch(&self) -> Result<Receiver<RingEvent>> {
         let (to, events) = mailbox();
         let mut told = self.told();
+        if let Some(watchers) = &mut told.watchers {
+            watchers.retain(Sender::is_heard);
+            if watchers.len() >= WATCHERS_MAX {
+                return Err(os(format!("{} watch ring {} already", watchers.len(), self.name), Errno::BUSY));
+            }
+        }
         let geometry = RingEvent::Resized { geometry: report::geometry(told.geometry) };
         let unsupported = told.unsupported.iter().map(|operation| RingEvent::Unsupported { operation: *operation });
         let broken = told.broken.iter().map(|reason| RingEvent::Broken { reason: reason.clone() });
@@ -99,7 +113,7 @@ impl ShownDevice {
             to.send(event).expect("the receiver is here");
         }
         told.watchers.iter_mut().for_each(|watchers| watchers.push(to.clone()));
-        events
+        Ok(events)
     }
 
     /// Tells watchers what has happened to one of its rings, unless another has said it before.
@@ -178,7 +192,7 @@ mod tests {
     #[test]
     fn what_several_rings_say_is_told_once_and_again_to_who_comes_late() {
         let device = device(false);
-        let mut early = device.watch();
+        let mut early = device.watch().unwrap();
         let larger = Geometry { sectors: 16, ..GEOMETRY };
         for _ in 0..2 {
             device.tell(RingChange::Resized(larger));
@@ -193,14 +207,26 @@ mod tests {
         ];
         let told = all(&mut early);
         assert_eq!((&told[..2], &told[2..]), (&[resized(GEOMETRY), resized(larger)][..], &lasting[..]));
-        let told = all(&mut device.watch());
+        let told = all(&mut device.watch().unwrap());
         assert_eq!((&told[..1], &told[1..]), (&[resized(larger)][..], &lasting[..]));
+    }
+
+    #[test]
+    fn as_many_watch_as_there_may_be_and_those_who_have_gone_do_not_count() {
+        let device = device(false);
+        for _ in 0..3 * WATCHERS_MAX {
+            device.watch().unwrap();
+        }
+        let watching: Vec<_> = (0..WATCHERS_MAX).map(|_| device.watch().unwrap()).collect();
+        assert_eq!(device.watch().err().map(|error| control_api::errno(&error)), Some(16));
+        drop(watching);
+        device.watch().unwrap();
     }
 
     #[test]
     fn a_guest_that_may_only_read_never_hears_otherwise() {
         let device = device(true);
-        let mut events = device.watch();
+        let mut events = device.watch().unwrap();
         device.tell(RingChange::Resized(Geometry { sectors: 16, ..GEOMETRY }));
         let read_only = |event: &RingEvent| match event {
             RingEvent::Resized { geometry } => geometry.read_only,

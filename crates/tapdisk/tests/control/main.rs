@@ -19,6 +19,7 @@ mod killed_clients;
 mod life_of_a_disk;
 mod list_of_many_disks;
 mod logging;
+mod many_guests;
 mod many_sides;
 mod native_commands;
 mod native_hostile;
