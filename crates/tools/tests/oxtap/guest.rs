@@ -37,10 +37,13 @@ struct HostedHost<'a> {
 
 impl HostedHost<'_> {
     fn start(place: &RunDirectory) -> HostedHost<'_> {
+        HostedHost::with_log(place, std::fs::File::create(place.scratch().join("host.log")).unwrap())
+    }
+
+    fn with_log(place: &RunDirectory, log: impl Into<Stdio>) -> HostedHost<'_> {
         let directory = place.scratch().join("host");
         let mut command = place.program("oxtap");
-        command.args(["hosted", "run"]).arg(&directory).stdout(Stdio::piped());
-        command.stderr(std::fs::File::create(place.scratch().join("host.log")).unwrap());
+        command.args(["hosted", "run"]).arg(&directory).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().unwrap();
         let guard = ProcessGuard::new(child.id()).unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -194,6 +197,26 @@ fn a_guest_that_means_harm_harms_nobody() {
         host.oxtap(&["guest", "HOST", "1", "xvda", "--hostile", mode, "--requests", "5"]);
     }
     host.oxtap(&["guest", "HOST", "1", "xvda", "--requests", "50"]);
+    host.end();
+}
+
+#[test]
+fn guests_do_not_wait_for_whoever_reads_the_log() {
+    let place = RunDirectory::new();
+    let (log, end) = std::io::pipe().unwrap();
+    // The least that there is: it is full when a few kernels have come and gone.
+    rustix::pipe::fcntl_setpipe_size(&end, 4096).unwrap();
+    let host = HostedHost::with_log(&place, end);
+    host.with_disk(64);
+    let mut command = place.program("oxtap");
+    command.args(host.words(&["guest", "HOST", "1", "xvda", "--requests", "1", "--cycles", "150"]));
+    let mut kernels = command.stdout(Stdio::null()).spawn().unwrap();
+    let guard = ProcessGuard::new(kernels.id()).unwrap();
+    assert!(guard.wait_for_end(END_MAX).unwrap() && kernels.wait().unwrap().success(), "the guest is not served");
+    // Somebody reads again: what was kept is there, and what was not is counted.
+    let mut said = BufReader::new(log).lines().map(Result::unwrap);
+    assert!(said.next().unwrap().ends_with(": offered"));
+    assert!(said.any(|line| line.contains(" lines were left out here")));
     host.end();
 }
 

@@ -35,6 +35,8 @@ pub struct Hosted {
 pub enum HostedCommand {
     /// Be the host until Ctrl-C: memory and events that domains share, XenStore, and a backend for their disks.
     Run(HostedRun),
+    /// Serve the disks of a host that runs without a backend. It may end and start at any time: guests go on.
+    Backend(HostedBackend),
     /// Give a domain a disk: nodes as libxl writes them, and a tapdisk as its script starts it.
     AddDisk(AddDisk),
     /// Take a disk away, and end its tapdisk.
@@ -48,6 +50,27 @@ pub enum HostedCommand {
 pub struct HostedRun {
     /// The directory of the host; it is made if it is not there.
     pub directory: PathBuf,
+    /// What is served.
+    #[command(flatten)]
+    pub options: BackendOptions,
+    /// Serve no disks: another program does that, such as `oxtap hosted backend`.
+    #[arg(long)]
+    pub no_backend: bool,
+}
+
+/// `oxtap hosted backend`.
+#[derive(Debug, Args)]
+pub struct HostedBackend {
+    /// The directory of the host, as `oxtap hosted run --no-backend` was told.
+    pub directory: PathBuf,
+    /// What is served.
+    #[command(flatten)]
+    pub options: BackendOptions,
+}
+
+/// What a backend serves, and how.
+#[derive(Debug, Args)]
+pub struct BackendOptions {
     /// The kinds of backends that are served; more than one with commas between.
     #[arg(long, value_name = "KIND", value_delimiter = ',', default_value = "vbd3")]
     pub kinds: Vec<String>,
@@ -57,9 +80,6 @@ pub struct HostedRun {
     /// Look at rings for so many microseconds after the last request, instead of waiting to be told: 0 to 100000.
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = polling())]
     pub polling: u32,
-    /// Serve no disks: another program does that.
-    #[arg(long)]
-    pub no_backend: bool,
 }
 
 /// `oxtap hosted add-disk`.

@@ -10,7 +10,10 @@ use super::size;
 
 pub use disks::{Budget, Close, Dump, Faults, Job, Jobs, Limit, Ls, Metrics, Resize, Rest, Resume, Stats, Top};
 pub use doctor::Doctor;
-pub use hosted::{AddDisk, GuestRun, Handover, Harm, Hosted, HostedCommand, HostedRun, RemoveDisk, RemoveDomain};
+pub use hosted::{
+    AddDisk, BackendOptions, GuestRun, Handover, Harm, Hosted, HostedBackend, HostedCommand, HostedRun, RemoveDisk,
+    RemoveDomain,
+};
 
 mod disks;
 mod doctor;

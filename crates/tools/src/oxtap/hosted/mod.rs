@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   run          broker (memory, grants, events) + XenStore + backend          until Ctrl-C
+//!   backend      only that, for a host whose `run` has none                    until Ctrl-C, or killed
 //!   add-disk     nodes --> backend shows InitWait --> a tapdisk --> its name into the nodes
 //!   remove-disk  Closing --> backend shows Closed --> nodes go --> the tapdisk goes
 //! ```
@@ -9,7 +10,9 @@
 //! Domains are what XenStore says: one that appears below `/local/domain` gets its memory and its socket, and one that
 //! vanishes there loses them.
 
+mod backend;
 mod disks;
+mod lines;
 mod run;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +30,7 @@ const SOCKET: &str = "socket";
 pub(super) fn run(arguments: &Hosted) -> Result<()> {
     match &arguments.command {
         HostedCommand::Run(arguments) => run::run(arguments),
+        HostedCommand::Backend(arguments) => backend::run(arguments),
         HostedCommand::AddDisk(arguments) => disks::add(arguments),
         HostedCommand::RemoveDisk(arguments) => disks::remove(arguments),
         HostedCommand::RemoveDomain(arguments) => disks::remove_domain(arguments),

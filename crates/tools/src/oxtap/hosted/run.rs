@@ -6,7 +6,6 @@ use block_core::{Result, ResultExt};
 use futures_util::future::{Either, select};
 use guest::toolstack::Toolstack;
 use storage_io::{Executor, Signals};
-use tapback::{DeviceName, Host, Log, NamedDisks, Offer, Tapdisks, Watcher};
 use xen::{
     DomainId, PAGE_BYTES,
     hosted::{Broker, BrokerLimits},
@@ -14,7 +13,7 @@ use xen::{
 };
 use xenbus::server::{Sockets, Store};
 
-use super::{connect, disks, domain_socket, executor, run_directory};
+use super::{backend, connect, disks, domain_socket, executor, lines::Lines, run_directory};
 use crate::oxtap::{arguments::HostedRun, interrupt};
 
 /// Until what XenStore says of domains is looked at again, when it could not be done.
@@ -22,21 +21,18 @@ const LOOK_PAUSE: Duration = Duration::from_millis(500);
 
 pub(super) fn run(arguments: &HostedRun) -> Result<()> {
     let signals = Signals::take(&interrupt::ENDING)?;
-    let directory = std::path::absolute(&arguments.directory).context(arguments.directory.display())?;
+    let directory = backend::absolute(&arguments.directory)?;
     let run = run_directory(&directory);
     for made in [&directory, run.path()] {
         control_api::make_directory(made, 0o700).context(made.display())?;
     }
     let executor = executor()?;
-    let domains = Domains::start(&executor, &directory)?;
+    let log = Rc::new(Lines::to_stderr()?);
+    let domains = Domains::start(&executor, &directory, &log)?;
     let client = connect(&executor, &directory, 0)?;
     let watchers = match arguments.no_backend {
         true => Vec::new(),
-        false => {
-            let offer = Offer { persistent: arguments.persistent, polling_us: arguments.polling, ..Offer::default() };
-            let host = Rc::new(host(&executor, &client, &directory, offer));
-            arguments.kinds.iter().map(|kind| Watcher::start(&host, kind)).collect()
-        }
+        false => backend::start(&executor, &client, &directory, &arguments.options, &log),
     };
     print!("{}", how_to_go_on(&directory, run.path()));
     let served = executor.block_on(async {
@@ -51,27 +47,6 @@ pub(super) fn run(arguments: &HostedRun) -> Result<()> {
     // Nobody can reach them any more through a host that has gone.
     disks::end_all(&run)?;
     served
-}
-
-fn host(executor: &Executor, store: &StoreClient, directory: &Path, offer: Offer) -> Host {
-    Host {
-        executor: executor.clone(),
-        store: store.clone(),
-        domain: DomainId(0),
-        worker: Rc::new(Tapdisks::new(executor, run_directory(directory))),
-        opener: Rc::new(NamedDisks),
-        log: Rc::new(Lines),
-        offer,
-    }
-}
-
-/// The log of the backend, on stderr.
-struct Lines;
-
-impl Log for Lines {
-    fn note(&self, device: &DeviceName, words: &str) {
-        eprintln!("{device}: {words}");
-    }
 }
 
 fn how_to_go_on(directory: &Path, run: &Path) -> String {
@@ -94,14 +69,15 @@ struct Domains<'a> {
     sockets: Sockets,
     directory: &'a Path,
     executor: Executor,
+    log: Rc<Lines>,
 }
 
 impl<'a> Domains<'a> {
-    fn start(executor: &Executor, directory: &'a Path) -> Result<Domains<'a>> {
+    fn start(executor: &Executor, directory: &'a Path, log: &Rc<Lines>) -> Result<Domains<'a>> {
         let broker = Broker::start(executor, directory, BrokerLimits::default())?;
         let sockets = Sockets::new(executor, Store::default());
         sockets.listen(&domain_socket(directory, 0), 0)?;
-        Ok(Domains { broker, sockets, directory, executor: executor.clone() })
+        Ok(Domains { broker, sockets, directory, executor: executor.clone(), log: log.clone() })
     }
 
     /// Makes domains that come in XenStore, and ends those that go there.
@@ -113,7 +89,7 @@ impl<'a> Domains<'a> {
             watch.next().await;
             watch.take();
             while let Err(error) = self.look(&toolstack, &mut known).await {
-                eprintln!("oxtap: {error}");
+                self.log.put(&format!("oxtap: {error}"));
                 self.executor.sleep(LOOK_PAUSE).await;
             }
         }
