@@ -74,6 +74,16 @@ impl Directory {
         Ok(written)
     }
 
+    /// Whether one of these nodes has another value.
+    pub(crate) async fn differs(&self, nodes: &[Node]) -> Result<bool> {
+        for (name, value) in nodes {
+            if nodes::read(&self.store, &self.node(name)).await?.as_deref() != Some(value.as_bytes()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     async fn try_write(&self, transaction: &Transaction, change: &Change<'_>) -> Result<bool> {
         let state_node = self.node("state");
         let (state, frontend) = (transaction.read(&state_node).await?, transaction.read(&self.node("frontend")).await?);

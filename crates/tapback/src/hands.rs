@@ -405,7 +405,11 @@ impl Hands {
         }
         self.note("connected");
         self.trouble = None;
-        self.publish(&nodes, &removed, State::Connected).await;
+        // A guest that was connected all the time is told of what has changed while nobody was here to tell it.
+        let is_news = self.directory.shown() == State::Connected
+            && insist(&self.host, &self.name, async || self.directory.differs(&size(&ring.geometry)).await).await;
+        let state = if is_news { StateChange::Again } else { StateChange::To(State::Connected) };
+        self.change(&Change { nodes: &nodes, removed: &removed, state }).await;
         insist(&self.host, &self.name, async || self.directory.clear_report().await).await;
     }
 
@@ -448,10 +452,7 @@ impl Hands {
 
     /// Writes nodes and a state at once. If the directory is not what it was, a look will tell what it is.
     async fn publish(&mut self, nodes: &[Node], removed: &[&str], state: State) {
-        let change = Change { nodes, removed, state: StateChange::To(state) };
-        if !insist(&self.host, &self.name, async || self.directory.write(&change).await).await {
-            self.shared.nudge();
-        }
+        self.change(&Change { nodes, removed, state: StateChange::To(state) }).await;
     }
 
     /// Changes what was said of a disk that is connected.
@@ -459,8 +460,11 @@ impl Hands {
         if self.directory.shown() != State::Connected {
             return;
         }
-        let change = Change { nodes, removed: &[], state };
-        if !insist(&self.host, &self.name, async || self.directory.write(&change).await).await {
+        self.change(&Change { nodes, removed: &[], state }).await;
+    }
+
+    async fn change(&mut self, change: &Change<'_>) {
+        if !insist(&self.host, &self.name, async || self.directory.write(change).await).await {
             self.shared.nudge();
         }
     }

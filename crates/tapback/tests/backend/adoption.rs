@@ -1,6 +1,11 @@
 //! A backend that starts where another has ended.
 
-use crate::world::{GUEST, World, XVDA};
+use control_api::native::Geometry;
+
+use crate::{
+    worker::Inner,
+    world::{GUEST, World, XVDA},
+};
 
 #[test]
 fn a_ring_that_is_connected_stays_connected_when_the_backend_starts_anew() {
@@ -19,6 +24,26 @@ fn a_ring_that_is_connected_stays_connected_when_the_backend_starts_anew() {
         vbd.show(6).await;
         vbd.wait_for(6).await;
         assert!(!vbd.is_connected());
+    });
+}
+
+#[test]
+fn a_guest_whose_disk_has_grown_meanwhile_is_told_so() {
+    let world = World::new();
+    world.run(async {
+        let vbd = world.connected_vbd(GUEST, XVDA).await;
+        world.stop();
+        let watch = world.store.watch(&vbd.node("state"));
+        watch.next().await;
+        world.worker.geometry.set(Some(Geometry { bytes: 8 << 20, ..Inner::size() }));
+        world.start();
+        world.settle().await;
+        assert_eq!(
+            watch.take(),
+            [vbd.node("state").to_string()],
+            "the same state again: frontends look at the size then"
+        );
+        assert_eq!(vbd.reads(&["sectors", "state"]).await, ["16384", "4"]);
     });
 }
 

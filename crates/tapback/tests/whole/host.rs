@@ -73,7 +73,7 @@ pub(crate) struct Whole {
     pub(crate) toolstack: Toolstack,
     pub(crate) guest: Guest,
     host: Rc<Host>,
-    watcher: RefCell<Option<Watcher>>,
+    backend: RefCell<Backend>,
     place: RunDirectory,
     xenstored: Child,
     _broker: BrokerThread,
@@ -85,6 +85,17 @@ impl Log for Lines {
     fn note(&self, device: &DeviceName, words: &str) {
         println!("{device}: {words}");
     }
+}
+
+/// Who serves guests' devices.
+#[derive(Debug)]
+pub(crate) enum Backend {
+    /// Nobody at present.
+    Nobody,
+    /// It runs on this executor.
+    Here { watcher: Watcher },
+    /// It is a process of its own.
+    Process(Child),
 }
 
 /// A disk and the tapdisk behind it.
@@ -106,7 +117,14 @@ impl Disk {
 }
 
 impl Whole {
+    /// With a backend on this executor.
     pub(crate) fn new() -> Whole {
+        let whole = Whole::without_backend();
+        whole.restart_backend();
+        whole
+    }
+
+    pub(crate) fn without_backend() -> Whole {
         let place = RunDirectory::new();
         let run = RunDir::at(place.path());
         let directory = place.scratch().to_owned();
@@ -132,11 +150,11 @@ impl Whole {
             log: Rc::new(Lines),
             offer: Offer::default(),
         });
-        let watcher = RefCell::new(Some(Watcher::start(&host, "vbd3")));
+        let backend = RefCell::new(Backend::Nobody);
         let toolstack = Toolstack::new(store());
         let guest = Guest::boot(&directory, DOMAIN).unwrap();
         let store = store();
-        let whole = Whole { executor, run, store, toolstack, guest, host, watcher, place, xenstored, _broker: broker };
+        let whole = Whole { executor, run, store, toolstack, guest, host, backend, place, xenstored, _broker: broker };
         whole.run(whole.toolstack.add_domain(DOMAIN, 8192)).unwrap();
         whole
     }
@@ -146,7 +164,7 @@ impl Whole {
         self.executor.block_on(async {
             match select(pin!(story), pin!(self.executor.sleep(LONG))).await {
                 Either::Left((told, _)) => told,
-                Either::Right(_) => panic!("it hangs: {:?}", self.watcher),
+                Either::Right(_) => panic!("it hangs: {:?}", self.backend),
             }
         })
     }
@@ -230,14 +248,32 @@ impl Whole {
         assert_eq!(found, 1);
     }
 
-    /// The backend's process ends, and another one starts.
+    /// The backend on this executor ends, and another one starts.
     pub(crate) fn restart_backend(&self) {
-        drop(self.watcher.take());
-        self.watcher.replace(Some(Watcher::start(&self.host, "vbd3")));
+        drop(self.backend.replace(Backend::Nobody));
+        self.backend.replace(Backend::Here { watcher: Watcher::start(&self.host, "vbd3") });
+    }
+
+    /// A backend starts as a process of its own.
+    pub(crate) fn start_backend_process(&self) {
+        let mut command = self.place.program("oxtap");
+        command.args(["hosted", "backend"]).arg(self.place.scratch()).stdin(Stdio::null()).stdout(Stdio::null());
+        self.backend.replace(Backend::Process(command.spawn().unwrap()));
+    }
+
+    /// It is killed, and has gone.
+    pub(crate) fn kill_backend_process(&self) {
+        let Backend::Process(mut child) = self.backend.replace(Backend::Nobody) else { panic!("there is none") };
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     pub(crate) async fn until_all_is_forgotten(&self) {
-        while !self.watcher.borrow().as_ref().unwrap().devices().is_empty() {
+        let has_devices = || match &*self.backend.borrow() {
+            Backend::Here { watcher } => !watcher.devices().is_empty(),
+            backend => panic!("nobody here knows of devices: {backend:?}"),
+        };
+        while has_devices() {
             self.text(&"/local".parse().unwrap()).await;
         }
     }
@@ -251,6 +287,10 @@ impl Whole {
 impl Drop for Whole {
     fn drop(&mut self) {
         self.executor.end_tasks();
+        if let Backend::Process(child) = self.backend.get_mut() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
         let _ = self.xenstored.kill();
         let _ = self.xenstored.wait();
     }

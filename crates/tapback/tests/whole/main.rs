@@ -4,4 +4,5 @@
 
 mod features;
 mod host;
+mod killed;
 mod stories;
