@@ -54,6 +54,8 @@ const LAYERS: &[Layer] = &[
                          "control-api"], &[]),
     layer("benchmarks", &["block-core", "wire", "storage-io", "xen", "guest", "image-chain", "virtual-disk", "export",
                           "control-api"], &[]),
+    // Knows our programs by their names only.
+    layer("xen-lab", &[], &[]),
     layer(TEST_SUPPORT, &[], &[]),
     layer(XTASK, &[TEST_SUPPORT], &[]),
 ];

@@ -16,6 +16,7 @@ mod test;
 mod tidy;
 mod unpack;
 mod workspace;
+mod xen_lab;
 
 use std::env;
 use std::process::ExitCode;
@@ -50,6 +51,12 @@ const COMMANDS: &[Command] = &[
         summary: "everything: set-up, formatting, lints, layers, tidy, build, all tests, mutants;\n\
                   with filters only the tests whose names contain one of them",
         run: test::run,
+    },
+    Command {
+        name: "xen-lab",
+        arguments: "[OPTION...] SCRIPT",
+        summary: "run a script in the dom0 of a real Xen, emulated by QEMU (no root, no KVM); --usage tells the options",
+        run: xen_lab::run,
     },
     Command {
         name: "setup",

@@ -90,6 +90,8 @@ pub const TOOLS: &[Tool] = &[
     tool("umount", "mount", "and gone again"),
     tool("setpriv", "util-linux", "tests of refused system calls and lost privileges"),
     tool("ps", "procps", "the process list, as a person sees it"),
+    tool("zstd", "zstd", "the kernel of the real Xen"),
+    tool("xz", "xz-utils", "its modules"),
     tool("git", "git", "the list of the project's files; applying mutants"),
     python_module("prometheus_client", "python3-prometheus-client", "a second reader of metrics"),
 ];
