@@ -18,6 +18,8 @@ const CLOCK_OWNERS: &[&str] = &[
     "crates/control-api/src/host_log/",
     "crates/benchmarks/src/budget.rs",
     "crates/benchmarks/src/pipeline.rs",
+    // How long a machine may take.
+    "crates/xen-lab/",
     // A thread that sleeps on behalf of all executors of a process.
     "crates/xen/src/budget/bell.rs",
     // The program around the executors: its start, its log, its wait for a lock.
