@@ -18,7 +18,7 @@ use storage_io::Executor;
 
 /// What is told of rings is short; whoever says more is no tapdisk.
 const LINE_BYTES_MAX: usize = 1 << 20;
-/// A tapdisk that takes no connection at the moment has many others to take.
+/// A tapdisk that takes no connection at the moment has many others to take; and so may we have.
 const CROWDED_PAUSE: Duration = Duration::from_millis(20);
 
 pub(crate) struct Connection {
@@ -36,7 +36,7 @@ impl Connection {
         let stream = loop {
             match open(&path) {
                 Ok(stream) => break stream,
-                Err(Errno::AGAIN) => executor.sleep(CROWDED_PAUSE).await,
+                Err(Errno::AGAIN | Errno::MFILE) => executor.sleep(CROWDED_PAUSE).await,
                 Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
                 Err(error) => return Err(failed(&path, error.into())),
             }

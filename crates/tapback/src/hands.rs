@@ -280,7 +280,8 @@ impl Hands {
     async fn note_end(&mut self, end: JobEnd) {
         match end {
             JobEnd::Opened(token, opened) => self.note_opened(&token, opened).await,
-            JobEnd::Connected(Ok(ring)) => {
+            JobEnd::Connected(Ok(mut ring)) => {
+                ring.offer.barrier &= self.host.offer.barrier;
                 self.ring = Some(ring);
                 self.follow();
                 self.events.push_back(Event::RingConnected(true));

@@ -218,11 +218,18 @@ impl Opener for NamedDisks {
 pub(crate) fn named_disk(image: &ImageNodes) -> Option<Disk> {
     let (pid, minor) = match (&image.pid, &image.minor) {
         (Some(pid), Some(minor)) => (pid.as_str(), minor.as_str()),
-        _ => {
-            let socket = image.physical_device_path.as_deref()?.rsplit('/').next()?;
-            socket.strip_prefix("nbd")?.split_once('.')?
-        }
+        _ => return disk_of_socket(image.physical_device_path.as_deref()?),
     };
+    disk_of(pid, minor)
+}
+
+/// The disk that is served over NBD at a path: `.../nbd<pid>.<minor>`.
+pub(crate) fn disk_of_socket(path: &str) -> Option<Disk> {
+    let (pid, minor) = path.rsplit('/').next()?.strip_prefix("nbd")?.split_once('.')?;
+    disk_of(pid, minor)
+}
+
+fn disk_of(pid: &str, minor: &str) -> Option<Disk> {
     let pid = pid.parse().ok().filter(|pid| *pid > 0)?;
     Some(Disk { pid, minor: minor.parse().ok()? })
 }

@@ -18,9 +18,12 @@
 
 #![forbid(unsafe_code)]
 
+mod arguments;
 mod connection;
+mod daemon;
 mod device;
 mod directory;
+mod finder;
 mod hands;
 mod host;
 mod image;
@@ -35,7 +38,10 @@ mod tapdisk;
 mod watcher;
 mod worker;
 
+pub use arguments::Arguments;
+pub use daemon::main;
 pub use device::{Device, Summary};
+pub use finder::Finder;
 pub use host::{Host, Log, Silent};
 pub use image::{ImageNodes, NamedDisks, Opener};
 pub use name::DeviceName;

@@ -21,11 +21,20 @@ pub struct Offer {
     pub persistent: bool,
     /// How long a ring is looked at after the last request before the guest has to ring again; 0: not at all.
     pub polling_us: u32,
+    /// Writes that keep their place among others, besides flushes.
+    pub barrier: bool,
 }
 
 impl Default for Offer {
     fn default() -> Offer {
-        Offer { ring_order_max: 4, queues_max: 4, indirect_segments: 256, persistent: false, polling_us: 0 }
+        Offer {
+            ring_order_max: 4,
+            queues_max: 4,
+            indirect_segments: 256,
+            persistent: false,
+            polling_us: 0,
+            barrier: true,
+        }
     }
 }
 

@@ -30,6 +30,14 @@ impl Tapdisks {
         Connection::open(&self.executor, self.run.native_socket(disk.pid)).await
     }
 
+    /// Has one of them carry out a command; none if there is no such process, or it speaks no native protocol.
+    pub(crate) async fn ask(&self, pid: u32, command: Command) -> Result<Option<ResultOf>> {
+        let Some(mut connection) = Connection::open(&self.executor, self.run.native_socket(pid)).await? else {
+            return Ok(None);
+        };
+        connection.ask(command, |_| {}).await.map(Some)
+    }
+
     async fn connect(self, disk: Disk, ring: ConnectRing) -> Result<RingConnected> {
         let gone = || Error::from_os(format!("tapdisk {} does not run", disk.pid), Errno::NODEV.into());
         let mut connection = self.open(disk).await?.ok_or_else(gone)?;

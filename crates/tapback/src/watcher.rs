@@ -11,7 +11,7 @@ use block_core::Result;
 use futures_util::future::{Either, select};
 use storage_io::{Signal, Task};
 use wire::xenstore::Path;
-use xen::store::Watch;
+use xen::{DomainId, store::Watch};
 
 use crate::{Device, DeviceName, Host, Summary, device::REFUSED_PAUSE, name::kind_directory};
 
@@ -27,6 +27,8 @@ struct Devices {
     host: Rc<Host>,
     kind: Rc<str>,
     root: Path,
+    /// Devices of other guests are not ours.
+    only: Option<String>,
     known: RefCell<BTreeMap<DeviceName, Device>>,
     /// Whose devices could not be listed: of all guests, or of one. They are asked for again.
     unlisted: RefCell<BTreeSet<Option<String>>>,
@@ -48,11 +50,20 @@ impl Watcher {
     /// # Panics
     /// When the kind is no name of a node.
     pub fn start(host: &Rc<Host>, kind: &str) -> Watcher {
+        Watcher::start_for(host, kind, None)
+    }
+
+    /// As [`start`](Self::start), for the devices of one guest if it is named.
+    ///
+    /// # Panics
+    /// When the kind is no name of a node.
+    pub fn start_for(host: &Rc<Host>, kind: &str, only: Option<DomainId>) -> Watcher {
         let root = kind_directory(host.domain, kind);
         let devices = Rc::new(Devices {
             host: host.clone(),
             kind: kind.into(),
             root,
+            only: only.map(|guest| guest.to_string()),
             known: RefCell::default(),
             unlisted: RefCell::default(),
             over: Rc::default(),
@@ -65,6 +76,32 @@ impl Watcher {
     pub fn devices(&self) -> Vec<(DeviceName, Summary)> {
         let known = self.devices.known.borrow();
         known.iter().map(|(name, device)| (name.clone(), device.summary())).collect()
+    }
+
+    /// Ends when the directory of devices, of the one guest if only one is served, has been there and has gone, and every
+    /// device has let go of what it had.
+    pub async fn until_nothing_is_left(&self) {
+        let Devices { host, root, only, .. } = &*self.devices;
+        let directory = only.as_ref().and_then(|guest| root.join(guest).ok());
+        let directory = directory.unwrap_or_else(|| root.clone());
+        let watch = host.store.watch(&directory);
+        let mut was_there = false;
+        loop {
+            watch.next().await;
+            drop(watch.take());
+            match host.store.directory(&directory).await {
+                Ok(Some(_)) => was_there = true,
+                Ok(None) if was_there => break,
+                // What cannot be read is there as far as we know; its next change is told.
+                Ok(None) | Err(_) => {}
+            }
+        }
+        self.until_none_is_served().await;
+    }
+
+    /// Ends when every device has let go of what it had.
+    pub async fn until_none_is_served(&self) {
+        self.devices.over.until(|| self.devices.known.borrow().values().all(Device::is_over)).await;
     }
 }
 
@@ -137,6 +174,7 @@ impl Devices {
         let mut names = below.split('/').skip(1);
         match (names.next(), names.next()) {
             (None, _) => Place::Many(None),
+            (Some(guest), _) if self.only.as_deref().is_some_and(|only| only != guest) => Place::Nothing,
             (Some(guest), None) => Place::Many(Some(guest.to_owned())),
             (Some(guest), Some(device)) => {
                 DeviceName::parse(&self.kind, guest, device).map_or(Place::Nothing, Place::One)
@@ -156,7 +194,7 @@ impl Devices {
 
     /// Looks at all that are there. A guest that cannot be listed holds up no other.
     async fn list(&self, guest: Option<&str>) {
-        let guests = match guest {
+        let guests = match guest.or(self.only.as_deref()) {
             Some(guest) => vec![guest.to_owned()],
             None => match self.host.store.directory(&self.root).await {
                 Ok(guests) => guests.unwrap_or_default(),

@@ -1,0 +1,8 @@
+//! The program: a XenStore server, a broker of granted pages, `tapback` and tapdisks as processes, and a guest.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod finding;
+mod host;
+mod life;
+mod manual;
