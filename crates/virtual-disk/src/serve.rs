@@ -212,6 +212,9 @@ impl<S: RequestSource> Future for Serve<S> {
         if answered > 0 {
             this.source().publish();
             this.core.recorder.kicked_out();
+        } else if this.has_ended {
+            // It is not asked for requests any more, so it hears here that it can go on with answers that it still has.
+            this.source().publish();
         }
         if this.is_done() {
             return Poll::Ready(this.source.take().expect("a loop ends once"));

@@ -33,7 +33,8 @@ pub trait RequestSource {
     /// [`publish`](Self::publish). It never comes for requests that storage still held when the disk was closed by force.
     fn answer(&mut self, tag: Tag, outcome: Outcome);
 
-    /// Makes the collected answers visible; called after each batch of them.
+    /// Makes the collected answers visible; called after each batch of them, and once the source has ended whenever its
+    /// waker is woken: for answers that it could not show at once.
     fn publish(&mut self);
 
     /// The disk has another size than when this source was last asked. Called before it is asked again.

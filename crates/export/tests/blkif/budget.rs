@@ -147,6 +147,35 @@ fn what_was_read_reaches_the_guest_also_when_its_ring_is_let_go_of() {
     assert_eq!((tight.budget.account().shares, tight.budget.account().mapped), (1, 0), "its share has gone with it");
 }
 
+/// Its source has ended, and is not asked for requests any more; what it holds for the guest must not wait for those that
+/// storage does not answer, nor stand in the line where others wait.
+#[test]
+fn what_was_read_does_not_wait_for_a_write_that_hangs_when_its_ring_is_let_go_of() {
+    let tight = Tight::new();
+    let (front, ring) = tight.front(FrontOptions::default());
+    let faults = &tight.world.faults;
+    faults.add(FaultRule::every(Fault::Hang).of(OperationKind::Write));
+    tight.world.run(async {
+        let write = tight.spawn(&front, async |front| front.write(8, &pattern(8, 1)).await);
+        tight.until(|| faults.hanging() == 1).await;
+        let held = tight.take_all();
+        let read = tight.spawn(&front, async |front| front.read(0, 8).await);
+        tight.in_line(1).await;
+        let ending = tight.world.executor.spawn(ring.disconnect());
+        for _ in 0..10 {
+            tight.world.executor.yield_now().await;
+        }
+        drop(held);
+        assert_eq!(tight.in_time(read).await.unwrap(), [0; 4096]);
+        assert!(tight.is_unused(), "nobody stands in the line");
+        assert_eq!(faults.hanging(), 1);
+        faults.clear();
+        faults.release();
+        write.await.unwrap();
+        tight.in_time(ending).await;
+    });
+}
+
 /// Its write has asked for room first, and then its disk is paused: nobody asks for the write again, and the answer of
 /// its read must not wait behind it.
 #[test]
