@@ -187,7 +187,7 @@ pub struct RingPages {
     pub granted: u64,
     /// Mapped here now: those of its rings, and those that stay mapped between requests.
     pub mapped: u64,
-    /// The most that were mapped here at once, ring by ring.
+    /// The most that were mapped here of one device at one time.
     pub peak: u64,
     /// Mapped when they had to be given back, and not given back. There should be none, ever.
     pub leaked: u64,

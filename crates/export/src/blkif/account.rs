@@ -1,25 +1,38 @@
 //! The account of a ring's pages.
 
-use std::{cell::Cell, ops::Deref, rc::Rc};
+use std::{cell::Cell, ops::Deref, rc::Rc, sync::Arc};
 
 use xen::{Mapping, PAGE_BYTES, SharedMemory};
 
-use super::features::RingPages;
+use super::{device_account::DeviceAccount, features::RingPages};
 
 /// Counts pages as they are named, mapped and given back.
 #[derive(Debug, Default)]
-pub(super) struct PageAccount(Cell<RingPages>);
+pub(super) struct PageAccount {
+    pages: Cell<RingPages>,
+    device: Arc<DeviceAccount>,
+}
 
 impl PageAccount {
+    /// The account of one of the rings of a device.
+    pub(super) fn of(device: Arc<DeviceAccount>) -> PageAccount {
+        PageAccount { pages: Cell::default(), device }
+    }
+
+    /// That of its device.
+    pub(super) fn device(&self) -> &Arc<DeviceAccount> {
+        &self.device
+    }
+
     /// The pages as they are now.
     pub(super) fn get(&self) -> RingPages {
-        self.0.get()
+        self.pages.get()
     }
 
     fn change(&self, change: impl FnOnce(&mut RingPages)) {
-        let mut pages = self.0.get();
+        let mut pages = self.pages.get();
         change(&mut pages);
-        self.0.set(pages);
+        self.pages.set(pages);
     }
 
     /// Requests under way name so many pages.
@@ -29,6 +42,7 @@ impl PageAccount {
 
     /// So many more are mapped.
     pub(super) fn mapped(&self, count: u32) {
+        self.device.mapped(count);
         self.change(|pages| {
             pages.mapped += count;
             pages.peak = pages.peak.max(pages.mapped);
@@ -37,6 +51,7 @@ impl PageAccount {
 
     /// So many were unmapped, and given back unless that failed.
     pub(super) fn unmapped(&self, count: u32, is_given_back: bool) {
+        self.device.unmapped(count);
         self.change(|pages| {
             pages.mapped -= count;
             pages.leaked += if is_given_back { 0 } else { count };
@@ -105,6 +120,17 @@ mod tests {
         account.named(0);
         account.close();
         assert_eq!(account.get(), RingPages { granted: 0, mapped: 0, peak: 5, leaked: 0 });
+    }
+
+    #[test]
+    fn the_most_of_a_device_is_what_its_rings_have_mapped_at_one_time() {
+        let device = Arc::<DeviceAccount>::default();
+        let [one, other] = [(); 2].map(|()| Rc::new(PageAccount::of(device.clone())));
+        let _rings = [&one, &other].map(|account| MappedPages::new(mapping(1, true), account));
+        for account in [&one, &other] {
+            drop(MappedPages::new(mapping(4, true), account));
+        }
+        assert_eq!((one.get().peak, other.get().peak, device.peak()), (5, 5, 6));
     }
 
     #[test]

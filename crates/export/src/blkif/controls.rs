@@ -12,7 +12,7 @@ use virtual_disk::Geometry;
 use wire::blkif::{OperationCode, RawRequest};
 use xen::DomainId;
 
-use super::{account::PageAccount, ring::BrokenRing, status::RingStatus, table::Table};
+use super::{account::PageAccount, device_account::DeviceAccount, ring::BrokenRing, status::RingStatus, table::Table};
 
 /// How much a ring has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,14 +59,19 @@ pub(super) struct Controls {
 }
 
 impl Controls {
-    pub(super) fn new(executor: &Executor, domain: DomainId, geometry: Geometry) -> Controls {
+    pub(super) fn new(
+        executor: &Executor,
+        domain: DomainId,
+        geometry: Geometry,
+        device: Arc<DeviceAccount>,
+    ) -> Controls {
         Controls {
             executor: executor.clone(),
             domain,
             is_stopping: Cell::new(false),
             waker: RefCell::default(),
             counters: Cell::default(),
-            pages: Rc::default(),
+            pages: Rc::new(PageAccount::of(device)),
             status: Arc::default(),
             table: RefCell::default(),
             broken: Cell::new(None),

@@ -16,6 +16,7 @@ use xen::{DomainId, EventChannels, GrantRef, Grants, Port};
 use super::{
     account::MappedPages,
     controls::{Controls, Presence, RingChanges, RingCounters},
+    device_account::DeviceAccount,
     doorbell::Doorbell,
     features::{RingFeatures, RingPages},
     kept::{KeptPages, LOOK_EVERY},
@@ -68,11 +69,25 @@ pub struct RingEnd {
 }
 
 impl ConnectedRing {
-    /// Maps a ring, binds its event channel, and serves it. Requests may be in it already.
+    /// Maps the ring of a device that has one, binds its event channel, and serves it. Requests may be in it already.
     ///
     /// # Errors
     /// `Invalid` if the ring makes no sense or its pages are not granted, or what the platform says.
     pub fn connect(
+        queue: &DiskQueue,
+        grants: Arc<dyn Grants>,
+        channels: &dyn EventChannels,
+        options: &RingOptions,
+    ) -> Result<ConnectedRing> {
+        ConnectedRing::connect_one_of(&Arc::default(), queue, grants, channels, options)
+    }
+
+    /// As [`connect`](Self::connect), for one of the rings of a device.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn connect_one_of(
+        device: &Arc<DeviceAccount>,
         queue: &DiskQueue,
         grants: Arc<dyn Grants>,
         channels: &dyn EventChannels,
@@ -85,7 +100,7 @@ impl ConnectedRing {
         let geometry = queue.status().geometry();
         let geometry = geometry.ok_or_else(|| Error::new(ErrorKind::Closed, "the disk is not open"))?;
         let memory = grants.map_ring(*domain, pages).context("the ring")?;
-        let controls = Rc::new(Controls::new(queue.executor(), *domain, geometry));
+        let controls = Rc::new(Controls::new(queue.executor(), *domain, geometry, device.clone()));
         let memory = MappedPages::new(memory, &controls.pages);
         let ring = Ring::attach(memory, *abi).map_err(|broken| Error::new(ErrorKind::Invalid, broken.to_string()))?;
         let channel = channels.bind(queue.executor(), *domain, *port)?;

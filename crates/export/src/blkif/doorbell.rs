@@ -111,7 +111,7 @@ fn delay(in_vain: u32) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::Future, pin::Pin};
+    use std::{future::Future, pin::Pin, sync::Arc};
 
     use block_core::{Error, ErrorKind, Result};
     use storage_io::SimulatedClock;
@@ -154,7 +154,7 @@ mod tests {
         let (sectors, logical_block_size, physical_block_size) = (8, 512, 512);
         let geometry =
             Geometry { sectors, logical_block_size, physical_block_size, read_only: false, can_discard: false };
-        let controls = Rc::new(Controls::new(&executor, DomainId(1), geometry));
+        let controls = Rc::new(Controls::new(&executor, DomainId(1), geometry, Arc::default()));
         let channel = Storm { is_masked: Rc::default(), changed: Rc::default(), is_broken };
         let doorbell = Doorbell::new(&executor, Box::new(channel), controls.clone());
         (executor, controls, doorbell)

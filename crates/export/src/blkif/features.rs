@@ -27,7 +27,7 @@ pub struct RingPages {
     pub granted: u32,
     /// Pages that are mapped: the ring's own, and those that stay mapped between requests.
     pub mapped: u32,
-    /// The most pages that were mapped at one time.
+    /// The most pages that were mapped at one time; for several rings only [`DeviceAccount`](super::DeviceAccount) knows.
     pub peak: u32,
     /// Pages that could not be given back. Once the ring is disconnected, whatever is still mapped is among them.
     pub leaked: u32,

@@ -18,6 +18,7 @@ mod account;
 mod admission;
 mod controls;
 mod device;
+mod device_account;
 mod doorbell;
 mod features;
 #[cfg(test)]
@@ -34,6 +35,7 @@ mod transfers;
 
 pub use controls::{RingChange, RingChanges, RingCounters};
 pub use device::{ConnectedRing, RingEnd, RingOptions};
+pub use device_account::DeviceAccount;
 pub use features::{Polling, RingFeatures, RingPages};
 pub use ring::BrokenRing;
 pub use status::{RingStatus, RingTraffic, SideTraffic};

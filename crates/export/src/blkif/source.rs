@@ -19,8 +19,8 @@ use block_core::{Error, ErrorKind, GuestRange, SECTOR, Tag};
 use storage_io::{Buffer, BufferPool, Executor, Moment};
 use virtual_disk::{DiskQueue, Geometry, Operation, Outcome, Request, RequestSource};
 use wire::blkif::{
-    DiscardFlags, Limits, OperationCode, RawRequest, Refusal, Request as RingRequest, RequestBody, Response,
-    SEGMENT_BYTES, Segment, Status, Transfer, decode_segments,
+    DiscardFlags, INDIRECT_SEGMENTS_MAX, Limits, OperationCode, RawRequest, Refusal, Request as RingRequest,
+    RequestBody, Response, SEGMENT_BYTES, Segment, Status, Transfer, decode_segments,
 };
 use xen::PAGE_BYTES;
 
@@ -28,6 +28,7 @@ use super::{
     admission::{Admission, Admitted},
     controls::{Controls, RingCounters},
     device::RingOptions,
+    device_account::HeldBytes,
     doorbell::Doorbell,
     features::Polling,
     ring::{BrokenRing, Ring},
@@ -37,8 +38,6 @@ use super::{
 
 /// Requests taken from the ring at once: their data is copied in one call.
 const TAKEN_AT_ONCE_MAX: usize = 64;
-/// Bytes of a ring's requests in memory, above which no more are taken.
-const BYTES_MAX: usize = 32 << 20;
 
 /// A request that the disk has.
 struct Job {
@@ -112,8 +111,8 @@ pub(super) struct RingSource {
     /// Requests that are ready for the disk.
     staged: VecDeque<Request>,
     jobs: Vec<Option<Job>>,
-    /// Bytes of all jobs.
-    bytes: usize,
+    /// Bytes of all jobs, and of what was read and is not with the guest.
+    held: HeldBytes,
     /// Pages that requests without a response name.
     named: u32,
     barrier: Option<Barrier>,
@@ -179,11 +178,11 @@ impl RingSource {
             offer: options.offer,
             polling: options.features.polling,
             look_until: queue.executor().now(),
-            controls,
             checked: Vec::new(),
             staged: VecDeque::new(),
             jobs: (0..slots).map(|_| None).collect(),
-            bytes: 0,
+            held: HeldBytes::new(controls.pages.device().clone()),
+            controls,
             named: 0,
             barrier: None,
             is_in_barrier: false,
@@ -219,12 +218,12 @@ impl RingSource {
     /// Takes what is in the ring.
     fn take(&mut self) -> Result<usize, BrokenRing> {
         let mut taken = std::mem::take(&mut self.spare.taken);
-        let mut bytes = self.bytes;
+        let mut coming = 0;
         // Nothing behind a barrier is looked at before it has ended.
         let count = self.ring.take(TAKEN_AT_ONCE_MAX, |raw| {
             taken.push(raw);
-            bytes += raw.segments_claimed() * PAGE_BYTES;
-            bytes < BYTES_MAX && raw.operation() != OperationCode::WriteBarrier
+            coming += raw.segments_claimed().min(INDIRECT_SEGMENTS_MAX.into()) * PAGE_BYTES;
+            self.held.ask(coming) && raw.operation() != OperationCode::WriteBarrier
         });
         for raw in taken.drain(..) {
             let place = self.controls.takes(raw);
@@ -455,7 +454,7 @@ impl RingSource {
 
     fn hold(&mut self, job: Job, mut steps: Vec<Step>) {
         steps.push(Step::Flush);
-        self.bytes += job.bytes;
+        self.held.add(job.bytes);
         let earlier = self.barrier.replace(Barrier { job, steps });
         assert!(earlier.is_none(), "nothing is taken behind a barrier");
     }
@@ -477,7 +476,7 @@ impl RingSource {
     }
 
     fn stage(&mut self, job: Job, operation: Operation) {
-        self.bytes += job.bytes;
+        self.held.add(job.bytes);
         let place = job.place;
         self.jobs[place] = Some(job);
         self.staged.push_back(Request { tag: Tag(place as u64), operation });
@@ -487,7 +486,7 @@ impl RingSource {
     fn begin_barrier(&mut self) -> bool {
         let is_alone = self.staged.is_empty() && self.jobs.iter().all(Option::is_none);
         let Some(Barrier { job, steps }) = self.barrier.take_if(|_| is_alone) else { return false };
-        self.bytes -= job.bytes;
+        self.held.remove(job.bytes);
         self.is_in_barrier = true;
         self.go_on(job, steps);
         true
@@ -542,6 +541,7 @@ impl RingSource {
             self.pages.copy(Way::ToGuest, self.executor.now(), parts);
             for (place, Reading { job, segments, .. }) in self.read.drain(..count).enumerate() {
                 self.spare.keep(segments);
+                self.held.remove(job.bytes);
                 self.ended.push((job, if self.pages.is_whole(place) { Status::Okay } else { Status::Error }));
             }
         }
@@ -572,7 +572,7 @@ impl RingSource {
         }
         jobs.extend(self.barrier.take().map(|Barrier { job, .. }| job));
         for job in jobs {
-            self.bytes -= job.bytes;
+            self.held.remove(job.bytes);
             self.refuse(job, Status::Error);
         }
     }
@@ -661,8 +661,8 @@ impl RequestSource for RingSource {
                 let goes_on = self.jobs.iter().flatten().any(comes_again);
                 return if goes_on { Poll::Pending } else { Poll::Ready(None) };
             }
-            // What was read and waits for room is in memory, too.
-            if self.bytes >= BYTES_MAX || self.to_guest.is_waiting() {
+            // What was read and waits for room to be copied makes none.
+            if !self.held.has_room() || self.to_guest.is_waiting() {
                 return Poll::Pending;
             }
             let looked = match self.take() {
@@ -695,10 +695,15 @@ impl RequestSource for RingSource {
     fn answer(&mut self, tag: Tag, outcome: Outcome) {
         let place = usize::try_from(tag.0).expect("tags are places of the table");
         let mut job = self.jobs[place].take().expect("an answer is for a request that waits for one");
-        self.bytes -= job.bytes;
-        match (std::mem::replace(&mut job.then, Then::Respond), outcome) {
+        let then = match (std::mem::replace(&mut job.then, Then::Respond), outcome) {
+            (Then::CopyTo(segments), Outcome::Read(buffer)) => {
+                return self.read.push(Reading { job, buffer, segments });
+            }
+            other => other,
+        };
+        self.held.remove(job.bytes);
+        match then {
             (_, Outcome::Failed(error)) => self.failed(job, &error),
-            (Then::CopyTo(segments), Outcome::Read(buffer)) => self.read.push(Reading { job, buffer, segments }),
             (Then::Next(steps), _) => self.go_on(job, steps),
             _ => self.ended.push((job, Status::Okay)),
         }
@@ -708,6 +713,9 @@ impl RequestSource for RingSource {
         self.copy_reads();
         if self.ended.is_empty() {
             return;
+        }
+        if self.checked.is_empty() {
+            self.held.settle();
         }
         self.respond();
         if self.ring.push() {

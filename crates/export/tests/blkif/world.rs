@@ -4,7 +4,7 @@
 
 use std::{future::Future, rc::Rc, sync::Arc, thread};
 
-use export::blkif::{ConnectedRing, RingFeatures, RingOptions};
+use export::blkif::{ConnectedRing, DeviceAccount, RingFeatures, RingOptions};
 use guest::{Front, FrontOptions};
 use image_chain::ChainSpec;
 use storage_io::{
@@ -82,6 +82,12 @@ impl World {
 
     pub(crate) fn connect_with(&self, options: &RingOptions) -> ConnectedRing {
         ConnectedRing::connect(&self.disk.queue(), self.grants.clone(), &self.channels, options).unwrap()
+    }
+
+    /// One of the rings of a device.
+    pub(crate) fn connect_one_of(&self, device: &Arc<DeviceAccount>, options: &RingOptions) -> ConnectedRing {
+        let queue = self.disk.queue();
+        ConnectedRing::connect_one_of(device, &queue, self.grants.clone(), &self.channels, options).unwrap()
     }
 
     pub(crate) fn front(&self, options: FrontOptions) -> (Front, ConnectedRing) {

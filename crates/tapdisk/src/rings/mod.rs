@@ -26,7 +26,7 @@ use std::{
 };
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
-use export::blkif::{RingChange, RingCounters, RingPages};
+use export::blkif::{DeviceAccount, RingChange, RingCounters, RingPages};
 use futures_util::future::{Either, join_all, select};
 use rustix::io::Errno;
 use storage_io::{Executor, Moment, Receiver, Sender, Signal, mailbox, reply};
@@ -153,6 +153,7 @@ impl Rings {
         geometry: &Geometry,
     ) -> Result<()> {
         let (changes, changing) = mailbox();
+        let account = Arc::<DeviceAccount>::default();
         let mut starting = Vec::new();
         for ring in &entry.device.rings {
             let (order, orders) = mailbox();
@@ -160,6 +161,7 @@ impl Rings {
             let seed = RingSeed {
                 changes: changes.clone(),
                 options: entry.device.options(ring, geometry),
+                device: account.clone(),
                 platform: self.platform.clone(),
                 grants: grants.clone(),
                 orders,
@@ -178,7 +180,7 @@ impl Rings {
         };
         let failed = match started {
             Ok(rings) => {
-                let shown = ShownDevice::new(&entry.device, rings, *geometry);
+                let shown = ShownDevice::new(&entry.device, rings, account, *geometry);
                 self.books.serves(&shown);
                 entry.shown.set(shown).expect("a device is served once");
                 entry.enter(Life::Serving);

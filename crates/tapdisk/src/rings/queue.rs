@@ -11,7 +11,7 @@
 use std::{pin::pin, sync::Arc};
 
 use block_core::Result;
-use export::blkif::{ConnectedRing, RingChange, RingChanges, RingOptions};
+use export::blkif::{ConnectedRing, DeviceAccount, RingChange, RingChanges, RingOptions};
 use futures_util::{
     FutureExt,
     future::{LocalBoxFuture, select},
@@ -31,6 +31,8 @@ pub(super) struct RingSeed {
     /// Dropped last: home takes that for the end.
     pub(super) changes: Sender<RingChange>,
     pub(super) options: RingOptions,
+    /// What it shares with the other rings of its device.
+    pub(super) device: Arc<DeviceAccount>,
     pub(super) platform: Platform,
     pub(super) grants: Arc<dyn Grants>,
     /// Home hangs up when the ring is to be let go of at once.
@@ -46,10 +48,11 @@ impl RingSeed {
     }
 
     async fn run(self, queue: DiskQueue) {
-        let RingSeed { changes, options, platform, grants, mut orders, up } = self;
+        let RingSeed { changes, options, device, platform, grants, mut orders, up } = self;
         let pages = u16::try_from(options.pages.len()).expect("a ring has 16 pages at most");
-        let connected =
-            platform.channels().and_then(|channels| ConnectedRing::connect(&queue, grants, &*channels, &options));
+        let connected = platform
+            .channels()
+            .and_then(|channels| ConnectedRing::connect_one_of(&device, &queue, grants, &*channels, &options));
         let ring = match connected {
             Ok(ring) => ring,
             Err(error) => {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use block_core::Result;
 use control_api::native::{RingEvent, RingOperation};
-use export::blkif::{RingChange, RingCounters, RingPages, RingStatus, RingTraffic};
+use export::blkif::{DeviceAccount, RingChange, RingCounters, RingPages, RingStatus, RingTraffic};
 use rustix::io::Errno;
 use storage_io::{Receiver, Sender, mailbox};
 use virtual_disk::Geometry;
@@ -25,6 +25,7 @@ pub(crate) struct ShownDevice {
     abi: Abi,
     is_read_only: bool,
     rings: Vec<ShownRing>,
+    account: Arc<DeviceAccount>,
     told: Mutex<Told>,
 }
 
@@ -49,7 +50,12 @@ struct Told {
 }
 
 impl ShownDevice {
-    pub(super) fn new(device: &Device, rings: Vec<ShownRing>, geometry: Geometry) -> Arc<ShownDevice> {
+    pub(super) fn new(
+        device: &Device,
+        rings: Vec<ShownRing>,
+        account: Arc<DeviceAccount>,
+        geometry: Geometry,
+    ) -> Arc<ShownDevice> {
         let watchers = Some(Vec::new());
         let told = Told { geometry: device.sees(geometry), unsupported: Vec::new(), broken: None, watchers };
         Arc::new(ShownDevice {
@@ -57,6 +63,7 @@ impl ShownDevice {
             abi: device.abi(),
             is_read_only: device.sees(geometry).read_only && !geometry.read_only,
             rings,
+            account,
             told: Mutex::new(told),
         })
     }
@@ -78,9 +85,10 @@ impl ShownDevice {
         self.rings.iter().map(|ring| ring.status.counters()).sum()
     }
 
-    /// The pages of all its rings.
+    /// The pages of all its rings. The most of each ring were not there at the same time.
     pub(crate) fn pages(&self) -> RingPages {
-        self.rings.iter().map(|ring| ring.status.pages()).sum()
+        let all: RingPages = self.rings.iter().map(|ring| ring.status.pages()).sum();
+        RingPages { peak: self.account.peak(), ..all }
     }
 
     /// What all its rings have moved.
@@ -182,7 +190,7 @@ mod tests {
     fn device(read_only: bool) -> Arc<ShownDevice> {
         let queues = vec![RingQueue { pages: vec![8], port: 1 }];
         let asked = ConnectRing { queues, read_only, ..ConnectRing::default() };
-        ShownDevice::new(&Device::from_command(&asked).unwrap(), Vec::new(), GEOMETRY)
+        ShownDevice::new(&Device::from_command(&asked).unwrap(), Vec::new(), Arc::default(), GEOMETRY)
     }
 
     fn all(events: &mut Receiver<RingEvent>) -> Vec<RingEvent> {
