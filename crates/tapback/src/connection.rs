@@ -48,12 +48,22 @@ impl Connection {
     }
 
     /// Has a command carried out, and tells of events meanwhile.
-    pub(crate) async fn ask(&mut self, command: Command, mut event: impl FnMut(RingEvent)) -> Result<ResultOf> {
+    pub(crate) async fn ask(&mut self, command: Command, event: impl FnMut(RingEvent)) -> Result<ResultOf> {
+        self.ask_job(command, |_| {}, event).await
+    }
+
+    /// As [`ask`](Self::ask), and tells the number of the job as soon as it has one.
+    pub(crate) async fn ask_job(
+        &mut self,
+        command: Command,
+        mut job: impl FnMut(u64),
+        mut event: impl FnMut(RingEvent),
+    ) -> Result<ResultOf> {
         self.send(&Request { id: 1, command }).await?;
         loop {
             let Answer { body, .. } = self.line().await?;
             match body {
-                AnswerBody::Progress(_) => {}
+                AnswerBody::Progress(progress) => job(progress.job),
                 AnswerBody::Event(happened) => event(happened),
                 AnswerBody::Result(result) => return Ok(*result),
                 AnswerBody::Error(Failure { errno, reason }) => {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use storage_io::{Signal, Task};
-use xenbus::{Ring, State};
+use xenbus::{Ring, State, agent::vbd::Vbd};
 
 use crate::{
     DeviceName, Disk, Host,
@@ -35,6 +35,8 @@ pub struct Summary {
     pub frontend: State,
     /// Its ring.
     pub ring: Ring,
+    /// Whether its disk shall be at rest, and is.
+    pub vbd: Vbd,
     /// The disk behind it, when there is one.
     pub disk: Option<Disk>,
     /// What went wrong last, if it has not gone right since.
@@ -46,7 +48,7 @@ pub struct Summary {
 impl Default for Summary {
     fn default() -> Summary {
         let (own, frontend) = (State::Unknown, State::Unknown);
-        Summary { own, frontend, ring: Ring::None, disk: None, trouble: None, looks: 0 }
+        Summary { own, frontend, ring: Ring::None, vbd: Vbd::Unpaused, disk: None, trouble: None, looks: 0 }
     }
 }
 

@@ -11,7 +11,7 @@ use wire::xenstore::Path;
 use xen::store::{Store, Transaction};
 use xenbus::State;
 
-use crate::{nodes, offer::Node};
+use crate::{agent::TOLD, nodes, offer::Node};
 
 /// Longer words are cut: a node holds only so many.
 const ERROR_CHARACTERS_MAX: usize = 400;
@@ -84,11 +84,16 @@ impl Directory {
         Ok(false)
     }
 
+    /// The value of the state; none if the directory is not ours.
+    async fn state_in(&self, transaction: &Transaction) -> Result<Option<Vec<u8>>> {
+        let state = transaction.read(&self.node("state")).await?;
+        let frontend = transaction.read(&self.node("frontend")).await?;
+        Ok(state.filter(|_| frontend.as_deref() == Some(self.frontend.as_str().as_bytes())))
+    }
+
     async fn try_write(&self, transaction: &Transaction, change: &Change<'_>) -> Result<bool> {
         let state_node = self.node("state");
-        let (state, frontend) = (transaction.read(&state_node).await?, transaction.read(&self.node("frontend")).await?);
-        let is_ours = frontend.as_deref() == Some(self.frontend.as_str().as_bytes());
-        let Some(value) = state.filter(|_| is_ours) else { return Ok(false) };
+        let Some(value) = self.state_in(transaction).await? else { return Ok(false) };
         let state = nodes::state(Some(&value));
         if !self.may_become(state, change.state) {
             return Ok(false);
@@ -109,12 +114,49 @@ impl Directory {
         Ok(true)
     }
 
+    /// Says that the disk is at rest, or does not say so any more; false if the directory is not what it was.
+    pub(crate) async fn tell_rest(&self, is_at_rest: bool) -> Result<bool> {
+        let told = self.node(TOLD);
+        self.store
+            .transaction(async |transaction| {
+                let Some(state) = self.state_in(transaction).await? else { return Ok(false) };
+                if self.is_new(nodes::state(Some(&state))) {
+                    return Ok(false);
+                }
+                match is_at_rest {
+                    true => transaction.write(&told, b"").await?,
+                    false => transaction.remove(&told).await?,
+                }
+                Ok(true)
+            })
+            .await
+    }
+
+    /// Makes whoever watches look at the directory, if it is there: its value is written again.
+    pub(crate) async fn touch(&self) -> Result<bool> {
+        self.store
+            .transaction(async |transaction| {
+                let is_there = transaction.read(&self.node("frontend")).await?.is_some();
+                let value = transaction.read(&self.path).await?.filter(|_| is_there);
+                match &value {
+                    Some(value) => transaction.write(&self.path, value).await?,
+                    None => {}
+                }
+                Ok(value.is_some())
+            })
+            .await
+    }
+
     /// Whether a directory that shows `found` is the one that we know, and what we want may be written over it.
     fn may_become(&self, found: State, next: StateChange) -> bool {
-        let is_new = found == State::Initialising && self.shown.get() != State::Initialising;
         let is_ended_by_toolstack = found == State::Closing && self.shown.get() != State::Closing;
         let ends = matches!(next, StateChange::To(State::Closing | State::Closed));
-        !is_new && (ends || !is_ended_by_toolstack)
+        !self.is_new(found) && (ends || !is_ended_by_toolstack)
+    }
+
+    /// Whether a directory that shows `found` is another one, which has not begun.
+    fn is_new(&self, found: State) -> bool {
+        found == State::Initialising && self.shown.get() != State::Initialising
     }
 
     /// Tells of an error where Linux does: its number and words.

@@ -1,5 +1,6 @@
 //! The hands of a machine: what it decides is done, what comes of that and what is seen becomes its events.
 
+mod agent;
 mod image;
 
 use std::{
@@ -19,12 +20,17 @@ use futures_util::future::{Either, select};
 use rustix::io::Errno;
 use storage_io::Task;
 use xen::store::Watch;
-use xenbus::{Backend, BackendAction as Action, BackendEvent as Event, State};
+use xenbus::{
+    Backend, BackendAction as Action, BackendEvent as Event, Ring, State,
+    agent::{Agent, Event as AgentEvent, vbd::Vbd},
+};
 
+use agent::RestJob;
 use image::Image;
 
 use crate::{
     DeviceName, Disk, Host, ImageNodes, Reports,
+    agent::{RestEnd, RestNodes},
     device::{REFUSED_PAUSE, Shared},
     directory::{Change, Directory, StateChange},
     look::{Look, Seen, frontend_state, look, state_node},
@@ -44,6 +50,10 @@ const LET_GO_PAUSE_MAX: Duration = Duration::from_secs(10);
 pub(crate) enum JobEnd {
     /// Opening an image; the token says whether anybody still wants it.
     Opened(Weak<()>, Result<Disk>),
+    /// Opening an image that nobody wanted any more.
+    OpenedTooLate,
+    /// Bringing a disk to rest or back; the token says whether anybody still wants it.
+    Rest(Weak<()>, RestEnd),
     Connected(Result<RingConnected>),
     Disconnected,
 }
@@ -69,9 +79,20 @@ pub(crate) struct Hands {
     watch: Watch,
     frontend_changed: bool,
     pace: Pace,
+    agent: Agent,
+    /// What the agent has not been told yet.
+    agent_events: VecDeque<AgentEvent>,
+    rest_job: Option<RestJob>,
+    /// What was told last is that a disk is not brought to rest, or not back.
+    is_rest_refused: bool,
+    /// The disk is let go of as soon as there is no ring.
+    is_closing_disk: bool,
     image: Image,
     /// What the nodes say now.
     image_nodes: ImageNodes,
+    rest_nodes: RestNodes,
+    /// `params` when the disk came to rest.
+    params_at_rest: Option<String>,
     /// Where rings are or were connected last.
     ring_disk: Option<Disk>,
     ring: Option<RingConnected>,
@@ -97,8 +118,15 @@ impl Hands {
             watch: host.store.watch(&state_node(&seen.frontend)),
             frontend_changed: false,
             pace: Pace::new(host.executor.now()),
+            agent: Agent::new(seen.rest.is_told),
+            agent_events: VecDeque::new(),
+            rest_job: None,
+            is_rest_refused: false,
+            is_closing_disk: false,
             image: Image::None,
             image_nodes: ImageNodes::default(),
+            rest_nodes: seen.rest,
+            params_at_rest: seen.image.params.clone(),
             ring_disk: None,
             ring: None,
             reports: Reports::new(&shared.came),
@@ -125,11 +153,9 @@ impl Hands {
         if seen.own == State::Closed {
             // It had no ring any more, and needs no image before it begins anew.
             self.image = Image::Released;
-        } else if seen.image.are_ready()
-            && let Ok(disk) = self.host.opener.adopt(&self.name, seen.image.clone()).await
-        {
-            self.hold(seen.image.clone(), disk).await;
-            self.ring_disk = Some(disk);
+            self.tell_agent(AgentEvent::Stop).await;
+        } else if seen.image.are_ready() {
+            self.adopt_image(seen).await;
         }
         let frontend = frontend_state(&self.host.store, &seen.frontend).await.unwrap_or(State::Unknown);
         let is_served = frontend.has_ring() && matches!(seen.own, State::InitWait | State::Connected);
@@ -140,7 +166,9 @@ impl Hands {
         let may_have_ring =
             self.ring_disk.is_some() && matches!(seen.own, State::Connected | State::Closing) && !is_served;
         let own = if is_served { State::InitWait } else { seen.own };
-        Backend::adopted(own, frontend, may_have_ring, self.ring_disk.is_some(), seen.online)
+        // A disk that shall be at rest is that before it is given to anybody who does not have it yet.
+        let has_image = may_have_ring || self.agent.is_served();
+        Backend::adopted(own, frontend, may_have_ring, has_image, seen.online)
     }
 
     /// Serves it to its end.
@@ -202,12 +230,17 @@ impl Hands {
             let (machine, actions) = self.machine.apply(event);
             self.machine = machine;
             self.carry_out_all(actions).await;
+            if self.is_closing_disk && self.machine.ring() == Ring::None {
+                self.close_disk();
+                self.tell_agent_the_rest().await;
+            }
         }
         let disk = self.disk();
         let trouble = self.trouble.as_ref().map(Error::to_string);
         let Hands { machine, looks, .. } = self;
         let (own, frontend, ring) = (machine.own(), machine.frontend(), machine.ring());
-        let summary = crate::Summary { own, frontend, ring, disk, trouble, looks: *looks };
+        let vbd = self.agent.vbd();
+        let summary = crate::Summary { own, frontend, ring, vbd, disk, trouble, looks: *looks };
         self.shared.summary.replace(summary);
     }
 
@@ -235,6 +268,7 @@ impl Hands {
                     self.is_gone = true;
                     self.replacement = None;
                     self.events.push_back(Event::Removed);
+                    self.tell_agent(AgentEvent::Removed).await;
                 }
                 Look::Lost => return Ok(()),
             }
@@ -254,15 +288,22 @@ impl Hands {
                 self.events.push_back(Event::Recycled);
             }
             self.is_gone = false;
+            self.rest_nodes = seen.rest;
             self.replacement = Some(Box::new(seen));
+            self.tell_agent(AgentEvent::Recycled).await;
             return;
         }
         self.events.push_back(Event::Online(seen.online));
         if seen.own == State::Closing && self.directory.shown() != State::Closing {
             self.note_closing().await;
         }
-        self.image_nodes = seen.image;
-        self.update_image();
+        let is_mended = self.agent.vbd() == Vbd::Broken && seen.image != self.image_nodes;
+        (self.image_nodes, self.rest_nodes) = (seen.image, seen.rest);
+        self.update_image().await;
+        if is_mended {
+            self.tell_agent(AgentEvent::Start).await;
+        }
+        self.tell_agent(AgentEvent::Pause(self.rest_nodes.is_wanted)).await;
     }
 
     /// The toolstack has put `Closing` into our state.
@@ -280,6 +321,8 @@ impl Hands {
     async fn note_end(&mut self, end: JobEnd) {
         match end {
             JobEnd::Opened(token, opened) => self.note_opened(&token, opened).await,
+            JobEnd::OpenedTooLate => self.tell_agent(AgentEvent::Launched(false)).await,
+            JobEnd::Rest(token, end) => self.note_rest(&token, end).await,
             JobEnd::Connected(Ok(mut ring)) => {
                 ring.offer.barrier &= self.host.offer.barrier;
                 self.ring = Some(ring);
@@ -350,6 +393,7 @@ impl Hands {
             Action::DisconnectRing => self.disconnect_ring(),
             Action::ReportBadRing => self.report_trouble().await,
             Action::Finish => {
+                self.tell_agent(AgentEvent::Stop).await;
                 self.release_image();
                 self.image = Image::Released;
                 self.events.push_back(Event::Image(false));
@@ -363,7 +407,9 @@ impl Hands {
             self.note("its directory was replaced");
             self.watch = self.host.store.watch(&state_node(&seen.frontend));
             self.directory = directory(&self.host, &self.name, &seen);
+            self.close_disk();
             self.release_image();
+            self.tell_agent_the_rest().await;
         }
         if matches!(self.image, Image::Released) {
             self.image = Image::None;

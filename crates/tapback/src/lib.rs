@@ -18,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+mod agent;
 mod arguments;
 mod connection;
 mod daemon;
@@ -38,6 +39,7 @@ mod tapdisk;
 mod watcher;
 mod worker;
 
+pub use agent::TurnBack;
 pub use arguments::Arguments;
 pub use daemon::main;
 pub use device::{Device, Summary};
@@ -49,4 +51,4 @@ pub use offer::Offer;
 pub use reports::Reports;
 pub use tapdisk::Tapdisks;
 pub use watcher::Watcher;
-pub use worker::{Disk, Worker};
+pub use worker::{Disk, NewImage, Worker};

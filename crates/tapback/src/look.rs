@@ -9,6 +9,7 @@ use xenbus::State;
 
 use crate::{
     DeviceName, Host, ImageNodes,
+    agent::{self, RestNodes},
     name::domain_directory,
     nodes::{read, state, text},
 };
@@ -21,6 +22,7 @@ pub(crate) struct Seen {
     pub(crate) own: State,
     pub(crate) online: bool,
     pub(crate) image: ImageNodes,
+    pub(crate) rest: RestNodes,
 }
 
 /// What is at a device's place.
@@ -43,8 +45,11 @@ pub(crate) async fn look(host: &Host, name: &DeviceName) -> Result<Look> {
     }));
     let (frontend, own, online) = (node("frontend"), node("state"), node("online"));
     let life = join(read(&host.store, &own), read(&host.store, &online));
-    let (frontend, (life, image)) = join(read(&host.store, &frontend), join(life, image)).await;
+    let (wanted, told) = (node(agent::WANTED), node(agent::TOLD));
+    let rest = join(is_there(&host.store, &wanted), is_there(&host.store, &told));
+    let (frontend, ((life, rest), image)) = join(read(&host.store, &frontend), join(join(life, rest), image)).await;
     let (own, online) = (life.0?, life.1?);
+    let rest = RestNodes { is_wanted: rest.0?, is_told: rest.1? };
     let (Some(frontend), Some(own)) = (text(frontend?), own) else {
         let home = host.store.directory(&domain_directory(host.domain)).await?;
         return Ok(if home.is_some() { Look::Gone } else { Look::Lost });
@@ -56,7 +61,15 @@ pub(crate) async fn look(host: &Host, name: &DeviceName) -> Result<Look> {
         return Ok(Look::Gone);
     };
     let own = state(Some(&own));
-    Ok(Look::There(Box::new(Seen { frontend, own, online: online.as_deref() != Some(b"0"), image })))
+    Ok(Look::There(Box::new(Seen { frontend, own, online: online.as_deref() != Some(b"0"), image, rest })))
+}
+
+/// Whether there is a node, whatever its value.
+async fn is_there(store: &Store, node: &Path) -> Result<bool> {
+    match read(store, node).await {
+        Err(error) if error.os_error() == Some(Errno::TOOBIG.raw_os_error()) => Ok(true),
+        value => Ok(value?.is_some()),
+    }
 }
 
 /// The frontend's directory, which is the guest's.

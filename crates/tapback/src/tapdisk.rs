@@ -1,17 +1,17 @@
 //! Tapdisks as those who serve rings.
 
-use std::rc::Rc;
+use std::{cell::Cell, pin::pin, rc::Rc};
 
 use block_core::{Error, Result};
 use control_api::{
     RunDir,
-    native::{Command, ConnectRing, ResultOf, RingConnected},
+    native::{Command, ConnectRing, DiskSummary, ResultOf, RingConnected, State},
 };
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{Either, LocalBoxFuture, select};
 use rustix::io::Errno;
-use storage_io::Executor;
+use storage_io::{Executor, Signal};
 
-use crate::{DeviceName, Disk, Reports, Worker, connection::Connection};
+use crate::{DeviceName, Disk, NewImage, Reports, TurnBack, Worker, connection::Connection};
 
 /// The tapdisks of a host, asked in their native protocol. Each question takes a connection of its own.
 #[derive(Clone)]
@@ -68,6 +68,73 @@ impl Tapdisks {
             Err(error) => Err(error),
         }
     }
+
+    /// One that is about to be asked for what only those can do that speak our protocol.
+    async fn open_ours(&self, disk: Disk) -> Result<Option<Connection>> {
+        let connection = self.open(disk).await?;
+        if connection.is_none()
+            && self.run.control_socket(disk.pid).exists()
+            && !self.run.native_socket(disk.pid).exists()
+        {
+            let words = format!("tapdisk {} speaks no native protocol", disk.pid);
+            return Err(Error::from_os(words, Errno::PROTONOSUPPORT.into()));
+        }
+        Ok(connection)
+    }
+
+    async fn pause(self, disk: Disk, turn_back: Rc<TurnBack>) -> Result<bool> {
+        let Some(mut connection) = self.open_ours(disk).await? else { return Ok(false) };
+        let (job, known) = (Cell::new(None), Signal::new());
+        let note = |number| {
+            job.set(Some(number));
+            known.notify();
+        };
+        let command = Command::Pause { minor: disk.minor, deadline_ms: None };
+        let pausing = pin!(connection.ask_job(command, note, |_| {}));
+        let cancelling = pin!(async {
+            turn_back.wanted().await;
+            let job = known.find(|| job.get()).await;
+            // If it cannot be turned back, it ends.
+            if let Ok(Some(mut connection)) = self.open(disk).await {
+                let _ = connection.ask(Command::Cancel { job }, |_| {}).await;
+            }
+        });
+        let paused = match select(pausing, cancelling).await {
+            Either::Left((paused, _)) => paused,
+            Either::Right(((), pausing)) => pausing.await,
+        };
+        done(paused)
+    }
+
+    async fn resume(self, disk: Disk, image: NewImage) -> Result<bool> {
+        let Some(mut connection) = self.open_ours(disk).await? else { return Ok(false) };
+        let disks = match connection.ask(Command::List {}, |_| {}).await? {
+            ResultOf::List(disks) => disks.disks,
+            _ => return Err(connection.not_understood("the answer to another command")),
+        };
+        let Some(summary) = disks.into_iter().find(|summary| summary.minor == disk.minor) else { return Ok(false) };
+        if matches!(summary.state, State::Running | State::Growing) {
+            return Ok(true);
+        }
+        let image = named_image(image, &summary);
+        done(connection.ask(Command::Resume { minor: disk.minor, image }, |_| {}).await)
+    }
+}
+
+/// How the image is called that a disk is resumed with. Whoever names it may have put another one in its place; a disk whose
+/// image the toolstack never called by its name gets the one that it had.
+fn named_image(image: NewImage, disk: &DiskSummary) -> Option<String> {
+    let is_meant = image.is_another || image.name == disk.image;
+    image.name.filter(|name| is_meant && name.contains(':'))
+}
+
+/// Whether it was done; false if there is no such disk.
+fn done(result: Result<ResultOf>) -> Result<bool> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(error) if has_no_such_ring(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The tapdisk does not know the disk, or not the ring.
@@ -86,6 +153,14 @@ impl Worker for Tapdisks {
 
     fn watch(&self, disk: Disk, device: DeviceName, reports: Rc<Reports>) -> LocalBoxFuture<'static, Result<()>> {
         Box::pin(self.clone().watch(disk, device, reports))
+    }
+
+    fn pause(&self, disk: Disk, turn_back: Rc<TurnBack>) -> LocalBoxFuture<'static, Result<bool>> {
+        Box::pin(self.clone().pause(disk, turn_back))
+    }
+
+    fn resume(&self, disk: Disk, image: NewImage) -> LocalBoxFuture<'static, Result<bool>> {
+        Box::pin(self.clone().resume(disk, image))
     }
 }
 

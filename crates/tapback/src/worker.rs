@@ -6,15 +6,24 @@ use block_core::Result;
 use control_api::native::{ConnectRing, RingConnected};
 use futures_util::future::LocalBoxFuture;
 
-use crate::{DeviceName, Reports};
+use crate::{DeviceName, Reports, TurnBack};
 
 /// A disk that a tapdisk has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Disk {
     /// The process.
     pub pid: u32,
     /// The disk's number on this host.
     pub minor: u16,
+}
+
+/// The image that a disk is resumed with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewImage {
+    /// How the toolstack calls it, usually `type:path`.
+    pub name: Option<String>,
+    /// It was called otherwise when the disk came to rest.
+    pub is_another: bool,
 }
 
 /// Who serves rings. What is asked may take as long as storage takes.
@@ -30,4 +39,13 @@ pub trait Worker {
     /// Tells what happens to a device's rings until they are not connected any more. After an error whoever asked asks
     /// again: what holds already is told at once.
     fn watch(&self, disk: Disk, device: DeviceName, reports: Rc<Reports>) -> LocalBoxFuture<'static, Result<()>>;
+
+    /// Brings a disk to rest, if it is not: its images are closed and free to change, what guests ask is held. False if
+    /// there is no such disk any more. If it is turned back, which may be too late, it ends soon; after an error the disk
+    /// goes on.
+    fn pause(&self, disk: Disk, turn_back: Rc<TurnBack>) -> LocalBoxFuture<'static, Result<bool>>;
+
+    /// Has a disk served again, if it is not, with this image if that is another one or its own. False if there is no such
+    /// disk any more. After an error it is at rest.
+    fn resume(&self, disk: Disk, image: NewImage) -> LocalBoxFuture<'static, Result<bool>>;
 }

@@ -3,12 +3,13 @@
 use std::rc::{Rc, Weak};
 
 use block_core::Result;
-use xenbus::{BackendEvent as Event, Ring};
+use xenbus::{BackendEvent as Event, Ring, agent::Event as AgentEvent};
 
 use super::{Hands, JobEnd, insist};
 use crate::{
     Disk, ImageNodes,
     directory::{Change, StateChange},
+    look::Seen,
 };
 
 /// The image behind a device.
@@ -40,7 +41,7 @@ impl Hands {
     }
 
     /// Brings the image closer to what the nodes say. One that a ring uses stays until there is no ring.
-    pub(super) fn update_image(&mut self) {
+    pub(super) async fn update_image(&mut self) {
         let is_ready = self.image_nodes.are_ready();
         let stays = match &self.image {
             Image::Released => true,
@@ -53,13 +54,28 @@ impl Hands {
         if stays {
             return;
         }
+        self.tell_agent(AgentEvent::Stop).await;
         self.release_image();
         if is_ready {
-            self.open_image();
+            self.tell_agent(AgentEvent::Start).await;
         }
     }
 
-    fn open_image(&mut self) {
+    /// Takes over the image of a device that somebody has served before us.
+    pub(super) async fn adopt_image(&mut self, seen: &Seen) {
+        // It is launched here and now.
+        self.agent = self.agent.apply(AgentEvent::Start).0;
+        let adopted = self.host.opener.adopt(&self.name, seen.image.clone()).await;
+        let is_known = adopted.is_ok();
+        if let Ok(disk) = adopted {
+            self.hold(seen.image.clone(), disk).await;
+            self.ring_disk = Some(disk);
+        }
+        self.tell_agent(AgentEvent::Pause(seen.rest.is_wanted)).await;
+        self.tell_agent(AgentEvent::Launched(is_known)).await;
+    }
+
+    pub(super) fn open_image(&mut self) {
         let nodes = self.image_nodes.clone();
         let token = Rc::new(());
         let wanted = Rc::downgrade(&token);
@@ -69,7 +85,12 @@ impl Hands {
         let opening = async move {
             let opened = host.opener.open(&name, nodes).await;
             match opened {
-                Ok(disk) if wanted.strong_count() == 0 => host.opener.close(&name, disk),
+                opened if wanted.strong_count() == 0 => {
+                    if let Ok(disk) = opened {
+                        host.opener.close(&name, disk);
+                    }
+                    shared.end(JobEnd::OpenedTooLate);
+                }
                 opened => shared.end(JobEnd::Opened(wanted, opened)),
             }
         };
@@ -86,18 +107,20 @@ impl Hands {
                 if let Ok(disk) = opened {
                     self.host.opener.close(&self.name, disk);
                 }
+                self.tell_agent(AgentEvent::Launched(false)).await;
                 return;
             }
         };
         match opened {
             Ok(disk) => {
                 self.hold(nodes, disk).await;
-                self.events.push_back(Event::Image(true));
+                self.tell_agent(AgentEvent::Launched(true)).await;
             }
             Err(error) => {
                 self.image = Image::Failed { nodes };
                 self.trouble = Some(error);
                 self.report_trouble().await;
+                self.tell_agent(AgentEvent::Launched(false)).await;
             }
         }
     }

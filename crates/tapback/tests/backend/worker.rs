@@ -2,15 +2,16 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    pin::pin,
     rc::Rc,
 };
 
 use block_core::{Error, ErrorKind, Result};
 use control_api::native::{ConnectRing, Geometry, RingConnected, RingEvent, RingOffer};
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{Either, LocalBoxFuture, select};
 use storage_io::Signal;
-use tapback::{DeviceName, Disk, ImageNodes, Opener, Reports, Worker};
+use tapback::{DeviceName, Disk, ImageNodes, NewImage, Opener, Reports, TurnBack, Worker};
 
 /// What may be made to happen, and what has happened.
 #[derive(Default)]
@@ -35,6 +36,18 @@ pub(crate) struct Inner {
     pub(crate) failures: Cell<u32>,
     pub(crate) geometry: Cell<Option<Geometry>>,
     reports: RefCell<BTreeMap<(u16, u32), Rc<Reports>>>,
+    /// Disks at rest, and with what images others were resumed.
+    pub(crate) paused: RefCell<BTreeSet<Disk>>,
+    pub(crate) resumed: RefCell<Vec<NewImage>>,
+    /// Pausing takes until this is over, unless it is turned back.
+    pub(crate) is_slow_to_pause: Cell<bool>,
+    /// The next so many are not paused, not resumed.
+    pub(crate) unpausable: Cell<u32>,
+    pub(crate) unresumable: Cell<u32>,
+    /// How many were turned back.
+    pub(crate) turned_back: Cell<u32>,
+    /// The processes that have died.
+    pub(crate) dead: RefCell<BTreeSet<u32>>,
     changed: Signal,
 }
 
@@ -122,6 +135,47 @@ impl Inner {
         Ok(())
     }
 
+    pub(crate) fn set_slow_to_pause(&self, slow: bool) {
+        self.is_slow_to_pause.set(slow);
+        self.changed.notify();
+    }
+
+    async fn pause(self: Rc<Self>, disk: Disk, turn_back: Rc<TurnBack>) -> Result<bool> {
+        let slow = pin!(self.changed.until(|| !self.is_slow_to_pause.get()));
+        let is_turned_back = matches!(select(pin!(turn_back.wanted()), slow).await, Either::Left(_));
+        if self.dead.borrow().contains(&disk.pid) {
+            return Ok(false);
+        }
+        if is_turned_back {
+            self.turned_back.set(self.turned_back.get() + 1);
+            return Err(Error::from_os("turned back", std::io::Error::from_raw_os_error(125)));
+        }
+        if self.unpausable.get() > 0 {
+            self.unpausable.set(self.unpausable.get() - 1);
+            return Err(Error::from_os("as the test wants it", std::io::Error::from_raw_os_error(5)));
+        }
+        self.paused.borrow_mut().insert(disk);
+        Ok(true)
+    }
+
+    async fn resume(self: Rc<Self>, disk: Disk, image: NewImage) -> Result<bool> {
+        if self.dead.borrow().contains(&disk.pid) {
+            return Ok(false);
+        }
+        if self.unresumable.get() > 0 {
+            self.unresumable.set(self.unresumable.get() - 1);
+            return Err(Error::from_os("another parent", std::io::Error::from_raw_os_error(22)));
+        }
+        if self.paused.borrow_mut().remove(&disk) {
+            self.resumed.borrow_mut().push(image);
+        }
+        Ok(true)
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        !self.paused.borrow().is_empty()
+    }
+
     async fn watch(self: Rc<Self>, key: (u16, u32), reports: Rc<Reports>) -> Result<()> {
         self.reports.borrow_mut().insert(key, reports);
         self.changed.until(|| !self.rings.borrow().contains_key(&key)).await;
@@ -140,6 +194,14 @@ impl Worker for FakeWorker {
 
     fn watch(&self, _: Disk, device: DeviceName, reports: Rc<Reports>) -> LocalBoxFuture<'static, Result<()>> {
         Box::pin(self.inner.clone().watch((device.domain.0, device.device), reports))
+    }
+
+    fn pause(&self, disk: Disk, turn_back: Rc<TurnBack>) -> LocalBoxFuture<'static, Result<bool>> {
+        Box::pin(self.inner.clone().pause(disk, turn_back))
+    }
+
+    fn resume(&self, disk: Disk, image: NewImage) -> LocalBoxFuture<'static, Result<bool>> {
+        Box::pin(self.inner.clone().resume(disk, image))
     }
 }
 

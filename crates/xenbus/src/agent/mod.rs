@@ -141,6 +141,11 @@ impl Agent {
         self.shutdown
     }
 
+    /// Whether guests may have its disk.
+    pub fn is_served(&self) -> bool {
+        self.is_served
+    }
+
     /// Whether nothing is left of it.
     pub fn is_forgotten(&self) -> bool {
         self.is_forgotten
