@@ -138,9 +138,8 @@ impl Directory {
             .transaction(async |transaction| {
                 let is_there = transaction.read(&self.node("frontend")).await?.is_some();
                 let value = transaction.read(&self.path).await?.filter(|_| is_there);
-                match &value {
-                    Some(value) => transaction.write(&self.path, value).await?,
-                    None => {}
+                if let Some(value) = &value {
+                    transaction.write(&self.path, value).await?;
                 }
                 Ok(value.is_some())
             })

@@ -6,6 +6,7 @@ mod adoption;
 mod hostile;
 mod life;
 mod nodes;
+mod pause;
 mod ring_nodes;
 mod toolstack;
 mod watcher;

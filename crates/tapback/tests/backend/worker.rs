@@ -205,7 +205,7 @@ impl Worker for FakeWorker {
     }
 }
 
-/// Gives every image the minor that its nodes say, and counts.
+/// Gives every image the process and the minor that its nodes say, and counts.
 #[derive(Default)]
 pub(crate) struct FakeOpener {
     inner: Rc<OpenerInner>,
@@ -248,7 +248,8 @@ impl Opener for FakeOpener {
             inner.open.set(inner.open.get() + 1);
             inner.opened.set(inner.opened.get() + 1);
             let minor = image.minor.as_deref().unwrap_or("0").parse().unwrap();
-            Ok(Disk { pid: 4711, minor })
+            let pid = image.pid.as_deref().unwrap_or("4711").parse().unwrap();
+            Ok(Disk { pid, minor })
         })
     }
 
