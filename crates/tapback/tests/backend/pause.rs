@@ -298,6 +298,22 @@ fn a_directory_that_goes_during_a_pause_is_not_made_again_by_its_answer() {
 }
 
 #[test]
+fn a_directory_that_goes_unseen_is_not_made_again_by_an_answer() {
+    let world = World::new();
+    world.run(async {
+        let vbd = world.connected_vbd(GUEST, XVDA).await;
+        world.worker.set_slow_to_pause(true);
+        vbd.ask_for_pause().await;
+        world.settle().await;
+        // What has ended is taken note of before anybody looks.
+        world.worker.set_slow_to_pause(false);
+        vbd.remove().await;
+        world.settle().await;
+        assert_eq!((vbd.read("pause-done").await, world.store.directory(&vbd.back).await.unwrap()), (None, None));
+    });
+}
+
+#[test]
 fn a_directory_that_is_replaced_during_a_pause_begins_anew_and_is_looked_at_again() {
     let world = World::new();
     world.run(async {
@@ -308,6 +324,7 @@ fn a_directory_that_is_replaced_during_a_pause_begins_anew_and_is_looked_at_agai
         vbd.create().await;
         let watch = world.store.watch(&vbd.back);
         assert_eq!((vbd.settled().await.as_str(), vbd.phase()), ("1", Phase::Recycled), "the old one has not ended");
+        assert_eq!(world.opener.open.get(), 1, "its disk is needed as long as its ring");
         for _ in 0..2 {
             vbd.ask_for_pause().await;
             world.settle().await;
