@@ -23,6 +23,8 @@ pub enum ErrorKind {
     Unsupported,
     /// A write to something that may only be read.
     ReadOnly,
+    /// A write to something that another may write, and nobody else meanwhile.
+    NotPermitted,
     /// Somebody else holds it.
     Busy,
     /// The storage is full, or a format's own limit of space is reached.

@@ -22,6 +22,7 @@ fn of_kind(kind: ErrorKind) -> Errno {
         ErrorKind::SizeChanged => Errno::MEDIUMTYPE,
         ErrorKind::Unsupported => Errno::NOSYS,
         ErrorKind::ReadOnly => Errno::ROFS,
+        ErrorKind::NotPermitted => Errno::PERM,
         ErrorKind::Busy => Errno::BUSY,
         ErrorKind::NoSpace => Errno::NOSPC,
         ErrorKind::LimitReached => Errno::TOOBIG,

@@ -4,12 +4,13 @@ use std::{rc::Rc, sync::Arc};
 
 use block_core::{Error, ErrorKind, Result, SECTOR};
 use image_format::{Format, Image, ImageKind};
-use storage_io::{Executor, Receiver, Sender, Storage, Task, mailbox};
+use storage_io::{Access, Executor, Receiver, Sender, Storage, Task, mailbox};
 use uuid::Uuid;
 
 use crate::{
     chain::Chain,
     messages::ToHome,
+    open::Writing,
     owners::OwnerWriter,
     queue::QueueSeed,
     resting::Resting,
@@ -118,9 +119,20 @@ impl<F: Format + 'static> Home<F> {
         self.chain.shared.read_only
     }
 
+    /// Whether writes are refused only until write access is taken.
+    pub fn writes_later(&self) -> bool {
+        let spec = self.resting.as_ref().map(Resting::spec);
+        spec.is_some_and(|spec| spec.access == Access::Write && spec.writing == Writing::Later)
+    }
+
+    /// Its open files, if it was opened by name.
+    pub fn files(&self) -> Option<&Resting> {
+        self.resting.as_ref()
+    }
+
     /// Whether a discard gives room back, to the file system or to other blocks of the image.
     pub fn gives_room_back(&self) -> bool {
-        self.gives_room_back && !self.is_read_only()
+        self.gives_room_back && (!self.is_read_only() || self.writes_later())
     }
 
     /// The images, leaf first, with their counters.

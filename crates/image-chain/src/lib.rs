@@ -43,7 +43,7 @@ mod walk;
 pub use home::{Home, HomeOptions, Layer, OWNER_BYTES_DEFAULT};
 pub use image_format::ImageKind;
 pub use name::ImageName;
-pub use open::{ChainSpec, DEPTH_DEFAULT, FoundChain};
+pub use open::{ChainSpec, DEPTH_DEFAULT, FoundChain, Writing};
 pub use queue::{Queue, QueueSeed};
 pub use resting::Resting;
 pub use statistics::{ChainStatistics, LayerStatus};

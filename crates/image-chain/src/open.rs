@@ -34,6 +34,17 @@ const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 /// Images in a chain, unless told otherwise: more than any storage manager makes.
 pub const DEPTH_DEFAULT: usize = 256;
 
+/// When a chain that may be written takes write access: the lock, and whatever the leaf notes of its writer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Writing {
+    /// When it is opened.
+    #[default]
+    Now,
+    /// Not yet: its files are opened so that they can be written, but they are only read, and another may write them.
+    /// When its [`Resting`] files are woken with `Now`, everything is read anew.
+    Later,
+}
+
 /// What to open, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainSpec {
@@ -45,6 +56,8 @@ pub struct ChainSpec {
     pub direct: bool,
     /// The lock that is taken on a leaf that is written.
     pub lock: LockPolicy,
+    /// When write access is taken, if `access` is for writing.
+    pub writing: Writing,
     /// Images in the chain, at most.
     pub depth_max: usize,
     /// Bytes that the owner map may take.
@@ -59,8 +72,28 @@ impl ChainSpec {
             access,
             direct: true,
             lock: LockPolicy::Exclusive { deadline: LOCK_DEADLINE },
+            writing: Writing::Now,
             depth_max: DEPTH_DEFAULT,
             owner_bytes_max: OWNER_BYTES_DEFAULT,
+        }
+    }
+
+    /// Whether the leaf may be written once it is open.
+    pub(crate) fn writes(&self) -> bool {
+        self.access == Access::Write && self.writing == Writing::Now
+    }
+
+    /// How the leaf is read: what a writer insists on, another may just be changing.
+    pub(crate) fn leaf_access(&self) -> Access {
+        if self.writes() { Access::Write } else { Access::Read }
+    }
+
+    /// The lock that opening the leaf takes.
+    fn leaf_lock(&self) -> LockPolicy {
+        match (self.access, self.writing, self.lock) {
+            (Access::Read, ..) | (_, _, LockPolicy::None) => LockPolicy::None,
+            (Access::Write, Writing::Now, lock) => lock,
+            (Access::Write, Writing::Later, _) => LockPolicy::Later,
         }
     }
 }
@@ -113,19 +146,19 @@ impl FoundChain {
         Ok(FoundChain { layers: found, resting })
     }
 
-    /// Takes the chain into use: the leaf notes that somebody writes to it, if somebody will.
+    /// Takes the chain into use: the leaf notes that somebody writes to it, if somebody may from now on.
     ///
     /// # Errors
     /// What the operating system says.
     pub async fn begin(self, executor: &Executor) -> Result<Home<Image>> {
         let FoundChain { layers, resting } = self;
         let spec = resting.spec();
-        let read_only = spec.access == Access::Read;
-        if !read_only {
+        let writes = spec.writes();
+        if writes {
             let leaf = layers.first().expect("a chain has at least one image");
             leaf.format.begin_writing(executor).await.context(&leaf.name)?;
         }
-        let options = HomeOptions { owner_bytes_max: spec.owner_bytes_max, read_only };
+        let options = HomeOptions { owner_bytes_max: spec.owner_bytes_max, read_only: !writes };
         Ok(Home::new(executor, layers, options).resting_as(resting))
     }
 }
@@ -150,11 +183,14 @@ struct Finder<'a> {
 impl Finder<'_> {
     async fn add_leaf(&mut self) -> Result<Option<ParentReference>> {
         let ImageName { kind, path } = &self.spec.leaf;
-        let lock = if self.spec.access == Access::Write { self.spec.lock } else { LockPolicy::None };
-        let options = OpenOptions { access: self.spec.access, direct: self.spec.direct, lock, create: CreateMode::No };
+        let (access, lock) = (self.spec.access, self.spec.leaf_lock());
+        let options = OpenOptions { access, direct: self.spec.direct, lock, create: CreateMode::No };
         let canonical = self.opener.canonical(self.executor, path).await?;
         let storage = self.open_leaf(path, options).await?;
-        self.add(path.display().to_string(), *kind, canonical, storage, self.spec.access).await
+        if lock == LockPolicy::Later && storage.limits().read_only {
+            return Err(Error::new(ErrorKind::ReadOnly, format!("{}: the storage is read-only", path.display())));
+        }
+        self.add(path.display().to_string(), *kind, canonical, storage, self.spec.leaf_access()).await
     }
 
     /// Opens it, asking now and then whether it is still worth to wait for the writer before.

@@ -1,7 +1,7 @@
 //! A chain that rests: its images have been left as readers expect them, and nothing that was read of them is
 //! remembered, but their files are open. Others may change the images; then they are read anew, in the same files.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{iter::repeat, path::PathBuf, sync::Arc};
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
 use image_format::{Format, Image, ImageKind};
@@ -9,7 +9,7 @@ use storage_io::{Access, Executor, Storage, StorageExt};
 
 use crate::{
     home::{Home, Layer},
-    open::{ChainSpec, FoundChain, check_identity},
+    open::{ChainSpec, FoundChain, Writing, check_identity},
 };
 
 /// The open files of a chain that rests, leaf first.
@@ -40,6 +40,11 @@ impl Resting {
         &self.spec
     }
 
+    /// The same files, to be woken with or without write access.
+    pub fn with(&self, writing: Writing) -> Resting {
+        Resting { spec: ChainSpec { writing, ..self.spec.clone() }, files: self.files.clone() }
+    }
+
     /// The format of the leaf.
     pub fn kind(&self) -> ImageKind {
         self.files[0].kind
@@ -58,7 +63,8 @@ impl Resting {
         self.leaf_storage().unlock(executor).await
     }
 
-    /// Takes the writer's lock, if it was given up, and opens the images again, in the same files.
+    /// Takes the writer's lock, if it is not there and the chain is to be written, and opens the images again, in the same
+    /// files. Without write access the lock is given up, or left to whoever has it.
     ///
     /// # Errors
     /// `Busy` if another writer has the lock; else as opening does, and `Mismatch` if an image has another parent now than
@@ -73,9 +79,12 @@ impl Resting {
     /// # Errors
     /// As `wake`, and what `go_on` says.
     pub async fn find(&self, executor: &Executor, go_on: &dyn Fn() -> Result<()>) -> Result<FoundChain> {
-        for file in &self.files {
+        for (file, is_leaf) in self.files.iter().zip([true].into_iter().chain(repeat(false))) {
             // Those without a lock look at their length again.
-            file.storage.lock(executor).await?;
+            match (is_leaf, self.spec.writing) {
+                (true, Writing::Later) => file.storage.unlock(executor).await?,
+                _ => file.storage.lock(executor).await?,
+            }
         }
         let found = self.read_anew(executor, go_on).await;
         self.or_unlocked(executor, found).await
@@ -114,7 +123,7 @@ impl Resting {
         let mut layers: Vec<Layer<Image>> = Vec::new();
         for RestingFile { name, kind, path, storage } in &self.files {
             go_on()?;
-            let access = if layers.is_empty() { self.spec.access } else { Access::Read };
+            let access = if layers.is_empty() { self.spec.leaf_access() } else { Access::Read };
             let format = Image::open(executor, storage.clone(), *kind, path, access).await.context(name)?;
             let layer = Layer { name: name.clone(), kind: *kind, format };
             check_parent(layers.last(), Some(&layer))?;

@@ -16,7 +16,7 @@ use rustix::{
     io::{Errno, retry_on_intr},
 };
 
-use crate::engine::CommandKind;
+use crate::{LockPolicy, engine::CommandKind};
 
 /// A file or device as the reactor keeps it: descriptor, lock and name stay until the last operation has ended.
 pub(crate) struct OpenFile {
@@ -29,15 +29,17 @@ pub(crate) struct OpenFile {
     length: AtomicU64,
     /// Opened as its only writer.
     is_exclusive: bool,
-    /// Its writer's lock was given up for a while.
+    /// Its writer's lock was not taken yet, or given up for a while.
     is_unlocked: AtomicBool,
 }
 
 impl OpenFile {
-    /// A file whose lock, if it `is_exclusive`, has been taken.
-    pub(crate) fn new(file: File, origin: Origin, direct: bool, is_exclusive: bool) -> io::Result<Self> {
+    /// A file whose lock, if it is to be taken at once, has been taken.
+    pub(crate) fn new(file: File, origin: Origin, direct: bool, lock: LockPolicy) -> io::Result<Self> {
         let length = AtomicU64::new(length_of(&file)?);
-        Ok(OpenFile { file, origin, direct, length, is_exclusive, is_unlocked: AtomicBool::new(false) })
+        let is_exclusive = lock != LockPolicy::None;
+        let is_unlocked = AtomicBool::new(lock == LockPolicy::Later);
+        Ok(OpenFile { file, origin, direct, length, is_exclusive, is_unlocked })
     }
 
     pub(crate) fn descriptor(&self) -> RawFd {
@@ -64,10 +66,11 @@ impl OpenFile {
         self.is_unlocked.load(Ordering::Acquire)
     }
 
-    /// Gives up the writer's lock, if it has one. May wait for a server.
+    /// Gives up the writer's lock, if it has one. Without one it looks at the length again, which others may have changed.
+    /// May wait for a server.
     pub(crate) fn unlock(&self) -> Result<()> {
         if !self.is_exclusive || self.is_unlocked.swap(true, Ordering::AcqRel) {
-            return Ok(());
+            return self.look_at_length();
         }
         retry_on_intr(|| flock(&self.file, FlockOperation::Unlock)).map_err(|error| {
             self.is_unlocked.store(false, Ordering::Release);
@@ -85,9 +88,14 @@ impl OpenFile {
                 Err(error) => return Err(self.failure("taking its lock", error.into())),
             }
         }
+        self.look_at_length()?;
+        self.is_unlocked.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    fn look_at_length(&self) -> Result<()> {
         let length = length_of(&self.file).map_err(|error| self.failure("looking at its length", error))?;
         self.length.store(length, Ordering::Release);
-        self.is_unlocked.store(false, Ordering::Release);
         Ok(())
     }
 

@@ -33,6 +33,9 @@ pub enum LockPolicy {
         /// How long.
         deadline: Duration,
     },
+    /// Not now: [`StorageOperation::Lock`](crate::StorageOperation::Lock) takes it before the first write, and what would
+    /// change the storage before that is refused.
+    Later,
 }
 
 /// Whether opening may bring the storage into being.

@@ -273,7 +273,7 @@ fn state_bits(state: DiskState) -> VbdState {
         DiskState::Pausing => VbdState::PAUSING,
         DiskState::Paused | DiskState::Resuming => VbdState::PAUSED_NORMALLY,
         DiskState::ResumeFailed => VbdState::PAUSED_NORMALLY | VbdState::RESUME_FAILED,
-        DiskState::Quiescing | DiskState::Growing => VbdState::QUIESCE_REQUESTED,
+        DiskState::Quiescing | DiskState::Growing | DiskState::Switching => VbdState::QUIESCE_REQUESTED,
         DiskState::Quiesced => VbdState::QUIESCED,
         DiskState::Closing => VbdState::SHUTDOWN_REQUESTED,
         DiskState::Stuck => VbdState::SHUTDOWN_REQUESTED | VbdState::DEAD,
@@ -328,6 +328,9 @@ mod tests {
     fn states_are_told_as_storage_managers_know_them() {
         let shown = |state| state_bits(state).to_string();
         let all = DiskState::ALL.map(shown);
-        assert_eq!(all, ["0", "0", "0", "0x14", "0x2a", "0x2a", "0x22a", "0x4", "0x8", "0x4", "0x40", "0x41", "0x2"]);
+        assert_eq!(
+            all,
+            ["0", "0", "0", "0x14", "0x2a", "0x2a", "0x22a", "0x4", "0x8", "0x4", "0x4", "0x40", "0x41", "0x2"]
+        );
     }
 }

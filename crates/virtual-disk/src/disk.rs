@@ -6,24 +6,25 @@
 use std::{
     cell::{Cell, RefCell},
     pin::pin,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
 };
 
 use block_core::{Error, ErrorKind, Result};
 use futures_util::future::{Either, select};
-use image_chain::{ChainSpec, Home, Resting};
-use storage_io::{BufferPool, Executor, Moment, Opener, Receiver, Sender, Signal, mailbox};
+use image_chain::{ChainSpec, Home, Resting, Writing};
+use storage_io::{BufferPool, Executor, Moment, Opener, Receiver, ReplyTo, Sender, Signal, mailbox};
 use uuid::Uuid;
 
 use crate::{
     DiskState, Geometry, Limiter, Reporter, Settings, Status,
     jobs::{CLOSING, Jobs, WAITING},
     members::Members,
-    queue::{DiskQueue, HomeQuestion, Opening, QueueSeed, ToQueue, closed},
+    queue::{Access, DiskQueue, Opening, QueueSeed, ToDisk, ToQueue, closed},
     state::Intake,
     watchdog::words,
+    writing::Writers,
 };
 
 /// How long closing by force lets running requests end before it gives up their answers.
@@ -54,7 +55,7 @@ pub(crate) struct Inner {
     reporter: Arc<dyn Reporter>,
     limiter: Arc<Limiter>,
     /// What queues ask.
-    questions: Sender<HomeQuestion>,
+    pub(crate) questions: Sender<ToDisk>,
     pub(crate) status: Arc<Status>,
     pub(crate) members: Members,
     state: Cell<DiskState>,
@@ -67,6 +68,11 @@ pub(crate) struct Inner {
     /// What the leaf was known as.
     pub(crate) identity: Cell<Option<Uuid>>,
     settings: Cell<Settings>,
+    /// Write access comes with the first writer.
+    pub(crate) is_late: Cell<bool>,
+    pub(crate) writers: Arc<Writers>,
+    /// Who waits for write access.
+    pub(crate) want_to_write: RefCell<Vec<ReplyTo<Result<()>>>>,
     pub(crate) jobs: Jobs,
     /// State, jobs or force have changed.
     pub(crate) changed: Signal,
@@ -79,11 +85,14 @@ pub(crate) struct Chain {
 }
 
 impl Disk {
+    pub(crate) fn inner(&self) -> &Rc<Inner> {
+        &self.inner
+    }
+
     /// A disk that is attached and has no images yet. `opener` opens its files; sources of home's own queue take their
     /// buffers from `pool`; `reporter` is told what happens to requests, by whichever thread it happens on.
     pub fn new(executor: &Executor, opener: Rc<dyn Opener>, pool: BufferPool, reporter: Arc<dyn Reporter>) -> Disk {
         let (questions, asked) = mailbox();
-        executor.spawn(answer(executor.clone(), asked)).detach();
         let inner = Rc::new(Inner {
             executor: executor.clone(),
             opener,
@@ -98,9 +107,13 @@ impl Disk {
             spec: RefCell::default(),
             identity: Cell::default(),
             settings: Cell::default(),
+            is_late: Cell::default(),
+            writers: Arc::default(),
+            want_to_write: RefCell::default(),
             jobs: Jobs::default(),
             changed: Signal::default(),
         });
+        executor.spawn(answer(executor.clone(), Rc::downgrade(&inner), asked)).detach();
         let queue = inner.add_queue().start(executor, pool);
         Disk { inner, queue }
     }
@@ -140,6 +153,7 @@ impl Disk {
             return Err(Error::new(ErrorKind::Busy, "the disk is open already"));
         }
         disk.settings.set(settings);
+        disk.is_late.set(spec.access == storage_io::Access::Write && spec.writing == Writing::Later);
         disk.status.set_trouble(None);
         disk.enter(DiskState::Opening);
         let inner = disk.clone();
@@ -307,7 +321,9 @@ impl Inner {
             Intake::Serve => {
                 let chain = self.chain.borrow();
                 let Chain { home, geometry } = chain.as_ref().expect("a running disk has images");
-                ToQueue::Open(Opening { geometry: *geometry, settings: self.settings.get(), chain: home.attach() })
+                let access = Access { writes: !home.is_read_only(), is_late: self.is_late.get() };
+                let (geometry, settings) = (*geometry, self.settings.get());
+                ToQueue::Open(Opening { geometry, settings, access, chain: home.attach() })
             }
             Intake::Hold => ToQueue::Hold,
             Intake::Refuse => ToQueue::Refuse(closed()),
@@ -322,6 +338,7 @@ impl Inner {
             status: self.status.clone(),
             reporter: self.reporter.clone(),
             limiter: self.limiter.clone(),
+            writers: self.writers.clone(),
             home: self.questions.clone(),
         }
     }
@@ -331,11 +348,21 @@ impl Inner {
     }
 }
 
-/// Tells queues what home is doing, as long as there are any.
-async fn answer(executor: Executor, mut asked: Receiver<HomeQuestion>) {
+/// Does what queues ask of home, as long as there are any.
+async fn answer(executor: Executor, disk: Weak<Inner>, mut asked: Receiver<ToDisk>) {
     while let Some(question) = asked.recv().await {
-        // A queue does not wait for long.
-        let _ = question.answer(words(&executor));
+        match (question, disk.upgrade()) {
+            (ToDisk::LookAt(reply), _) => {
+                // A queue does not wait for long.
+                let _ = reply.answer(words(&executor));
+            }
+            (ToDisk::Write(reply), Some(disk)) => disk.wants_to_write(reply),
+            (ToDisk::LastWriterGone, Some(disk)) => {
+                // What could not be made durable is the disk's trouble.
+                executor.spawn(async move { disk.end_writing().await.map_or((), drop) }).detach();
+            }
+            (ToDisk::Write(_) | ToDisk::LastWriterGone, None) => {}
+        }
     }
 }
 

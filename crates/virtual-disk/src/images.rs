@@ -1,15 +1,16 @@
 //! What jobs do to the images of a disk: open them, bring them to rest, wake them, make them longer, close them.
 
 use block_core::{Error, ErrorKind, Result, ResultExt, SECTOR};
-use image_chain::{ChainSpec, FoundChain, Home, Resting};
-use storage_io::Moment;
+use image_chain::{ChainSpec, FoundChain, Home, Resting, Writing};
+use storage_io::{Access, Moment};
 
 use crate::{
-    DiskState, Geometry, Quiet,
+    DiskState, Geometry, Quiet, WriteAccess,
     disk::{Chain, Inner},
     in_flight::describe,
     jobs::{CLOSING, FLUSHING, OPENING, WAITING, WAKING},
     queue::ToQueue,
+    writing::access_of,
 };
 
 /// The step that takes images into use, which is the first that writes.
@@ -32,7 +33,9 @@ impl Inner {
     pub(crate) async fn resume(&self, spec: Option<ChainSpec>) -> Result<Geometry> {
         let resting = self.resting.borrow().clone();
         let result = match (&resting, spec) {
-            (Some(resting), None) => self.wake(resting).await.map_err(|error| self.expecting(error)),
+            (Some(resting), None) => {
+                self.wake(&resting.with(self.writing_now())).await.map_err(|error| self.expecting(error))
+            }
             (None, None) => self.reopen(None).await.map_err(|error| self.expecting(error)),
             (_, spec) => self.reopen(spec).await,
         };
@@ -55,6 +58,9 @@ impl Inner {
     async fn reopen(&self, named: Option<ChainSpec>) -> Result<Geometry> {
         let is_named = named.is_some();
         let spec = named.or_else(|| self.spec.borrow().clone()).expect("a disk that rests was opened from something");
+        if is_named {
+            self.is_late.set(spec.access == Access::Write && spec.writing == Writing::Later);
+        }
         let home = self.open_images(&spec).await?;
         let same = if is_named { Ok(()) } else { self.is_same_leaf(&home) };
         let fit = same.and_then(|()| self.fits(&home));
@@ -75,7 +81,7 @@ impl Inner {
         }
     }
 
-    async fn wake(&self, resting: &Resting) -> Result<Geometry> {
+    pub(crate) async fn wake(&self, resting: &Resting) -> Result<Geometry> {
         self.at_step(WAKING);
         let found = resting.find(&self.executor, &|| self.go_on()).await?;
         self.at_step(BEGINNING);
@@ -101,6 +107,7 @@ impl Inner {
         let geometry = geometry_of(&home);
         self.status.set_geometry(geometry);
         self.status.set_chain(Some(home.statistics()));
+        self.status.set_write_access(access_of(&home));
         self.identity.set(home.identity());
         self.chain.replace(Some(Chain { home, geometry }));
         geometry
@@ -160,7 +167,7 @@ impl Inner {
     }
 
     /// Waits until nothing runs and everything is durable.
-    async fn settle(&self, end: Option<Moment>) -> Result<Quiet> {
+    pub(crate) async fn settle(&self, end: Option<Moment>) -> Result<Quiet> {
         let began = self.executor.now();
         self.at_step(WAITING);
         let requests = self.unless_unwanted(end, self.members.drained()).await;
@@ -187,11 +194,12 @@ impl Inner {
         result
     }
 
-    async fn bring_to_rest(&self) -> (Resting, Result<()>) {
+    pub(crate) async fn bring_to_rest(&self) -> (Resting, Result<()>) {
         self.at_step(CLOSING);
         let Chain { home, .. } = self.chain.take().expect("a disk that comes to rest has images");
         let (resting, result) = home.rest().await;
         self.status.set_chain(None);
+        self.status.set_write_access(WriteAccess::None);
         (resting, result.context(CLOSING))
     }
 
@@ -217,7 +225,7 @@ impl Inner {
             (Ok(()), Some(bytes)) => resting.grow(&self.executor, bytes).await,
             (rested, _) => rested,
         };
-        let woken = self.wake(&resting).await;
+        let woken = self.wake(&resting.with(self.writing_now())).await;
         if self.is_forced() {
             return Err(self.late(""));
         }
@@ -235,7 +243,8 @@ impl Inner {
 
     async fn open_images(&self, spec: &ChainSpec) -> Result<Home> {
         self.at_step(OPENING);
-        let found = FoundChain::find(&self.executor, self.opener.clone(), spec, &|| self.go_on()).await?;
+        let spec = self.as_needed(spec);
+        let found = FoundChain::find(&self.executor, self.opener.clone(), &spec, &|| self.go_on()).await?;
         self.go_on()?;
         self.at_step(BEGINNING);
         found.begin(&self.executor).await
@@ -251,6 +260,7 @@ impl Inner {
             None => Ok(()),
         };
         self.status.set_chain(None);
+        self.status.set_write_access(WriteAccess::None);
         if next == DiskState::Closed {
             self.status.set_image(None);
             self.spec.take();
@@ -307,7 +317,7 @@ fn geometry_of(home: &Home) -> Geometry {
         sectors: home.size() / SECTOR,
         logical_block_size: home.logical_block_size(),
         physical_block_size: home.leaf_storage().limits().physical_block_size,
-        read_only: home.is_read_only(),
+        read_only: home.is_read_only() && !home.writes_later(),
         can_discard: home.gives_room_back(),
     }
 }

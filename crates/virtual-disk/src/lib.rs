@@ -37,6 +37,7 @@ mod state;
 mod status;
 mod waiting;
 mod watchdog;
+mod writing;
 
 pub use budget::{Account, Budget, BudgetStatus};
 pub use counters::{Count, LatencyClass, QueueStatus, Totals};
@@ -52,3 +53,4 @@ pub use settings::{RetryPolicy, Settings};
 pub use source::{Operation, Outcome, Request, RequestSource};
 pub use state::DiskState;
 pub use status::{FailureCount, Geometry, Status};
+pub use writing::{WriteAccess, Writer};

@@ -17,7 +17,11 @@ use block_core::{Error, ErrorKind};
 use storage_io::{BufferPool, Executor, Receiver, ReplyTo, Sender, Signal, Task};
 
 use crate::{
-    Geometry, Limiter, Reporter, RequestSource, Settings, Status, counters::Recorder, outbox::Outbox, serve::Serve,
+    Geometry, Limiter, Reporter, RequestSource, Settings, Status,
+    counters::Recorder,
+    outbox::Outbox,
+    serve::Serve,
+    writing::{Writer, Writers},
 };
 
 /// From home to a queue.
@@ -38,18 +42,36 @@ pub(crate) enum ToQueue {
 pub(crate) struct Opening {
     pub(crate) geometry: Geometry,
     pub(crate) settings: Settings,
+    pub(crate) access: Access,
     pub(crate) chain: image_chain::QueueSeed,
+}
+
+/// What a queue knows of the disk's write access.
+#[derive(Clone, Copy)]
+pub(crate) struct Access {
+    /// The images may be changed.
+    pub(crate) writes: bool,
+    /// That may come to an end: whoever changes them is counted.
+    pub(crate) is_late: bool,
 }
 
 /// The images as one queue has them, from open to drain.
 pub(crate) struct Opened {
     pub(crate) geometry: Geometry,
     pub(crate) settings: Settings,
+    pub(crate) access: Access,
     pub(crate) chain: image_chain::Queue,
 }
 
-/// From a queue to home: what is under way there?
-pub(crate) type HomeQuestion = ReplyTo<Vec<String>>;
+/// From a queue to home.
+pub(crate) enum ToDisk {
+    /// What is under way there?
+    LookAt(ReplyTo<Vec<String>>),
+    /// A request needs write access.
+    Write(ReplyTo<block_core::Result<()>>),
+    /// Nobody writes any more.
+    LastWriterGone,
+}
 
 /// What happens to requests now.
 #[derive(Clone)]
@@ -71,7 +93,8 @@ pub struct QueueSeed {
     pub(crate) status: Arc<Status>,
     pub(crate) reporter: Arc<dyn Reporter>,
     pub(crate) limiter: Arc<Limiter>,
-    pub(crate) home: Sender<HomeQuestion>,
+    pub(crate) writers: Arc<Writers>,
+    pub(crate) home: Sender<ToDisk>,
 }
 
 impl QueueSeed {
@@ -85,7 +108,7 @@ impl QueueSeed {
     /// The disk forgets it when all its handles have gone, its sources have ended and what they asked has ended. A thread
     /// that ends before that ends the tasks of its executor ([`Executor::end_tasks`]), or the disk waits for it.
     pub fn start(self, executor: &Executor, pool: BufferPool) -> DiskQueue {
-        let QueueSeed { mail, recorder, status, reporter, limiter, home } = self;
+        let QueueSeed { mail, recorder, status, reporter, limiter, writers, home } = self;
         let core = Rc::new(Core {
             executor: executor.clone(),
             pool,
@@ -93,6 +116,7 @@ impl QueueSeed {
             recorder,
             reporter,
             limiter,
+            writers,
             home,
             settings: Cell::default(),
             is_watched: Cell::new(false),
@@ -173,7 +197,8 @@ pub(crate) struct Core {
     pub(crate) recorder: Recorder,
     pub(crate) reporter: Arc<dyn Reporter>,
     pub(crate) limiter: Arc<Limiter>,
-    pub(crate) home: Sender<HomeQuestion>,
+    writers: Arc<Writers>,
+    pub(crate) home: Sender<ToDisk>,
     /// Those of the last open.
     pub(crate) settings: Cell<Settings>,
     /// A watchdog is there.
@@ -194,10 +219,10 @@ pub(crate) struct Core {
 impl Core {
     fn obey(&self, message: ToQueue) {
         match message {
-            ToQueue::Open(Opening { geometry, settings, chain }) => {
+            ToQueue::Open(Opening { geometry, settings, access, chain }) => {
                 let chain = chain.start(&self.executor);
                 self.settings.set(settings);
-                self.set_gate(Gate::Open(Rc::new(Opened { geometry, settings, chain })));
+                self.set_gate(Gate::Open(Rc::new(Opened { geometry, settings, access, chain })));
             }
             ToQueue::Hold => self.set_gate(Gate::Held),
             ToQueue::Refuse(error) => self.set_gate(Gate::Refusing(error)),
@@ -221,6 +246,11 @@ impl Core {
         self.held.set(self.held.get() + 1);
         self.recorder.set_held(self.held.get());
         Counting(self.clone())
+    }
+
+    /// A source of this queue writes from now on.
+    pub(crate) fn writer(&self) -> Writer {
+        self.writers.add(&self.home)
     }
 
     pub(crate) fn gate(&self) -> Gate {
@@ -308,6 +338,7 @@ pub(crate) mod tests {
             status,
             reporter: Arc::new(()),
             limiter: Arc::default(),
+            writers: Arc::default(),
             home: mailbox().0,
         };
         started(seed, &executor)

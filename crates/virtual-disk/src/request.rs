@@ -14,7 +14,7 @@ use std::{pin::pin, rc::Rc};
 
 use block_core::{Error, GuestRange, Tag};
 use futures_util::future::{Either, select};
-use storage_io::Moment;
+use storage_io::{Moment, reply};
 
 use crate::{
     Attempts, Failure, Operation, Outcome, Pass, Report, Request, RequestKind, RetryPolicy, Retrying, Verdict,
@@ -23,7 +23,7 @@ use crate::{
     is_repeatable,
     kind::sectors_of,
     outbox::Outbox,
-    queue::{Core, Gate, Opened},
+    queue::{Core, Gate, Opened, ToDisk, closed},
     verdict, watchdog,
 };
 
@@ -209,17 +209,56 @@ impl Unanswered {
     async fn parked(&mut self, until: Moment) -> Option<Rc<Opened>> {
         self.parks();
         let core = self.core.clone();
-        let is_over = |gate: &Gate| matches!(gate, Gate::Refusing(_)) || !self.is_awaited();
-        let over = pin!(core.find_at_gate(|gate| is_over(gate).then_some(())));
+        let over = pin!(core.find_at_gate(|gate| self.is_over_at(gate).then_some(())));
         if let Either::Right(_) = select(pin!(core.executor.sleep_until(until)), over).await {
             return None;
         }
-        core.find_at_gate(|gate| match gate {
-            gate if is_over(gate) => Some(None),
+        self.at_open_gate().await
+    }
+
+    /// Whether there is nothing to wait for any more.
+    fn is_over_at(&self, gate: &Gate) -> bool {
+        matches!(gate, Gate::Refusing(_)) || !self.is_awaited()
+    }
+
+    async fn at_open_gate(&self) -> Option<Rc<Opened>> {
+        let look = |gate: &Gate| match gate {
+            gate if self.is_over_at(gate) => Some(None),
             Gate::Open(opened) => Some(Some(opened.clone())),
             _ => None,
-        })
-        .await
+        };
+        self.core.find_at_gate(look).await
+    }
+
+    /// The images as `operation` needs them: to change them, the disk may have to take write access first.
+    async fn opened_for(&mut self, opened: Rc<Opened>, operation: &Operation) -> Result<Rc<Opened>, Error> {
+        if opened.access.writes || !operation.changes() {
+            return Ok(opened);
+        }
+        drop(opened);
+        Box::pin(self.may_write()).await
+    }
+
+    /// Has home take write access; meanwhile it holds up no drain.
+    async fn may_write(&mut self) -> Result<Rc<Opened>, Error> {
+        self.parks();
+        loop {
+            let (to, answer) = reply();
+            // Without a home the gate refuses.
+            let _ = self.core.home.send(ToDisk::Write(to));
+            {
+                let over = pin!(self.core.find_at_gate(|gate| self.is_over_at(gate).then_some(())));
+                match select(answer, over).await {
+                    Either::Left((Some(taken), _)) => taken?,
+                    Either::Left((None, _)) | Either::Right(_) => return Err(closed()),
+                }
+            }
+            let opened = self.at_open_gate().await.ok_or_else(closed)?;
+            if opened.access.writes {
+                self.starts();
+                return Ok(opened);
+            }
+        }
     }
 }
 
@@ -249,6 +288,10 @@ impl Failed {
 }
 
 async fn run(opened: Rc<Opened>, operation: Operation, mut unanswered: Unanswered) {
+    let opened = match unanswered.opened_for(opened, &operation).await {
+        Ok(opened) => opened,
+        Err(error) => return unanswered.answer(Outcome::Failed(error)),
+    };
     unanswered.began = Some(unanswered.core.executor.now());
     match attempt(opened, operation, &mut unanswered).await {
         Ok(outcome) => unanswered.answer(outcome),
@@ -269,6 +312,10 @@ async fn retry(mut failed: Failed, mut unanswered: Unanswered) {
         let Some(opened) = unanswered.parked(next).await else { break };
         core.recorder.retried();
         unanswered.starts();
+        let opened = match unanswered.opened_for(opened, &failed.operation).await {
+            Ok(opened) => opened,
+            Err(error) => return unanswered.answer(Outcome::Failed(error)),
+        };
         failed = match attempt(opened, failed.operation, &mut unanswered).await {
             Ok(outcome) => return unanswered.answer(outcome),
             Err(failed) => failed,

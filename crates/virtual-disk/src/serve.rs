@@ -15,6 +15,7 @@ use crate::{
     outbox::Outbox,
     queue::{Core, Gate, Opened},
     request,
+    writing::Writer,
 };
 
 /// Requests taken from one source before others get their turn.
@@ -31,6 +32,8 @@ pub(crate) struct Serve<S: RequestSource> {
     has_ended: bool,
     /// The size that the source has seen.
     bytes: Option<u64>,
+    /// It has changed the disk: as long as it is there, the disk may be changed.
+    writer: Option<Writer>,
     /// Empty between polls; keeps its memory.
     answers: Vec<(Tag, Outcome)>,
 }
@@ -60,6 +63,7 @@ impl<S: RequestSource> Serve<S> {
             held: Held::default(),
             has_ended: false,
             bytes: core.status.geometry().map(|geometry| geometry.bytes()),
+            writer: None,
             answers: Vec::new(),
             core,
         }
@@ -112,6 +116,9 @@ impl<S: RequestSource> Serve<S> {
             let tag = request.tag;
             match request::check(&self.core, opened, request, now) {
                 Ok(request) => {
+                    if opened.access.is_late && self.writer.is_none() && request.operation.changes() {
+                        self.writer = Some(self.core.writer());
+                    }
                     let released = self.held.admit(&self.core, request, now);
                     released.into_iter().for_each(|released| self.begin(opened, released));
                 }

@@ -20,6 +20,8 @@
 ///                              |                                                                  |
 ///                              +---- grown, or not: as it was ------------------------------------+
 ///
+///     Running -- first writer comes, last one goes --> Switching -- read anew --> Running, or Quiesced if that fails
+///
 ///     any of them, but Attached -- close, or close by force --> Closing -- all has ended --> Closed -- open --> Opening
 ///                                                                  |                            ^
 ///                                  storage hangs, closed by force  +---> Stuck -- all has ended-+
@@ -49,6 +51,8 @@ pub enum DiskState {
     Quiesced,
     /// No new request is taken; those that run end, then the images get longer, or are found longer.
     Growing,
+    /// No new request is taken; those that run end, then write access is taken or given up.
+    Switching,
     /// New requests are refused; those that run end, then the images are closed.
     Closing,
     /// Closed by force while storage still holds requests: files and locks are kept until it lets them go.
@@ -67,7 +71,7 @@ pub(crate) enum Intake {
 
 impl DiskState {
     /// Every state.
-    pub const ALL: [DiskState; 13] = [
+    pub const ALL: [DiskState; 14] = [
         DiskState::Attached,
         DiskState::Opening,
         DiskState::Running,
@@ -78,6 +82,7 @@ impl DiskState {
         DiskState::Quiescing,
         DiskState::Quiesced,
         DiskState::Growing,
+        DiskState::Switching,
         DiskState::Closing,
         DiskState::Stuck,
         DiskState::Closed,
@@ -89,13 +94,13 @@ impl DiskState {
         match self {
             Attached => matches!(next, Opening | Closed),
             Opening => matches!(next, Running | Attached | Closed | Closing),
-            Running => matches!(next, Pausing | Quiescing | Growing | Closing),
+            Running => matches!(next, Pausing | Quiescing | Growing | Switching | Closing),
             Pausing => matches!(next, Paused | Running | Closing),
             Paused | ResumeFailed => matches!(next, Resuming | Closing),
             Resuming => matches!(next, Running | ResumeFailed | Quiesced | Closing),
             Quiescing => matches!(next, Quiesced | Running | Closing),
             Quiesced => matches!(next, Resuming | Paused | Closing),
-            Growing => matches!(next, Running | Quiesced | Closing),
+            Growing | Switching => matches!(next, Running | Quiesced | Closing),
             Closing => matches!(next, Closed | Stuck),
             Stuck => next == Closed,
             Closed => next == Opening,
@@ -105,14 +110,19 @@ impl DiskState {
     /// Whether images are open, or may be.
     pub fn holds_images(self) -> bool {
         use DiskState::*;
-        matches!(self, Opening | Running | Pausing | Resuming | Quiescing | Quiesced | Growing | Closing | Stuck)
+        matches!(
+            self,
+            Opening | Running | Pausing | Resuming | Quiescing | Quiesced | Growing | Switching | Closing | Stuck
+        )
     }
 
     pub(crate) fn intake(self) -> Intake {
         use DiskState::*;
         match self {
             Running => Intake::Serve,
-            Opening | Pausing | Paused | Resuming | ResumeFailed | Quiescing | Quiesced | Growing => Intake::Hold,
+            Opening | Pausing | Paused | Resuming | ResumeFailed | Quiescing | Quiesced | Growing | Switching => {
+                Intake::Hold
+            }
             Attached | Closing | Stuck | Closed => Intake::Refuse,
         }
     }
@@ -123,21 +133,22 @@ mod tests {
     use super::*;
 
     /// A row per state, a column per state that may come next, in the order of `DiskState::ALL`.
-    const TABLE: [&str; 13] = [
-        // A  O  R  p  P  r  F  q  Q  g  c  S  C
-        ". x . . . . . . . . . . x", // Attached
-        "x . x . . . . . . . x . x", // Opening
-        ". . . x . . . x . x x . .", // Running
-        ". . x . x . . . . . x . .", // Pausing
-        ". . . . . x . . . . x . .", // Paused
-        ". . x . . . x . x . x . .", // Resuming
-        ". . . . . x . . . . x . .", // ResumeFailed
-        ". . x . . . . . x . x . .", // Quiescing
-        ". . . . x x . . . . x . .", // Quiesced
-        ". . x . . . . . x . x . .", // Growing
-        ". . . . . . . . . . . x x", // Closing
-        ". . . . . . . . . . . . x", // Stuck
-        ". x . . . . . . . . . . .", // Closed
+    const TABLE: [&str; 14] = [
+        // A  O  R  p  P  r  F  q  Q  g  s  c  S  C
+        ". x . . . . . . . . . . . x", // Attached
+        "x . x . . . . . . . . x . x", // Opening
+        ". . . x . . . x . x x x . .", // Running
+        ". . x . x . . . . . . x . .", // Pausing
+        ". . . . . x . . . . . x . .", // Paused
+        ". . x . . . x . x . . x . .", // Resuming
+        ". . . . . x . . . . . x . .", // ResumeFailed
+        ". . x . . . . . x . . x . .", // Quiescing
+        ". . . . x x . . . . . x . .", // Quiesced
+        ". . x . . . . . x . . x . .", // Growing
+        ". . x . . . . . x . . x . .", // Switching
+        ". . . . . . . . . . . . x x", // Closing
+        ". . . . . . . . . . . . . x", // Stuck
+        ". x . . . . . . . . . . . .", // Closed
     ];
 
     #[test]
@@ -168,6 +179,6 @@ mod tests {
     fn requests_are_held_exactly_while_images_may_come_back() {
         let held: Vec<_> = DiskState::ALL.into_iter().filter(|state| state.intake() == Intake::Hold).collect();
         use DiskState::*;
-        assert_eq!(held, [Opening, Pausing, Paused, Resuming, ResumeFailed, Quiescing, Quiesced, Growing]);
+        assert_eq!(held, [Opening, Pausing, Paused, Resuming, ResumeFailed, Quiescing, Quiesced, Growing, Switching]);
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{
 use block_core::{Error, ErrorKind, SECTOR};
 use image_chain::{ChainStatistics, ImageName, LayerStatus};
 
-use crate::{Count, DiskState, QueueStatus, RequestKind, RunningRequest, Totals, counters::Recorder};
+use crate::{Count, DiskState, QueueStatus, RequestKind, RunningRequest, Totals, WriteAccess, counters::Recorder};
 
 /// What a disk looks like to its users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,7 @@ struct Published {
     chain: Option<ChainStatistics>,
     step: &'static str,
     trouble: Option<Error>,
+    write_access: WriteAccess,
 }
 
 impl Default for Status {
@@ -180,8 +181,14 @@ impl Status {
     /// What is being done, or waited for, in words for people; nothing in a state that lasts.
     pub fn step(&self) -> Option<&'static str> {
         use DiskState::*;
-        let is_passing = matches!(self.state(), Opening | Pausing | Resuming | Quiescing | Growing | Closing | Stuck);
+        let is_passing =
+            matches!(self.state(), Opening | Pausing | Resuming | Quiescing | Growing | Switching | Closing | Stuck);
         Some(self.published().step).filter(|step| is_passing && !step.is_empty())
+    }
+
+    /// Whether the disk may change its images.
+    pub fn write_access(&self) -> WriteAccess {
+        self.published().write_access
     }
 
     /// Why the disk is where it is, if something went wrong: why it could not be resumed, or what it is stuck in.
@@ -238,6 +245,10 @@ impl Status {
 
     pub(crate) fn set_step(&self, step: &'static str) {
         self.published().step = step;
+    }
+
+    pub(crate) fn set_write_access(&self, access: WriteAccess) {
+        self.published().write_access = access;
     }
 
     pub(crate) fn set_trouble(&self, trouble: Option<Error>) {

@@ -15,7 +15,7 @@ use storage_io::{Executor, Moment, RunningOperation, reply};
 use crate::{
     Report, RunningRequest, StuckRequest,
     in_flight::{InFlight, seconds},
-    queue::Core,
+    queue::{Core, ToDisk},
 };
 
 /// How long home may take to say what it is doing.
@@ -94,7 +94,7 @@ async fn operations(core: &Core) -> Vec<String> {
         return operations;
     }
     let (to, answer) = reply();
-    if core.home.send(to).is_err() {
+    if core.home.send(ToDisk::LookAt(to)).is_err() {
         return operations;
     }
     match select(answer, pin!(core.executor.sleep(HOME_GRACE))).await {
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
     use crate::{
         Reporter, RequestKind, Settings, Status,
-        queue::{HomeQuestion, QueueSeed, tests::started},
+        queue::{QueueSeed, ToDisk, tests::started},
     };
 
     #[derive(Default)]
@@ -139,7 +139,7 @@ mod tests {
     }
 
     /// A queue that is not home's, whose home reads its questions and answers none.
-    fn queue(clock: &SimulatedClock, told: &Arc<Told>) -> (Rc<Core>, Receiver<HomeQuestion>, Executor) {
+    fn queue(clock: &SimulatedClock, told: &Arc<Told>) -> (Rc<Core>, Receiver<ToDisk>, Executor) {
         let executor = Executor::simulated(1, clock.clone());
         let status = Arc::new(Status::new());
         let _home = status.add_queue();
@@ -151,6 +151,7 @@ mod tests {
             reporter: told.clone(),
             limiter: Arc::default(),
             home,
+            writers: Arc::default(),
         };
         let core = started(seed, &executor);
         core.settings.set(Settings::default());

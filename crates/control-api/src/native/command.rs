@@ -164,6 +164,11 @@ pub struct OpenImages {
     /// Several disks write to the image: nobody locks it.
     #[serde(default)]
     pub shared: bool,
+    /// Write access, with the writer's lock, is taken when the first ring is connected for writing or the first client
+    /// writes, and given up when the last of them has gone. Until then the images are read as they were when they were
+    /// opened, whoever writes them.
+    #[serde(default)]
+    pub late: bool,
     /// Go through the page cache.
     #[serde(default)]
     pub buffered: bool,

@@ -41,6 +41,7 @@ pub use ring::{
 pub use status::{
     Bucket, DiskStatistics, DiskSummary, ErrorCount, FailureCause, Geometry, Histogram, InFlightRequest, JobState,
     Latency, Layer, LogStatistics, ProcessStatistics, QueueStatistics, RequestCount, RequestPhase, State, Throttled,
+    WriteAccess,
 };
 pub use version::Version;
 

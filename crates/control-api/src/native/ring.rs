@@ -115,6 +115,9 @@ pub struct RingDisconnected {
     pub pages: RingPages,
     /// What was wrong with a ring, if anything.
     pub broken: Option<String>,
+    /// Why what the guest was answered is not all durable, if it is not.
+    #[serde(default)]
+    pub not_durable: Option<String>,
 }
 
 /// What `watch_ring` tells. What holds already is told at once, so nothing is missed between two watches.

@@ -33,12 +33,27 @@ pub enum State {
     ResumeFailed,
     /// It gets another size; requests are held.
     Growing,
+    /// Write access is being taken or given up; requests are held.
+    Switching,
     /// Images are being closed for good.
     Closing,
     /// It was closed by force, and storage has not let go yet.
     Stuck,
     /// It has no images any more.
     Closed,
+}
+
+/// Whether a disk may change its images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WriteAccess {
+    /// No: it is closed, at rest, or only to be read.
+    #[default]
+    None,
+    /// Not yet, or not any more: it comes with the next writer.
+    Later,
+    /// Yes.
+    Held,
 }
 
 /// A disk in a few words.
@@ -58,6 +73,9 @@ pub struct DiskSummary {
     pub geometry: Option<Geometry>,
     /// Whether others write to its images, too.
     pub shared: bool,
+    /// Whether it may change its images. Not told by those before version 3.
+    #[serde(default)]
+    pub write_access: WriteAccess,
     /// Whether the page cache is used.
     pub buffered: bool,
     /// Where it is served over NBD, while it is open.

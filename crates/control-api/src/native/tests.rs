@@ -5,9 +5,9 @@
 
 use super::*;
 
-const GOLDEN: &str = include_str!("golden/v2.jsonl");
+const GOLDEN: &str = include_str!("golden/v3.jsonl");
 /// Lines of older versions.
-const OLDER: &str = include_str!("golden/v1.jsonl");
+const OLDER: [&str; 2] = [include_str!("golden/v1.jsonl"), include_str!("golden/v2.jsonl")];
 
 fn limits() -> Limits {
     let rate = |per_second, burst| Some(Rate { per_second, burst });
@@ -25,6 +25,7 @@ fn commands() -> Vec<Command> {
         image: "vhd:/a.vhd".into(),
         read_only: true,
         shared: true,
+        late: true,
         buffered: true,
         request_timeout_seconds: Some(30),
         retry_eio: Some(true),
@@ -125,6 +126,7 @@ fn summary(state: State) -> DiskSummary {
         trouble: Some("storage hangs".into()),
         geometry: Some(geometry()),
         shared: false,
+        write_access: WriteAccess::Later,
         buffered: true,
         nbd: Some("/run/nbd1.4".into()),
         in_flight: 2,
@@ -163,13 +165,14 @@ fn states() -> Vec<State> {
         Resuming,
         ResumeFailed,
         Growing,
+        Switching,
         Closing,
         Stuck,
         Closed,
     ];
     let is_here = |state: &State| match state {
         Attached | Opening | Running | Pausing | Paused | Quiescing | Quiesced | Resuming => true,
-        ResumeFailed | Growing | Closing | Stuck | Closed => true,
+        ResumeFailed | Growing | Switching | Closing | Stuck | Closed => true,
     };
     assert!(all.iter().all(is_here));
     all.into()
@@ -306,6 +309,7 @@ fn results() -> Vec<ResultOf> {
             counters: ring_counters(),
             pages: ring_pages(),
             broken: None,
+            not_durable: Some("flushing the images has not ended".into()),
         }),
         ResultOf::WatchRing(Done {}),
         ResultOf::Dump(dump()),
@@ -362,7 +366,7 @@ fn a_message_does_not_change_without_a_new_version() {
 
 #[test]
 fn what_older_programs_say_is_understood() {
-    for line in OLDER.lines().filter(|line| line.starts_with(r#"{"id""#)) {
+    for line in OLDER.into_iter().flat_map(str::lines).filter(|line| line.starts_with(r#"{"id""#)) {
         match line.contains(r#""command":{"#) {
             true => drop(serde_json::from_str::<Request>(line).unwrap()),
             false => drop(serde_json::from_str::<Answer>(line).unwrap()),

@@ -7,6 +7,9 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Version {
+    /// Write access that comes with the first writer: `late` of `open`, `write_access` of disks, the state `switching`;
+    /// `disconnect_ring` ends when all is durable, or says in `not_durable` why it is not.
+    V3 = 3,
     /// Rings of guests: `connect_ring`, `disconnect_ring`, `watch_ring` with lines `event`; `rings` and `ring_pages` of
     /// disks.
     V2 = 2,
@@ -16,7 +19,7 @@ pub enum Version {
 
 impl Version {
     /// The version of this library.
-    pub const CURRENT: Version = Version::V2;
+    pub const CURRENT: Version = Version::V3;
 
     /// Its number in messages.
     pub const fn number(self) -> u32 {

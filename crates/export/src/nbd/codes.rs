@@ -14,6 +14,7 @@ pub(super) fn code_of(command: Command, error: &Error) -> (ErrorCode, &'static s
         (ErrorKind::Invalid, Command::Write | Command::WriteZeroes) => (ErrorCode::Nospc, "beyond the end of the disk"),
         (ErrorKind::Invalid, _) => (ErrorCode::Inval, "not a range of the disk"),
         (ErrorKind::ReadOnly, _) => (ErrorCode::Perm, "the disk is read-only"),
+        (ErrorKind::NotPermitted, _) => (ErrorCode::Perm, "another writes to the disk"),
         (ErrorKind::NoSpace, _) => (ErrorCode::Nospc, "the storage is full"),
         (ErrorKind::Unsupported, _) => (ErrorCode::Notsup, "not possible here, or not fast"),
         (ErrorKind::LimitReached, _) => (ErrorCode::Overflow, "too much at once"),

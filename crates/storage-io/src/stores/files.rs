@@ -177,6 +177,5 @@ fn look(file: File, path: &Path, options: OpenOptions) -> Result<FileStorage> {
     }
     let limits = limits::of(&file, alignment.unwrap_or(1), options.access == Access::Read)?;
     let origin = Origin { place: path.display().to_string().into(), is_remote: limits.kind.is_remote() };
-    let is_exclusive = options.lock != LockPolicy::None;
-    Ok(FileStorage::new(OpenFile::new(file, origin, direct, is_exclusive)?, limits))
+    Ok(FileStorage::new(OpenFile::new(file, origin, direct, options.lock)?, limits))
 }

@@ -178,6 +178,8 @@ pub(crate) struct Open {
     pub(crate) is_read_only: bool,
     /// Several disks write to the image: nobody locks it.
     pub(crate) is_shared: bool,
+    /// Write access comes with the first writer.
+    pub(crate) is_late: bool,
     /// Go through the page cache.
     pub(crate) is_buffered: bool,
     /// How long a request is tried again; none: as usual.

@@ -2,11 +2,11 @@
 
 use std::{pin::pin, rc::Rc, time::Duration};
 
-use block_core::{Error, ErrorKind, Result};
-use futures_util::future::select;
-use image_chain::{ChainSpec, ImageName};
+use block_core::{Error, ErrorKind, Result, ResultExt};
+use futures_util::future::{Either, select};
+use image_chain::{ChainSpec, ImageName, Writing};
 use rustix::io::Errno;
-use storage_io::{Access, LockPolicy};
+use storage_io::{Access, LockPolicy, Moment};
 use virtual_disk::{DiskState, Geometry, Quiet};
 
 use super::{Done, Gave, Home, Name, Open};
@@ -22,6 +22,8 @@ use crate::{
 /// How often, and how far apart, the images of a paused disk are tried: what storage has just moved may show up late.
 const RESUME_ATTEMPTS: u32 = 10;
 const RESUME_PAUSE: Duration = Duration::from_secs(1);
+/// How long a first writer waits for the writer before, who may just be leaving on another host.
+const LATE_LOCK_DEADLINE: Duration = Duration::from_secs(30);
 /// How long closing waits for what guests have asked before it is answered with an error.
 const GUESTS_GRACE: Duration = Duration::from_secs(2);
 
@@ -223,12 +225,32 @@ impl Home {
     pub(super) async fn connect_ring(&self, device: Device, adopt: bool) -> Done {
         let exports = self.exports.borrow().clone();
         let geometry = self.disk.status().geometry();
-        self.rings.connect(exports, geometry, device, adopt).await.map(Gave::RingConnected)
+        let writer = geometry.filter(|geometry| !device.sees(*geometry).read_only).map(|_| self.disk.writer());
+        if writer.is_some() && !adopt {
+            self.disk.begin_writing().await.context(format!("ring {}", device.name))?;
+        }
+        self.rings.connect(exports, geometry, device, adopt, writer).await.map(Gave::RingConnected)
     }
 
     pub(super) async fn disconnect_ring(&self, name: RingName, deadline: Option<Duration>) -> Done {
         let deadline = deadline.map(|deadline| self.executor.now() + deadline);
-        self.rings.disconnect(name, deadline).await.map(Gave::RingDisconnected)
+        let mut ended = self.rings.disconnect(name, deadline).await?;
+        ended.not_durable = self.settle_writes(deadline).await.err().map(|error| error.to_string());
+        Ok(Gave::RingDisconnected(ended))
+    }
+
+    /// Makes durable what guests were answered, and gives up write access if the last writer has gone: whoever asked tells
+    /// others then that nothing more will be written.
+    async fn settle_writes(&self, deadline: Option<Moment>) -> Result<()> {
+        let settling = pin!(async {
+            let flushed = self.disk.flush().await;
+            flushed.and(self.disk.end_writing().await)
+        });
+        let Some(deadline) = deadline else { return settling.await };
+        match select(settling, pin!(self.executor.sleep_until(deadline))).await {
+            Either::Left((settled, _)) => settled,
+            Either::Right(_) => Err(Error::new(ErrorKind::TimedOut, "flushing the images has not ended")),
+        }
     }
 
     /// Ends all connections and removes their sockets.
@@ -261,6 +283,12 @@ fn spec(open: &Open, layers: &Layers<'_>) -> Result<ChainSpec> {
     let access = if open.is_read_only { Access::Read } else { Access::Write };
     let mut spec = ChainSpec::new(leaf, access);
     spec.direct = !open.is_buffered;
+    if open.is_late {
+        spec.writing = Writing::Later;
+        // Nobody waits longer than a request would be tried.
+        let deadline = open.timeout.unwrap_or(LATE_LOCK_DEADLINE).min(LATE_LOCK_DEADLINE);
+        spec.lock = LockPolicy::Exclusive { deadline };
+    }
     if open.is_shared {
         spec.lock = LockPolicy::None;
     }

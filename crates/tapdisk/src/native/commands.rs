@@ -165,6 +165,7 @@ fn open(asked: &OpenImages) -> Result<Open> {
         name: asked.image.clone().into(),
         is_read_only: asked.read_only,
         is_shared: asked.shared,
+        is_late: asked.late,
         is_buffered: asked.buffered,
         timeout: seconds(asked.request_timeout_seconds),
         retry_eio: asked.retry_eio,

@@ -18,7 +18,7 @@ use image_format::ImageKind;
 use storage_io::{Moment, Turn};
 use virtual_disk::{
     Count, DiskState, FailureCount, Geometry, Latencies, LatencyClass, QueueStatus, Quiet, RequestKind, RunningRequest,
-    Status, Totals,
+    Status, Totals, WriteAccess,
 };
 
 use super::{limits, rings, session::failure};
@@ -48,6 +48,7 @@ pub(super) fn summary(control: &Control, slot: &Slot) -> DiskSummary {
         trouble: status.and_then(Status::trouble).map(words),
         geometry: status.and_then(Status::geometry).map(geometry),
         shared: slot.is_shared(),
+        write_access: status.map(Status::write_access).map(write_access).unwrap_or_default(),
         buffered: slot.is_buffered(),
         nbd: is_open.then(|| control.run.nbd_socket(control.pid, minor).display().to_string()),
         in_flight: status.map_or(0, Status::in_flight),
@@ -80,6 +81,14 @@ pub(super) fn statistics(control: &Control, slot: &Slot) -> DiskStatistics {
         throttled: Throttled { requests: totals.throttled, waited_us: totals.throttled_microseconds },
         valve: slot.valve().map(|valve| valve.name.to_string()),
         resized: status.map_or(0, Status::resized),
+    }
+}
+
+fn write_access(access: WriteAccess) -> native::WriteAccess {
+    match access {
+        WriteAccess::None => native::WriteAccess::None,
+        WriteAccess::Later => native::WriteAccess::Later,
+        WriteAccess::Held => native::WriteAccess::Held,
     }
 }
 
@@ -324,6 +333,7 @@ pub(crate) fn state(state: DiskState) -> State {
         DiskState::Quiescing => State::Quiescing,
         DiskState::Quiesced => State::Quiesced,
         DiskState::Growing => State::Growing,
+        DiskState::Switching => State::Switching,
         DiskState::Paused => State::Paused,
         DiskState::Resuming => State::Resuming,
         DiskState::ResumeFailed => State::ResumeFailed,

@@ -89,5 +89,6 @@ pub(super) fn disconnected(ended: Disconnected) -> RingDisconnected {
         counters: counters(ended.counters),
         pages: pages(ended.pages),
         broken: ended.broken,
+        not_durable: ended.not_durable,
     }
 }

@@ -30,7 +30,7 @@ use export::blkif::{DeviceAccount, RingChange, RingCounters, RingPages};
 use futures_util::future::{Either, join_all, select};
 use rustix::io::Errno;
 use storage_io::{Executor, Moment, Receiver, Sender, Signal, mailbox, reply};
-use virtual_disk::Geometry;
+use virtual_disk::{Geometry, Writer};
 use wire::blkif::Limits;
 use xen::Grants;
 
@@ -69,6 +69,8 @@ pub(crate) struct Disconnected {
     pub(crate) pages: RingPages,
     /// What was wrong with one of its rings.
     pub(crate) broken: Option<String>,
+    /// Why what it was answered is not all durable, if it is not.
+    pub(crate) not_durable: Option<String>,
 }
 
 /// Where a device is in its life.
@@ -94,6 +96,8 @@ struct Entry {
     /// To each of its rings; none any more: they are let go of at once.
     orders: RefCell<Vec<Sender<Leave>>>,
     shown: OnceCell<Arc<ShownDevice>>,
+    /// It may change the disk, until all its rings have gone.
+    writer: RefCell<Option<Writer>>,
     changed: Signal,
 }
 
@@ -122,6 +126,7 @@ impl Rings {
         geometry: Option<Geometry>,
         device: Device,
         adopt: bool,
+        writer: Option<Writer>,
     ) -> Result<Connected> {
         let grants = self.grants()?;
         let not_open = || Error::new(ErrorKind::Closed, "the disk is not open");
@@ -138,7 +143,7 @@ impl Rings {
             return Err(lost(device.name));
         }
         let grants = self.budget.limit(&grants).context(format!("ring {}", device.name))?;
-        let (name, entry) = (device.name, Entry::new(device));
+        let (name, entry) = (device.name, Entry::new(device, writer));
         self.entries.borrow_mut().push(entry.clone());
         let serving = self.start(&entry, &grants, &exports, &geometry).await;
         serving.map(|()| connected).context(format!("ring {name}"))
@@ -215,6 +220,7 @@ impl Rings {
 
     fn forget(&self, entry: &Rc<Entry>) {
         self.entries.borrow_mut().retain(|other| !Rc::ptr_eq(other, entry));
+        entry.writer.take();
         entry.enter(Life::Gone);
     }
 
@@ -235,6 +241,7 @@ impl Rings {
             counters: shown.counters(),
             pages: shown.pages(),
             broken: shown.broken(),
+            not_durable: None,
         };
         Ok(shown.map(ended).unwrap_or_default())
     }
@@ -290,12 +297,13 @@ impl Rings {
 }
 
 impl Entry {
-    fn new(device: Device) -> Rc<Entry> {
+    fn new(device: Device, writer: Option<Writer>) -> Rc<Entry> {
         Rc::new(Entry {
             device,
             life: Cell::new(Life::Connecting),
             orders: RefCell::default(),
             shown: OnceCell::new(),
+            writer: RefCell::new(writer),
             changed: Signal::new(),
         })
     }

@@ -16,6 +16,7 @@ mod hostile_guests;
 mod hung_storage;
 mod jail;
 mod killed_clients;
+mod late;
 mod life_of_a_disk;
 mod list_of_many_disks;
 mod logging;

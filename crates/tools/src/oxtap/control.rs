@@ -8,7 +8,7 @@ use control_api::{
 use storage_io::Signals;
 
 use super::{
-    arguments::{Budget, Close, Faults, Resize, Rest, Resume},
+    arguments::{Budget, Close, Faults, Quiesce, Resize, Rest, Resume},
     host::{ANSWER_MAX, is_nobody},
     jobs, milliseconds,
     name::{self, DiskName, Place},
@@ -79,6 +79,10 @@ impl Work {
     }
 }
 
+fn unnamed() -> Error {
+    Error::new(ErrorKind::Invalid, "neither a disk nor a domain was named")
+}
+
 pub(super) fn pause(arguments: &Rest) -> Result<()> {
     let work = Work::on(&arguments.disk)?;
     let deadline_ms = arguments.deadline.map(milliseconds);
@@ -86,15 +90,15 @@ pub(super) fn pause(arguments: &Rest) -> Result<()> {
     work.perform(command, arguments.json)
 }
 
-pub(super) fn quiesce(arguments: &Rest) -> Result<()> {
-    let work = Work::on(&arguments.disk)?;
+pub(super) fn quiesce(arguments: &Quiesce) -> Result<()> {
+    let work = Work::on(arguments.disk.as_ref().ok_or_else(unnamed)?)?;
     let deadline_ms = arguments.deadline.map(milliseconds);
     let command = Command::Quiesce { minor: work.minor(), deadline_ms };
     work.perform(command, arguments.json)
 }
 
 pub(super) fn resume(arguments: Resume) -> Result<()> {
-    let work = Work::on(&arguments.disk)?;
+    let work = Work::on(arguments.disk.as_ref().ok_or_else(unnamed)?)?;
     let image = arguments.image.map(|image| absolute_image(&image)).transpose()?;
     let command = Command::Resume { minor: work.minor(), image };
     work.perform(command, arguments.json)

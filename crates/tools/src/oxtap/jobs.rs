@@ -30,7 +30,7 @@ use super::{
 /// A tapdisk tells of a job at least every second; one that says nothing for this long does not answer.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// What ends sooner is not worth a line on a terminal.
-const QUICK_MS: u64 = 300;
+pub(super) const QUICK_MS: u64 = 300;
 /// How often the spinner turns.
 const TURN_EVERY: Duration = Duration::from_millis(120);
 
@@ -124,7 +124,7 @@ fn spinner() -> ProgressBar {
 }
 
 /// `pause of minor 4: waiting for requests to end, 3 requests in flight`
-fn words(progress: &Progress) -> String {
+pub(super) fn words(progress: &Progress) -> String {
     let Progress { minor, command, step, in_flight, waiting, .. } = progress;
     let step = match progress.state {
         JobState::Waiting => "waiting for its turn",

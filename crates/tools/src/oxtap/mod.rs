@@ -7,6 +7,7 @@
 //!   list stats dump   what there is to know, for people and as JSON
 //!   limit control     what can be done to a disk; jobs: following, turning back, and leaving what takes time
 //!   xen_memory  what Xen says of the memory of this domain
+//!   domain      what can be done to all disks of a guest
 //!   metrics     the numbers of all disks for scrapers; top: for people, live
 //!   doctor      oxtap doctor: what others have left behind in XenStore
 //!   serve       oxtap serve: one image over NBD, in the foreground
@@ -18,6 +19,7 @@ pub mod arguments;
 mod control;
 mod demo;
 mod doctor;
+mod domain;
 mod dump;
 mod guest;
 mod host;
@@ -40,7 +42,7 @@ mod xen_memory;
 
 use std::{process::ExitCode, time::Duration};
 
-use arguments::{Arguments, Command};
+use arguments::{Arguments, Command, Quiesce, Resume};
 use block_core::Result;
 
 /// Does what the command line says. An error is one line on stderr, and its number the exit status.
@@ -63,8 +65,13 @@ fn perform(command: Command) -> Result<ExitCode> {
         Command::Limit(limit) => limit::run(&limit),
         Command::Budget(budget) => control::budget(&budget),
         Command::Pause(rest) => control::pause(&rest),
+        Command::Resume(Resume { domain: Some(domain), json, .. }) => return domain::resume(domain, json),
         Command::Resume(resume) => control::resume(resume),
-        Command::Quiesce(rest) => control::quiesce(&rest),
+        Command::Quiesce(Quiesce { domain: Some(domain), deadline, json, .. }) => {
+            return domain::quiesce(domain, deadline, json);
+        }
+        Command::Quiesce(quiesce) => control::quiesce(&quiesce),
+        Command::Release(release) => return domain::release(&release),
         Command::Resize(resize) => control::resize(&resize),
         Command::Close(close) => control::close(&close),
         Command::Jobs(jobs) => jobs::list(&jobs),

@@ -7,7 +7,7 @@ use control_api::{
     Client, Minor, RunDir,
     native::{
         DiskStatistics, DiskSummary, Geometry, Limits, ProcessStatistics, RequestCount, RingPages, State, Statistics,
-        Throttled,
+        Throttled, WriteAccess,
     },
     protocol::{ListEntry, VbdState},
 };
@@ -86,6 +86,7 @@ pub(super) fn disk(minor: u16, image: Option<String>) -> DiskStatistics {
         trouble: None,
         geometry: None,
         shared: false,
+        write_access: WriteAccess::default(),
         buffered: false,
         nbd: None,
         in_flight: 0,

@@ -17,6 +17,7 @@ pub(super) const fn state(state: State) -> &'static str {
         State::Resuming => "resuming",
         State::ResumeFailed => "resume failed",
         State::Growing => "growing",
+        State::Switching => "switching",
         State::Closing => "closing",
         State::Stuck => "stuck",
         State::Closed => "closed",
@@ -24,7 +25,7 @@ pub(super) const fn state(state: State) -> &'static str {
 }
 
 /// Every state, for those who tell of all of them.
-pub(super) const STATES: [State; 13] = [
+pub(super) const STATES: [State; 14] = [
     State::Attached,
     State::Opening,
     State::Running,
@@ -35,6 +36,7 @@ pub(super) const STATES: [State; 13] = [
     State::Resuming,
     State::ResumeFailed,
     State::Growing,
+    State::Switching,
     State::Closing,
     State::Stuck,
     State::Closed,

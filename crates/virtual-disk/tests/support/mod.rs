@@ -15,7 +15,7 @@ use std::{
 
 use block_core::{ErrorKind, FileOffset, GuestRange, Origin, Result, Tag};
 use futures_util::future::LocalBoxFuture;
-use image_chain::ChainSpec;
+use image_chain::{ChainSpec, Writing};
 use image_format::vhd::{CreateOptions, Timestamp, create};
 use storage_io::{
     Access, Buffer, BufferPool, Executor, FaultScript, FaultyFiles, FaultyStorage, Hold, Limits, LockPolicy,
@@ -25,6 +25,8 @@ use uuid::Uuid;
 use virtual_disk::{
     Disk, DiskQueue, Failure, Geometry, Operation, Outcome, Report, Reporter, Request, RequestSource, Settings,
 };
+
+pub(crate) mod two_hosts;
 
 pub(crate) const DISK_BYTES: u32 = 4 << 20;
 
@@ -38,6 +40,7 @@ pub(crate) fn spec(path: &str) -> ChainSpec {
         access: Access::Write,
         direct: false,
         lock: LockPolicy::None,
+        writing: Writing::Now,
         depth_max: 30,
         owner_bytes_max: 1 << 20,
     }

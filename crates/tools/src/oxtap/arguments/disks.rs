@@ -82,7 +82,7 @@ pub struct Budget {
     pub none: bool,
 }
 
-/// `oxtap pause` and `oxtap quiesce`.
+/// `oxtap pause`.
 #[derive(Debug, Args)]
 pub struct Rest {
     /// Minor, pid:minor, image or NBD socket.
@@ -95,11 +95,52 @@ pub struct Rest {
     pub json: bool,
 }
 
+/// `oxtap quiesce`.
+#[derive(Debug, Args)]
+pub struct Quiesce {
+    /// Minor, pid:minor, image or NBD socket.
+    #[arg(required_unless_present = "domain")]
+    pub disk: Option<DiskName>,
+    /// All disks that this guest has connected, each on its own; fails if one of them fails.
+    #[arg(long, conflicts_with = "disk")]
+    pub domain: Option<u16>,
+    /// Give up after so long, if requests do not end; the disk then goes on.
+    #[arg(long, value_name = "SECONDS", value_parser = size::parse_seconds)]
+    pub deadline: Option<Duration>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `oxtap release`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Before a guest that migrates is destroyed, or after: what this has done stays done. Without --force                         a device that does not end in time goes on ending."
+)]
+pub struct Release {
+    /// The guest.
+    #[arg(long)]
+    pub domain: u16,
+    /// At the deadline, let go of the guest's pages whatever storage still holds.
+    #[arg(long)]
+    pub force: bool,
+    /// How long its requests, and then making them durable, may take.
+    #[arg(long, value_name = "SECONDS", value_parser = size::parse_seconds, default_value = "30")]
+    pub deadline: Duration,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `oxtap resume`.
 #[derive(Debug, Args)]
 pub struct Resume {
     /// Minor, pid:minor, image or NBD socket.
-    pub disk: DiskName,
+    #[arg(required_unless_present = "domain")]
+    pub disk: Option<DiskName>,
+    /// All disks that this guest has connected, each on its own; fails if one of them fails.
+    #[arg(long, conflicts_with_all = ["disk", "image"])]
+    pub domain: Option<u16>,
     /// Go on with another image, of the same disk: vhd:/images/new-leaf.vhd
     #[arg(long, value_name = "TYPE:PATH")]
     pub image: Option<String>,

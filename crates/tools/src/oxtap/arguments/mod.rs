@@ -8,7 +8,9 @@ use clap_complete::Shell;
 
 use super::size;
 
-pub use disks::{Budget, Close, Dump, Faults, Job, Jobs, Limit, Ls, Metrics, Resize, Rest, Resume, Stats, Top};
+pub use disks::{
+    Budget, Close, Dump, Faults, Job, Jobs, Limit, Ls, Metrics, Quiesce, Release, Resize, Rest, Resume, Stats, Top,
+};
 pub use doctor::Doctor;
 pub use hosted::{
     AddDisk, BackendOptions, GuestRun, Handover, Harm, Hosted, HostedBackend, HostedCommand, HostedRun, RemoveDisk,
@@ -48,7 +50,9 @@ pub enum Command {
     /// Let a disk that was paused or quiesced go on.
     Resume(Resume),
     /// Drain a disk, flush, and let others write to its images; its requests are held until `resume`.
-    Quiesce(Rest),
+    Quiesce(Quiesce),
+    /// Let go of all devices of a guest, and of the locks of their images: another host may then write to them.
+    Release(Release),
     /// Give a disk the size that its image has by now, or make both larger.
     Resize(Resize),
     /// Drain a disk, flush and close its images for good; its clients are cut off.
