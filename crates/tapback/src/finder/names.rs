@@ -109,6 +109,7 @@ mod tests {
             trouble: None,
             geometry: Some(Geometry { read_only, ..Geometry::default() }),
             shared: false,
+            write_access: control_api::native::WriteAccess::default(),
             buffered: false,
             nbd: None,
             in_flight: 0,
