@@ -123,7 +123,7 @@ fn host(
     log: Rc<dyn Log>,
 ) -> Host {
     let opener: Rc<dyn Opener> = match arguments.auto {
-        true => Rc::new(Finder::starting(executor, run, domain, &log)),
+        true => Rc::new(Finder::starting(store, run, domain, &log)),
         false => Rc::new(Finder::new(executor, run)),
     };
     Host {

@@ -20,9 +20,9 @@ use block_core::{Error, ErrorKind, Result};
 use control_api::RunDir;
 use futures_util::future::LocalBoxFuture;
 use storage_io::Executor;
-use xen::DomainId;
+use xen::{DomainId, store::Store};
 
-use crate::{DeviceName, Disk, ImageNodes, Log, Opener, Tapdisks, image::named_disk};
+use crate::{DeviceName, Disk, ImageNodes, Log, Opener, image::named_disk};
 
 use names::{is_our_script, wishes};
 use own::OwnDisks;
@@ -48,10 +48,9 @@ impl Finder {
     }
 
     /// As [`new`](Self::new), and starts tapdisks for devices whose script leaves that to us. The backend is this domain.
-    pub fn starting(executor: &Executor, run: &RunDir, domain: DomainId, log: &Rc<dyn Log>) -> Finder {
-        let search = Rc::new(Search::new(executor, run));
-        let tapdisks = Tapdisks::new(executor, run.clone());
-        let own = OwnDisks::new(executor, run, tapdisks, search.clone(), domain, log.clone());
+    pub fn starting(store: &Store, run: &RunDir, domain: DomainId, log: &Rc<dyn Log>) -> Finder {
+        let search = Rc::new(Search::new(store.executor(), run));
+        let own = OwnDisks::new(store, run, search.clone(), domain, log.clone());
         Finder { inner: Rc::new(Inner { search, own: Some(Rc::new(own)) }) }
     }
 }

@@ -27,10 +27,10 @@ use rustix::{
     process::{Pid, Signal, kill_process},
 };
 use storage_io::Executor;
-use xen::DomainId;
+use xen::{DomainId, store::Store};
 
 use super::{names::Wish, search::Search};
-use crate::{DeviceName, Disk, ImageNodes, Log, Tapdisks};
+use crate::{DeviceName, Disk, ImageNodes, Log, Tapdisks, name::domain_directory};
 
 /// What a marker says of a disk that was started for a device: this, and the device's directory.
 const OWNER: &str = "hotplug:";
@@ -44,6 +44,7 @@ pub(super) struct OwnDisks {
     run: RunDir,
     tapdisks: Tapdisks,
     search: Rc<Search>,
+    store: Store,
     domain: DomainId,
     log: Rc<dyn Log>,
     books: RefCell<HashMap<Disk, Entry>>,
@@ -55,8 +56,8 @@ pub(super) struct OwnDisks {
 /// A disk of ours.
 struct Entry {
     image: String,
-    /// Devices that need it.
-    users: u32,
+    /// Devices that need it, each as often as it has opened it.
+    users: Vec<DeviceName>,
 }
 
 /// The turn to do something to the disks of an image.
@@ -73,17 +74,11 @@ impl Drop for Turn {
 }
 
 impl OwnDisks {
-    pub(super) fn new(
-        executor: &Executor,
-        run: &RunDir,
-        tapdisks: Tapdisks,
-        search: Rc<Search>,
-        domain: DomainId,
-        log: Rc<dyn Log>,
-    ) -> OwnDisks {
-        let (executor, run) = (executor.clone(), run.clone());
+    pub(super) fn new(store: &Store, run: &RunDir, search: Rc<Search>, domain: DomainId, log: Rc<dyn Log>) -> OwnDisks {
+        let (store, run, executor) = (store.clone(), run.clone(), store.executor().clone());
+        let tapdisks = Tapdisks::new(&executor, run.clone());
         let (books, busy, freed) = (RefCell::default(), RefCell::default(), storage_io::Signal::new());
-        OwnDisks { executor, run, tapdisks, search, domain, log, books, busy, freed }
+        OwnDisks { executor, run, tapdisks, search, store, domain, log, books, busy, freed }
     }
 
     /// The disk that has the device's image open; one is started if there is none and we may.
@@ -99,12 +94,18 @@ impl OwnDisks {
         let wishes = [Wish::Image { name: name.clone(), writable: !image.are_read_only() }];
         let found = self.search.find(&wishes).await?;
         let disk = match found.disk {
-            Some(disk) => disk,
+            Some(disk) => {
+                if may_start {
+                    self.check_sharing(device, image, disk).await?;
+                }
+                disk
+            }
             None if may_start => self.start(device, image, &name).await?,
             None => return Err(found.complaint(&wishes)),
         };
         if self.is_own(disk).await? {
-            self.books.borrow_mut().entry(disk).or_insert(Entry { image: name, users: 0 }).users += 1;
+            let mut books = self.books.borrow_mut();
+            books.entry(disk).or_insert(Entry { image: name, users: Vec::new() }).users.push(device.clone());
         }
         Ok(disk)
     }
@@ -122,11 +123,40 @@ impl OwnDisks {
     pub(super) fn close(self: &Rc<Self>, device: &DeviceName, disk: Disk) {
         let mut books = self.books.borrow_mut();
         let Some(entry) = books.get_mut(&disk) else { return };
-        entry.users -= 1;
-        if entry.users == 0 {
+        if let Some(place) = entry.users.iter().position(|user| user == device) {
+            entry.users.swap_remove(place);
+        }
+        if entry.users.is_empty() {
             let ended = self.clone().end(device.clone(), disk, entry.image.clone());
             self.executor.spawn(ended).detach();
         }
+    }
+
+    /// A disk that a guest may write to is no other's, unless that is asked for (`w!`). A guest that moves within a host is
+    /// two domains for a while, and one machine.
+    async fn check_sharing(&self, device: &DeviceName, image: &ImageNodes, disk: Disk) -> Result<()> {
+        let users = self.books.borrow().get(&disk).map(|entry| entry.users.clone()).unwrap_or_default();
+        if image.mode.as_deref().is_some_and(|mode| mode.contains('!')) {
+            return Ok(());
+        }
+        for user in users.iter().filter(|user| user.domain != device.domain) {
+            let is_written = !image.are_read_only() || self.may_write(user).await?;
+            if is_written && self.machine(user).await? != self.machine(device).await? {
+                let words = format!("its image is in use by domain {}", user.domain);
+                return Err(Error::from_os(words, Errno::BUSY.into()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn may_write(&self, device: &DeviceName) -> Result<bool> {
+        let mode = device.directory(self.domain).join("mode").expect("a plain name");
+        Ok(self.store.read(&mode).await?.is_some_and(|mode| mode.contains(&b'w')))
+    }
+
+    /// What stays the same of a domain that becomes another.
+    async fn machine(&self, device: &DeviceName) -> Result<Option<Vec<u8>>> {
+        self.store.read(&domain_directory(device.domain).join("vm").expect("a plain name")).await
     }
 
     async fn turn(self: &Rc<Self>, image: &str) -> Turn {
@@ -179,7 +209,7 @@ impl OwnDisks {
 
     async fn end(self: Rc<Self>, device: DeviceName, disk: Disk, image: String) {
         let _turn = self.turn(&image).await;
-        if self.books.borrow().get(&disk).is_none_or(|entry| entry.users > 0) {
+        if self.books.borrow().get(&disk).is_none_or(|entry| !entry.users.is_empty()) {
             // Somebody has come back to it meanwhile, or it has been ended already.
             return;
         }

@@ -7,6 +7,7 @@ mod hostile;
 mod life;
 mod nodes;
 mod pause;
+mod removal;
 mod ring_nodes;
 mod toolstack;
 mod watcher;

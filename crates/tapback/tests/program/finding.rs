@@ -152,6 +152,39 @@ fn two_devices_share_a_disk_until_the_last_has_gone() {
 }
 
 #[test]
+fn a_disk_that_a_guest_may_write_to_is_no_other_guests() {
+    let host = Hosted::new(&["--auto"]);
+    host.run(async {
+        let other = xen::DomainId(8);
+        host.toolstack.add_domain(other, 4096).await.unwrap();
+        let vm = |domain| format!("/local/domain/{domain}/vm").parse().unwrap();
+        host.store.write(&vm(7), b"/vm/a").await.unwrap();
+        host.store.write(&vm(8), b"/vm/b").await.unwrap();
+        let image = format!("aio:{}", host.image("xvda").display());
+        let spec = disk("xvda", &image, OUR_SCRIPT);
+        host.attach(&spec, &[]).await;
+        host.device(&spec).await.connected().await.unwrap();
+        let thief = DiskSpec { domain: other, read_only: true, ..spec.clone() };
+        host.attach(&thief, &[]).await;
+        assert_eq!(host.error(&thief).await, "16 its image is in use by domain 7");
+        assert!(host.toolstack.remove_disk(&thief, true, LONG).await.unwrap());
+        // A guest that moves within its host is another domain, and the same machine.
+        host.store.write(&vm(8), b"/vm/a").await.unwrap();
+        let moved = DiskSpec { read_only: false, ..thief };
+        host.attach(&moved, &[]).await;
+        let watch = host.store.watch(&host.node(&moved, "pid"));
+        while host.text(&moved, "pid").await.is_none() {
+            watch.next().await;
+        }
+        assert_eq!(host.text(&moved, "pid").await, host.text(&spec, "pid").await);
+        for spec in [&moved, &spec] {
+            assert!(host.toolstack.remove_disk(spec, true, LONG).await.unwrap());
+        }
+        host.until_no_tapdisk_is_left().await;
+    });
+}
+
+#[test]
 fn a_tapdisk_that_does_not_answer_is_in_nobodys_way() {
     let host = Hosted::new(&["--auto"]);
     host.run(async {

@@ -6,3 +6,4 @@ mod finding;
 mod host;
 mod life;
 mod manual;
+mod script;

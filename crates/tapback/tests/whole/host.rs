@@ -169,10 +169,14 @@ impl Whole {
         })
     }
 
+    /// What programs must know of this host.
+    fn platform(&self) -> String {
+        format!("hosted:{}", self.place.scratch().display())
+    }
+
     fn tap_ctl(&self, line: &[&str]) -> String {
-        let platform = format!("hosted:{}", self.place.scratch().display());
         let mut command = self.place.program("tap-ctl");
-        let output = command.args(line).env("OXTAP_XEN", platform).stdin(Stdio::null()).output().unwrap();
+        let output = command.args(line).env("OXTAP_XEN", self.platform()).stdin(Stdio::null()).output().unwrap();
         assert!(output.status.success(), "tap-ctl {line:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
@@ -256,8 +260,8 @@ impl Whole {
 
     /// A backend starts as a process of its own.
     pub(crate) fn start_backend_process(&self) {
-        let mut command = self.place.program("oxtap");
-        command.args(["hosted", "backend"]).arg(self.place.scratch()).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut command = self.place.program("tapback");
+        command.arg("-d").env("OXTAP_XEN", self.platform()).stdin(Stdio::null());
         self.backend.replace(Backend::Process(command.spawn().unwrap()));
     }
 
