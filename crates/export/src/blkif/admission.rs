@@ -87,6 +87,7 @@ impl Admission {
         if let Some(since) = self.since.take() {
             let waited = executor.now() - since;
             self.waited_ns += u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+            self.share.iter().for_each(|share| share.count_wait(waited));
         }
     }
 

@@ -99,6 +99,8 @@ fn a_ring_that_waits_holds_up_no_other() {
         assert_eq!(other.read(0, 8).await.unwrap(), pattern(8, 1));
         let counters = ring.counters();
         assert_eq!((counters.throttled, counters.throttled_ns > 0), (1, true));
+        let BudgetAccount { waits, waited, .. } = tight.budget.account();
+        assert_eq!((waits, waited.as_nanos()), (1, counters.throttled_ns.into()), "all are told the same");
     });
     assert!(tight.is_unused());
 }

@@ -4,6 +4,7 @@
 //!   0      "oxgrants"
 //!   64     limits: copies (bits 0 to 31) | mapped (32 to 63)
 //!   128    tickets          192  total of copies          256  total of mapped
+//!   320    waits that have ended, and (328) their nanoseconds
 //!   512    waiting: 16 words of 64 disks
 //!   4096   doorbells of processes, 4 bytes each
 //!   8192   disks, 64 bytes each:
@@ -18,6 +19,8 @@ use super::words::{OWNERS, SLOTS, Slot, Use, Word};
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"oxgrants");
 pub(super) const MAGIC_AT: usize = 0;
 pub(super) const LIMITS_AT: usize = 64;
+pub(super) const WAITS_AT: usize = 320;
+pub(super) const WAITED_NS_AT: usize = WAITS_AT + 8;
 pub(super) const WAITING_WORDS: usize = SLOTS / 64;
 pub(super) const BYTES: usize = SLOTS_AT + SLOTS * SLOT_BYTES;
 
@@ -63,7 +66,7 @@ mod tests {
 
     #[test]
     fn no_two_words_share_a_place() {
-        let mut places = HashSet::from([MAGIC_AT, LIMITS_AT]);
+        let mut places = HashSet::from([MAGIC_AT, LIMITS_AT, WAITS_AT, WAITED_NS_AT]);
         let mut words = vec![Word::Tickets];
         words.extend((0..WAITING_WORDS).map(Word::Waiting));
         words.extend([Use::Copies, Use::Mapped].map(Word::Total));

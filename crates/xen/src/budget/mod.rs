@@ -18,6 +18,7 @@
 //! The steps are in [`line`] and [`change`], as machines that touch one word of the table at a time; the model in the tests
 //! plays them in every order, with a death between any two steps.
 
+mod account;
 mod bell;
 mod change;
 mod grants;
@@ -33,10 +34,11 @@ use std::{fmt, fs, path::Path, sync::Arc};
 
 use block_core::{Error, ErrorKind, Result};
 
+pub use account::BudgetAccount;
 use bell::Opened;
 pub use grants::BudgetedGrants;
 pub use share::{MapPurpose, Permit, Share, Waiter};
-use words::{PAGES_MAX, Use};
+use words::PAGES_MAX;
 
 /// Pages that the largest request can need at one time: 256 segments, and the pages that name them.
 pub const REQUEST_PAGES_MAX: u32 = 256 + 8;
@@ -86,27 +88,21 @@ impl Limits {
         (self.mapped / 16).max(REQUEST_PAGES_MAX)
     }
 
+    fn encode(self) -> u64 {
+        u64::from(self.copies) | u64::from(self.mapped) << 32
+    }
+
+    fn decode(word: u64) -> Limits {
+        let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).expect("32 bits");
+        Limits { copies: half(word), mapped: half(word >> 32) }
+    }
+
     /// What holds if nobody says anything: as much as Linux says that one process may map.
     fn usual() -> Limits {
         let told = fs::read_to_string(LIMIT_OF_LINUX).ok().and_then(|text| text.trim().parse().ok());
         let pages = told.unwrap_or(LIMIT_USUAL).clamp(REQUEST_PAGES_MAX, PAGES_MAX);
         Limits { copies: pages, mapped: pages }
     }
-}
-
-/// What is used of the budget of a host, by all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BudgetAccount {
-    /// What may be used.
-    pub limits: Limits,
-    /// Pages that are being copied.
-    pub copied: u32,
-    /// Pages that are mapped.
-    pub mapped: u32,
-    /// Disks that have a share.
-    pub shares: usize,
-    /// Those of them that stand in line.
-    pub waiting: u32,
 }
 
 /// The budget of a host, as one process has it open. Clones are the same.
@@ -147,10 +143,7 @@ impl Budget {
 
     /// What is used now, by all.
     pub fn account(&self) -> BudgetAccount {
-        let table = self.0.table();
-        let (shares, waiting) = table.shares();
-        let (copied, mapped) = (table.used(Use::Copies), table.used(Use::Mapped));
-        BudgetAccount { limits: table.limits(), copied, mapped, shares, waiting }
+        self.0.table().account()
     }
 }
 

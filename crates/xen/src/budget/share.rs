@@ -5,6 +5,7 @@ use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Poll, Waker},
+    time::Duration,
 };
 
 use block_core::{Error, ErrorKind, Result};
@@ -75,6 +76,11 @@ impl Share {
     /// A place for one of the disk's rings to wait at.
     pub fn waiter(&self) -> Waiter {
         Waiter { share: self.clone(), number: None }
+    }
+
+    /// Somebody has waited for so long for pages to be copied: for the account of all.
+    pub fn count_wait(&self, waited: Duration) {
+        self.0.opened.table().count_wait(waited);
     }
 
     /// Takes pages that are to be mapped.

@@ -11,14 +11,15 @@ use std::{
         AtomicU32, AtomicU64,
         Ordering::{Relaxed, SeqCst},
     },
+    time::Duration,
 };
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
 use rustix::thread::futex;
 
 use super::{
-    Limits,
-    layout::{self, BYTES, LIMITS_AT, MAGIC, MAGIC_AT, WAITING_WORDS},
+    BudgetAccount, Limits,
+    layout::{self, BYTES, LIMITS_AT, MAGIC, MAGIC_AT, WAITED_NS_AT, WAITING_WORDS, WAITS_AT},
     line::Clear,
     words::{OWNERS, Share, Slot, Total, Use, Word, Words},
 };
@@ -72,19 +73,17 @@ impl Table {
     pub(super) fn offer_limits(&self, limits: Limits) {
         let word = self.memory.long_word(LIMITS_AT);
         // Others were first: so be it.
-        let _ = word.compare_exchange(0, encode(limits), SeqCst, SeqCst);
+        let _ = word.compare_exchange(0, limits.encode(), SeqCst, SeqCst);
     }
 
     /// From now on, these limits hold for all.
     pub(super) fn set_limits(&self, limits: Limits) {
-        self.memory.long_word(LIMITS_AT).store(encode(limits), SeqCst);
+        self.memory.long_word(LIMITS_AT).store(limits.encode(), SeqCst);
     }
 
     /// What all may use together.
     pub(super) fn limits(&self) -> Limits {
-        let word = self.memory.long_word(LIMITS_AT).load(Relaxed);
-        let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).expect("32 bits");
-        Limits { copies: half(word), mapped: half(word >> 32) }
+        Limits::decode(self.memory.long_word(LIMITS_AT).load(Relaxed))
     }
 
     /// Pages that all use together.
@@ -97,11 +96,16 @@ impl Table {
         Share::decode(self.load(Word::Share(what, slot))).pages
     }
 
-    /// Disks that have an owner, and those that wait.
-    pub(super) fn shares(&self) -> (usize, u32) {
-        let owned = layout::slots().filter(|slot| self.load(Word::Owner(*slot)) != 0).count();
-        let waiting = (0..WAITING_WORDS).map(|word| self.load(Word::Waiting(word)).count_ones()).sum();
-        (owned, waiting)
+    /// What all use together.
+    pub(super) fn account(&self) -> BudgetAccount {
+        BudgetAccount::of(|at| self.memory.long_word(at).load(SeqCst))
+    }
+
+    /// Somebody has waited for so long.
+    pub(super) fn count_wait(&self, waited: Duration) {
+        self.memory.long_word(WAITS_AT).fetch_add(1, Relaxed);
+        let waited = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        self.memory.long_word(WAITED_NS_AT).fetch_add(waited, Relaxed);
     }
 
     /// An entry for a disk of ours.
@@ -202,10 +206,6 @@ impl Table {
             self.ring(owner);
         }
     }
-}
-
-fn encode(limits: Limits) -> u64 {
-    u64::from(limits.copies) | u64::from(limits.mapped) << 32
 }
 
 /// Takes the lock of a process, or gives it back. False: somebody else has it.
