@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use super::{
     arguments::Ls,
+    common::Common,
     host::{self, Process},
     size, text, words,
-    xen_memory::XenMemory,
 };
 
 /// One line of the list.
@@ -36,9 +36,9 @@ struct Row {
 }
 
 pub(super) fn run(arguments: &Ls) -> Result<()> {
-    let rows = rows(&RunDir::from_environment())?;
-    let xen = XenMemory::read();
-    let text = if arguments.json { to_json(&rows, xen) } else { to_table(&rows) + &memory(xen) };
+    let run = RunDir::from_environment();
+    let (rows, common) = (rows(&run)?, Common::read(&run));
+    let text = if arguments.json { to_json(&rows, &common) } else { to_table(&rows) + &common.words() };
     text::print(&text)
 }
 
@@ -101,13 +101,6 @@ fn to_table(rows: &[Row]) -> String {
     told
 }
 
-/// What Xen says of the memory of this domain, beside the pages of guests that are mapped here.
-fn memory(memory: Option<XenMemory>) -> String {
-    let Some(XenMemory { current, target, .. }) = memory else { return String::new() };
-    let target = target.map(|target| format!(", and shall have {}", size::describe(target))).unwrap_or_default();
-    format!("this domain has {}{target}\n", size::describe(current))
-}
-
 fn cells(row: &Row) -> [String; 8] {
     let or_dash = |cell: Option<String>| cell.unwrap_or_else(|| "-".to_owned());
     let waiting = row.waiting.filter(|waiting| *waiting > 0).map(|waiting| format!("+{waiting}")).unwrap_or_default();
@@ -117,23 +110,22 @@ fn cells(row: &Row) -> [String; 8] {
         row.state.to_owned(),
         or_dash(row.bytes.map(size::describe)),
         or_dash(row.in_flight.map(|count| format!("{count}{waiting}"))),
-        or_dash(row.guest_pages.as_ref().map(words::pages)),
+        or_dash(row.guest_pages.as_ref().map(words::pages_short)),
         or_dash(row.limits.as_ref().and_then(words::limits)),
         or_dash(row.image.clone()),
     ]
 }
 
-/// The memory of this domain stands with each disk: what Xen says of it is the same for all.
-fn to_json(rows: &[Row], memory: Option<XenMemory>) -> String {
-    let memory = memory.map(|memory| memory.parts().map(|(name, bytes)| (name.to_owned(), bytes.into())).collect());
-    let memory: Value = memory.map_or(Value::Null, Value::Object);
+/// What all guests have in common stands with each disk: it is the same for all.
+fn to_json(rows: &[Row], common: &Common) -> String {
+    let (memory, budget) = (common.memory_json(), common.budget_json());
     let list: Vec<Value> = rows
         .iter()
         .map(|row| {
             json!({ "pid": row.pid, "minor": row.minor, "state": row.state, "bytes": row.bytes, "image": row.image,
                     "nbd_socket": row.socket, "in_flight": row.in_flight, "waiting": row.waiting,
                     "limits": row.limits, "guest_pages": row.guest_pages, "guests": row.guests,
-                    "domain_memory": memory, "step": row.step, "trouble": row.trouble })
+                    "domain_memory": memory, "grant_budget": budget, "step": row.step, "trouble": row.trouble })
         })
         .collect();
     format!("{:#}\n", Value::Array(list))
@@ -141,14 +133,17 @@ fn to_json(rows: &[Row], memory: Option<XenMemory>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::host::tests::process, *};
+    use super::{
+        super::{common::tests::account, host::tests::process},
+        *,
+    };
     use control_api::native::{Limit, Rate, RingQueueStatistics, State};
 
     #[test]
     fn a_host_without_disks_says_so() {
         let directory = tempfile::tempdir().unwrap();
         let rows = rows(&RunDir::at(directory.path())).unwrap();
-        assert_eq!((to_table(&rows).as_str(), to_json(&rows, None).as_str()), ("no disks\n", "[]\n"));
+        assert_eq!((to_table(&rows).as_str(), to_json(&rows, &Common::default()).as_str()), ("no disks\n", "[]\n"));
     }
 
     #[test]
@@ -173,11 +168,11 @@ mod tests {
         let rows = rows_of(&process);
         assert_eq!(
             to_table(&rows),
-            "PID  MINOR  STATE          SIZE  BUSY  PAGES  LIMITS    IMAGE\n\
-             70   3      resume failed  -     2+1   0/0    500 IOPS  vhd:/a.vhd\n     \
+            "PID  MINOR  STATE          SIZE  BUSY  PAGES    LIMITS    IMAGE\n\
+             70   3      resume failed  -     2+1   0/0/0/0  500 IOPS  vhd:/a.vhd\n     \
              trouble: /a.vhd: No such file or directory\n"
         );
-        let json: Value = serde_json::from_str(&to_json(&rows, None)).unwrap();
+        let json: Value = serde_json::from_str(&to_json(&rows, &Common::default())).unwrap();
         assert_eq!(json[0]["limits"]["total"]["requests"]["per_second"], 500);
         assert_eq!(json[0]["trouble"], "/a.vhd: No such file or directory");
     }
@@ -194,28 +189,36 @@ mod tests {
         let rows = rows_of(&process);
         assert_eq!(
             to_table(&rows),
-            "PID  MINOR  STATE    SIZE  BUSY  PAGES        LIMITS  IMAGE\n\
-             70   3      running  -     0     4/9, 1 lost  -       vhd:/a.vhd\n     \
+            "PID  MINOR  STATE    SIZE  BUSY  PAGES     LIMITS  IMAGE\n\
+             70   3      running  -     0     22/4/9/1  -       vhd:/a.vhd\n     \
              guest 7-51712: 1 ring, 12 requests, pages: 22 granted, 4 mapped, 9 at most, 0 lost, broken: nonsense\n"
         );
-        let json: Value = serde_json::from_str(&to_json(&rows, None)).unwrap();
+        let json: Value = serde_json::from_str(&to_json(&rows, &Common::default())).unwrap();
         assert_eq!((&json[0]["guest_pages"]["peak"], &json[0]["guests"][0]["domain"]), (&json!(9), &json!(7)));
     }
 
     #[test]
-    fn the_memory_of_the_domain_is_told_with_the_disks() {
-        let place = tempfile::tempdir().unwrap();
-        assert_eq!(memory(XenMemory::read_in(place.path())), "");
-        std::fs::create_dir(place.path().join("info")).unwrap();
-        std::fs::write(place.path().join("info/current_kb"), "2048\n").unwrap();
-        let xen = XenMemory::read_in(place.path());
-        assert_eq!(memory(xen), "this domain has 2 MiB\n");
-        std::fs::write(place.path().join("target_kb"), "4096\n").unwrap();
-        let xen = XenMemory::read_in(place.path());
-        assert_eq!(memory(xen), "this domain has 2 MiB, and shall have 4 MiB\n");
+    fn what_all_guests_have_in_common_stands_with_each_disk() {
         let rows = rows_of(&process(70, &[(3, "vhd:/a.vhd")]));
-        let json = |xen| serde_json::from_str::<Value>(&to_json(&rows, xen)).unwrap()[0]["domain_memory"].clone();
-        assert_eq!((json(xen), json(None)), (json!({ "current": 2 << 20, "target": 4 << 20 }), Value::Null));
+        let json = |common| serde_json::from_str::<Value>(&to_json(&rows, common)).unwrap()[0].clone();
+        let common = Common { budget: Some(account()), ..Common::default() };
+        assert_eq!(json(&common)["grant_budget"]["waits"], 3);
+        assert_eq!(
+            (&json(&Common::default())["grant_budget"], &json(&common)["domain_memory"]),
+            (&Value::Null, &Value::Null)
+        );
+    }
+
+    #[test]
+    fn accounts_of_nothing_are_accounts_and_what_is_not_known_is_none() {
+        let mut process = process(70, &[(3, "vhd:/a.vhd")]);
+        let json = |process: &Process| {
+            let text = to_json(&rows_of(process), &Common::default());
+            serde_json::from_str::<Value>(&text).unwrap()[0]["guest_pages"].clone()
+        };
+        assert_eq!(json(&process), json!({ "granted": 0, "mapped": 0, "peak": 0, "leaked": 0 }));
+        process.is_native = false;
+        assert_eq!(json(&process), Value::Null);
     }
 
     #[test]

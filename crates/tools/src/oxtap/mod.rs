@@ -6,7 +6,7 @@
 //!   name        how people name a disk
 //!   list stats dump   what there is to know, for people and as JSON
 //!   limit control     what can be done to a disk; jobs: following, turning back, and leaving what takes time
-//!   xen_memory  what Xen says of the memory of this domain
+//!   common      what all guests have in common; xen_memory: what Xen says of the memory of this domain
 //!   domain      what can be done to all disks of a guest
 //!   metrics     the numbers of all disks for scrapers; top: for people, live
 //!   doctor      oxtap doctor: what others have left behind in XenStore
@@ -16,6 +16,7 @@
 //! ```
 
 pub mod arguments;
+mod common;
 mod control;
 mod demo;
 mod doctor;

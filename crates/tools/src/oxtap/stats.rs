@@ -286,7 +286,7 @@ disk 70:4  vhd:/a.vhd
   size       64 MiB, blocks of 512 bytes (4096 on storage), read-only
   now        1 request in flight, 0 to be tried again
   limits     500 IOPS
-  pages      0/0
+  pages      0 granted, 0 mapped, 0 at most, 0 lost
   held back  1 request, for 2.00 ms in all
 
 REQUESTS  CAME  ENDED  FAILED  BYTES   MEAN QUEUED  MEAN SERVED
@@ -323,7 +323,7 @@ write    0x1000+0x200  12.0 s  7         0      waits for its next attempt
         let guest = RingStatistics { domain: 7, device: 5, queues, pages, counters, ..RingStatistics::default() };
         (all.disk.rings, all.disk.ring_pages) = (vec![guest], pages);
         let report = report(Place { pid: 70, minor: 4 }, &all);
-        assert!(report.contains("  pages      16/16\n"), "{report}");
+        assert!(report.contains("  pages      0 granted, 16 mapped, 16 at most, 0 lost\n"), "{report}");
         let section = "\
 GUEST  QUEUE  PAGES  REQUESTS  REFUSED  HELD BACK  KICKS IN  KICKS OUT  PER IN  PER OUT
 7-5    1      16     6         0        0          3         0          2.0     -
@@ -337,7 +337,7 @@ GUEST  QUEUE  PAGES  REQUESTS  REFUSED  HELD BACK  KICKS IN  KICKS OUT  PER IN  
         let report = report(Place { pid: 70, minor: 4 }, &older::disk(4, None));
         assert_eq!(
             report,
-            "disk 70:4  no image\n  state      running\n  now        0 requests in flight, 0 to be tried again\n  pages      0/0\n"
+            "disk 70:4  no image\n  state      running\n  now        0 requests in flight, 0 to be tried again\n  pages      0 granted, 0 mapped, 0 at most, 0 lost\n"
         );
     }
 

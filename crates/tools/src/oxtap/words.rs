@@ -56,11 +56,16 @@ pub(super) fn limits(limits: &Limits) -> Option<String> {
     (!words.is_empty()).then(|| words.join(", "))
 }
 
-/// Pages of guests: mapped, the most that were, and what was not given back: `4/356`, `0/356, 2 lost`.
+/// Pages of guests: granted, mapped, the most that were, and what was not given back: `22/4/356/0`.
+pub(super) fn pages_short(pages: &RingPages) -> String {
+    let RingPages { granted, mapped, peak, leaked } = pages;
+    format!("{granted}/{mapped}/{peak}/{leaked}")
+}
+
+/// The same in words: `22 granted, 4 mapped, 356 at most, 0 lost`.
 pub(super) fn pages(pages: &RingPages) -> String {
-    let RingPages { mapped, peak, leaked, .. } = pages;
-    let lost = if *leaked > 0 { format!(", {leaked} lost") } else { String::new() };
-    format!("{mapped}/{peak}{lost}")
+    let RingPages { granted, mapped, peak, leaked } = pages;
+    format!("{granted} granted, {mapped} mapped, {peak} at most, {leaked} lost")
 }
 
 /// A guest's device: `7-51712: 2 rings, 9 requests, pages: 0 granted, 2 mapped, 2 at most, 0 lost`.
@@ -68,16 +73,13 @@ pub(super) fn guest(guest: &RingStatistics) -> String {
     let RingStatistics { domain, device, queues, pages, counters, broken, .. } = guest;
     let rings = size::count(queues.len() as u64, "ring");
     let requests = size::count(counters.requests, "request");
-    let RingPages { granted, mapped, peak, leaked } = pages;
+    let pages = self::pages(pages);
     let throttled = match counters.throttled.requests {
         0 => String::new(),
         held => format!(", {held} held back for {}", size::describe_microseconds(counters.throttled.waited_us)),
     };
     let broken = broken.as_ref().map(|reason| format!(", broken: {reason}")).unwrap_or_default();
-    format!(
-        "{domain}-{device}: {rings}, {requests}{throttled}, \
-         pages: {granted} granted, {mapped} mapped, {peak} at most, {leaked} lost{broken}"
-    )
+    format!("{domain}-{device}: {rings}, {requests}{throttled}, pages: {pages}{broken}")
 }
 
 fn requests(rate: Rate) -> String {

@@ -25,7 +25,7 @@ fn every_disk_is_listed_with_its_state_until_it_is_gone() {
     let pid = listed.strip_prefix("pid=").and_then(|rest| rest.split(' ').next()).unwrap().to_owned();
     let table = |place: &RunDirectory| text(&place.program("oxtap").arg("ls").output().unwrap());
     let row = table(&place).lines().nth(1).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
-    assert_eq!(row, format!("{pid} 0 running 64 MiB 0 0/0 - {name}"));
+    assert_eq!(row, format!("{pid} 0 running 64 MiB 0 0/0/0/0 - {name}"));
     first_line(place.program("tap-ctl").args(["pause", "-m", "0", "-p", &pid]));
     assert!(table(&place).contains("paused"), "{}", table(&place));
     let json = text(&place.program("oxtap").args(["ls", "--json"]).output().unwrap());

@@ -8,8 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use control_api::RunDir;
 use rustix::process::Signal;
 use test_support::{ProcessGuard, RunDirectory};
+use xen::budget::{Budget, Limits, MapPurpose};
 
 use crate::{
     openmetrics::Page,
@@ -61,6 +63,26 @@ fn scrape(mut stream: impl Read + Write) -> Page {
     let kind = "Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8";
     assert!(head.lines().any(|line| line == kind), "{head}");
     Page::read(body)
+}
+
+#[test]
+fn what_all_guests_of_the_host_use_is_told_by_every_view() {
+    let place = RunDirectory::new();
+    let path = RunDir::at(place.path()).grant_budget();
+    let budget = Budget::open(&path, Some(Limits::new(300).unwrap())).unwrap();
+    let share = budget.share().unwrap();
+    let _ring = share.map(16, MapPurpose::Ring).unwrap();
+    share.count_wait(Duration::from_millis(1500));
+    let page = Page::read(&oxtap(&place, &["metrics"]));
+    let pages = |name, what| page.value(name, &[("use", what)]);
+    let used = ["copy", "map"].map(|what| pages("oxtap_grant_budget_used_pages", what));
+    assert_eq!((used, pages("oxtap_grant_budget_limit_pages", "map")), ([0.0, 16.0], 300.0));
+    assert_eq!(page.value("oxtap_grant_budget_waited_seconds_total", &[]), 1.5);
+    let line = "grant budget: 0 of 300 pages copied, 16 of 300 mapped, 1 disk, 0 waiting, 1 wait so far (1.50 s)";
+    for words in [&["ls"][..], &["top", "--once", "--guests", "-i", "0.1"]] {
+        let told = oxtap(&place, words);
+        assert!(told.lines().any(|told| told == line), "{told}");
+    }
 }
 
 #[test]

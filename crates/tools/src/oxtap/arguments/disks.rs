@@ -8,6 +8,11 @@ use super::super::{jobs::JobName, limit::Allowance, name::DiskName, size};
 
 /// `oxtap ls`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "PAGES are those of all guests of the disk, also when there are none: named by requests under way / mapped / \
+the most that were / not given back. Below the list stand the budget of grants that all guests of this host share, and the \
+memory of this domain as Xen tells it, where there are any."
+)]
 pub struct Ls {
     /// Print JSON: a list of objects.
     #[arg(long)]
@@ -253,11 +258,14 @@ pub struct Metrics {
   l i b p e n      sort by load, IOPS, bandwidth, latency (p99), errors, image name; s takes the next
   r                turn the order round
   /                show only what matches; Enter keeps the filter, Esc drops it
+  g                show the guests of each disk below it, or not
   space            let the picture stand still, and go on
   arrows, PgUp, PgDn, Home   move through the list
 
-BUSY is requests in flight + requests to be tried again; LOAD is how many were in the disk on average. Without a terminal,
-or with --once, one table is printed.")]
+BUSY is requests in flight + requests to be tried again; LOAD is how many were in the disk on average. A guest stands below
+its disk with its rings, the requests that were taken from them, its pages, and how often and how long it was held back by
+the host's budget of grants. What all guests use of that budget stands above the list. Without a terminal, or with --once,
+one table is printed.")]
 pub struct Top {
     /// Time between two looks.
     #[arg(long, short, value_name = "SECONDS", value_parser = size::parse_seconds, default_value = "1")]
@@ -265,7 +273,10 @@ pub struct Top {
     /// What the busiest disks are busiest with.
     #[arg(long, short, value_enum, default_value_t)]
     pub sort: super::super::top::Order,
-    /// Show only disks with this in image, state or number.
+    /// Show the guests of each disk below it.
+    #[arg(long, short)]
+    pub guests: bool,
+    /// Show only disks with this in image, state or number, or a guest's (domain-device).
     #[arg(long, short, value_name = "TEXT", default_value = "")]
     pub filter: String,
     /// Print one table and end, as without a terminal.

@@ -9,9 +9,9 @@ use control_api::native::{
 
 use super::{
     super::{
+        common::Common,
         host::Process,
         words::{self, STATES},
-        xen_memory::XenMemory,
     },
     exposition::{Exposition, Kind, Labels},
     guests,
@@ -33,7 +33,7 @@ pub(super) struct Subject<'a> {
 }
 
 /// All metrics of these tapdisks, which took so long to tell them.
-pub(super) fn render(processes: &[Process], memory: Option<&XenMemory>, took: Duration) -> String {
+pub(super) fn render(processes: &[Process], common: &Common, took: Duration) -> String {
     let mut page = Exposition::default();
     page_of_processes(&mut page, processes);
     let disks: Vec<Subject> = processes.iter().flat_map(subjects).collect();
@@ -45,7 +45,8 @@ pub(super) fn render(processes: &[Process], memory: Option<&XenMemory>, took: Du
     count_queues(&mut page, &disks);
     count_images(&mut page, &disks);
     guests::count_guests(&mut page, &disks);
-    guests::tell_memory(&mut page, memory);
+    guests::tell_budget(&mut page, common.budget.as_ref());
+    guests::tell_memory(&mut page, common.memory.as_ref());
     let mut duration =
         page.family("oxtap_scrape_duration_seconds", Kind::Gauge, "How long it took to ask all tapdisks.");
     duration.sample(&Labels::default(), took.as_secs_f64());
@@ -285,7 +286,10 @@ pub(super) fn seconds(microseconds: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::super::host::tests::process, *};
+    use super::{
+        super::super::{common::tests::account, host::tests::process, xen_memory::XenMemory},
+        *,
+    };
     use control_api::native::{Bucket, ErrorCount, Layer, Limit, RingPages, RingStatistics};
 
     /// The labels and values of all samples with this name.
@@ -315,7 +319,7 @@ mod tests {
 
     #[test]
     fn numbers_stand_under_the_names_of_the_manual() {
-        let page = render(&[busy()], None, Duration::from_millis(1500));
+        let page = render(&[busy()], &Common::default(), Duration::from_millis(1500));
         let disk = "{pid=\"70\",minor=\"3\"";
         assert_eq!(lines(&page, "oxtap_tapdisk_up"), ["{pid=\"70\"} 1"]);
         assert_eq!(lines(&page, "oxtap_disk_requests_total"), [format!("{disk},kind=\"read\"}} 5")]);
@@ -339,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_histogram_counts_everything_up_to_each_bound() {
-        let page = render(&[busy()], None, Duration::ZERO);
+        let page = render(&[busy()], &Common::default(), Duration::ZERO);
         let labels = "{pid=\"70\",minor=\"3\",kind=\"read\"";
         let buckets = lines(&page, "oxtap_disk_served_seconds_bucket");
         assert_eq!(buckets[0], format!("{labels},le=\"1.6e-5\"}} 1"));
@@ -358,7 +362,7 @@ mod tests {
         for (name, text) in [("info/current_kb", "2048\n"), ("target_kb", "4096\n"), ("info/low_kb", "16\n")] {
             std::fs::write(place.path().join(name), text).unwrap();
         }
-        let page = |memory: Option<XenMemory>| render(&[], memory.as_ref(), Duration::ZERO);
+        let page = |memory| render(&[], &Common { memory, budget: None }, Duration::ZERO);
         let told = page(XenMemory::read_in(place.path()));
         let expected = ["{memory=\"current\"} 2097152", "{memory=\"target\"} 4194304", "{memory=\"low\"} 16384"];
         assert_eq!(lines(&told, "oxtap_domain_memory_bytes"), expected);
@@ -366,9 +370,29 @@ mod tests {
     }
 
     #[test]
+    fn the_budget_of_grants_is_told_if_there_is_one() {
+        let page = |budget| render(&[], &Common { memory: None, budget }, Duration::ZERO);
+        let told = page(Some(account()));
+        let both = |name, [copied, mapped]: [u32; 2]| {
+            let expected = [format!("{{use=\"copy\"}} {copied}"), format!("{{use=\"map\"}} {mapped}")];
+            assert_eq!(lines(&told, name), expected);
+        };
+        both("oxtap_grant_budget_limit_pages", [300, 400]);
+        both("oxtap_grant_budget_used_pages", [264, 4]);
+        let one = |name| lines(&told, name).concat();
+        assert_eq!(
+            (one("oxtap_grant_budget_disks"), one("oxtap_grant_budget_waiting_disks")),
+            ("2".into(), "1".into())
+        );
+        let waits = (one("oxtap_grant_budget_waits_total"), one("oxtap_grant_budget_waited_seconds_total"));
+        assert_eq!(waits, ("3".into(), "0.00102".into()));
+        assert!(page(None).lines().all(|line| line.starts_with('#') || !line.contains("grant_budget")));
+    }
+
+    #[test]
     fn one_who_does_not_answer_is_down() {
         let silent = Process { pid: 72, is_native: true, statistics: None };
-        let page = render(&[silent], None, Duration::ZERO);
+        let page = render(&[silent], &Common::default(), Duration::ZERO);
         assert_eq!(lines(&page, "oxtap_tapdisk_up"), ["{pid=\"72\"} 0"]);
     }
 
@@ -377,7 +401,7 @@ mod tests {
         let manual = include_str!("../../../../../docs/metrics.md");
         let told: std::collections::BTreeSet<&str> =
             manual.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
-        let page = render(&[], None, Duration::ZERO);
+        let page = render(&[], &Common::default(), Duration::ZERO);
         let made = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
         assert_eq!(told, made);
     }

@@ -1,6 +1,7 @@
 //! Metrics of guests whose rings are connected to disks, and of the memory of the domain that serves them.
 
 use control_api::native::{RingPages, RingStatistics};
+use xen::budget::BudgetAccount;
 
 use super::{
     super::xen_memory::XenMemory,
@@ -80,6 +81,39 @@ fn count_work(page: &mut Exposition, guests: &[(Labels, &RingStatistics)]) {
 fn guests<'a>(disk: &'a Subject<'a>) -> impl Iterator<Item = (Labels, &'a RingStatistics)> {
     let labels = |guest: &RingStatistics| disk.labels.with("domain", guest.domain).with("device", guest.device);
     disk.statistics.disk.rings.iter().map(move |guest| (labels(guest), guest))
+}
+
+/// The budget of grants that all guests of the host share, if there is one.
+pub(super) fn tell_budget(page: &mut Exposition, budget: Option<&BudgetAccount>) {
+    let none = Labels::default();
+    let pairs: [Metric<BudgetAccount, [u32; 2]>; 2] = [
+        ("oxtap_grant_budget_limit_pages", "Pages of guests that all tapdisks may use together.", |budget| {
+            [budget.limits.copies, budget.limits.mapped]
+        }),
+        ("oxtap_grant_budget_used_pages", "Pages of guests that all tapdisks use.", |budget| {
+            [budget.copied, budget.mapped]
+        }),
+    ];
+    for (name, help, value) in pairs {
+        let mut family = page.family(name, Kind::Gauge, help);
+        for (what, pages) in budget.iter().flat_map(|budget| ["copy", "map"].into_iter().zip(value(budget))) {
+            family.sample(&none.with("use", what), pages);
+        }
+    }
+    let counts: [(Kind, Metric<BudgetAccount, u64>); 3] = [
+        (Kind::Gauge, ("oxtap_grant_budget_disks", "Disks that take part.", |budget| budget.shares as u64)),
+        (
+            Kind::Gauge,
+            ("oxtap_grant_budget_waiting_disks", "Disks that stand in line.", |budget| budget.waiting.into()),
+        ),
+        (Kind::Counter, ("oxtap_grant_budget_waits", "How often somebody had to wait.", |budget| budget.waits)),
+    ];
+    for (kind, (name, help, value)) in counts {
+        let mut family = page.family(name, kind, help);
+        budget.iter().for_each(|budget| family.sample(&none, value(budget)));
+    }
+    let mut waited = page.family("oxtap_grant_budget_waited_seconds", Kind::Counter, "How long, together.");
+    budget.iter().for_each(|budget| waited.sample(&none, budget.waited.as_secs_f64()));
 }
 
 /// What Xen says of the memory of the domain that this runs in, if it runs in one.

@@ -30,7 +30,7 @@ use block_core::{Error, ErrorKind, Result, ResultExt};
 use control_api::RunDir;
 use storage_io::Signals;
 
-use super::{arguments::Metrics, host, interrupt, text, xen_memory::XenMemory};
+use super::{arguments::Metrics, common::Common, host, interrupt, text};
 
 /// Where the page is.
 const PATH: &str = "/metrics";
@@ -73,7 +73,7 @@ pub(super) fn run(arguments: Metrics) -> Result<()> {
 fn page(run: &RunDir, patience: Duration) -> Result<String> {
     let begun = Instant::now();
     let processes = host::processes_within(run, patience)?;
-    Ok(families::render(&processes, XenMemory::read().as_ref(), begun.elapsed()))
+    Ok(families::render(&processes, &Common::read(run), begun.elapsed()))
 }
 
 fn serve(run: RunDir, address: &Address, allow_remote: bool, patience: Duration) -> Result<()> {
@@ -103,7 +103,7 @@ fn fresh_enough(cache: &Mutex<Cached>, run: &RunDir, patience: Duration) -> Stri
     let mut cached = cache.lock().unwrap_or_else(PoisonError::into_inner);
     if cached.made.is_none_or(|made| made.elapsed() > AGE_MAX) {
         // What cannot be listed has no tapdisks to tell of; the scraper sees that from the page.
-        cached.page = page(run, patience).unwrap_or_else(|_| families::render(&[], None, Duration::ZERO));
+        cached.page = page(run, patience).unwrap_or_else(|_| families::render(&[], &Common::default(), Duration::ZERO));
         cached.made = Some(Instant::now());
     }
     cached.page.clone()

@@ -27,7 +27,7 @@ use model::Model;
 pub(super) use model::Order;
 use rates::Look;
 
-use super::{arguments::Top, host, text};
+use super::{arguments::Top, common, host, text};
 
 /// More often would be work for its own sake.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -35,11 +35,11 @@ const INTERVAL_MIN: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) fn run(arguments: Top) -> Result<()> {
-    let Top { interval, sort, filter, once } = arguments;
+    let Top { interval, sort, filter, guests, once } = arguments;
     if interval < INTERVAL_MIN {
         return Err(Error::new(ErrorKind::Invalid, "the shortest interval is 0.1 seconds"));
     }
-    let model = Model::new(sort, filter);
+    let model = Model::new(sort, filter).with_guests(guests);
     let run = RunDir::from_environment();
     if once || !stdout().is_terminal() || !stdin().is_terminal() {
         return print_once(&run, model, interval);
@@ -67,5 +67,5 @@ fn print_once(run: &RunDir, mut model: Model, interval: Duration) -> Result<()> 
 /// What all tapdisks tell, now.
 fn look(run: &RunDir) -> Result<Look> {
     let processes = host::processes_within(run, PATIENCE)?;
-    Ok(Look { at: Instant::now(), processes })
+    Ok(Look { at: Instant::now(), processes, budget: common::budget(run) })
 }

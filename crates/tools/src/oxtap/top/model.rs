@@ -1,6 +1,7 @@
 //! What is shown, and in which order: everything about `top` but letters on a terminal.
 
 use clap::ValueEnum;
+use xen::budget::BudgetAccount;
 
 use super::{
     super::words,
@@ -77,6 +78,8 @@ pub(super) struct Model {
     /// The first row that is shown.
     pub(super) first: usize,
     pub(super) is_paused: bool,
+    /// Whether guests stand below their disks.
+    pub(super) shows_guests: bool,
     last: Option<Look>,
     rows: Vec<Row>,
     silent: Vec<u32>,
@@ -96,11 +99,17 @@ impl Model {
             is_typing: false,
             first: 0,
             is_paused: false,
+            shows_guests: false,
             last: None,
             rows: Vec::new(),
             silent: Vec::new(),
             trouble: None,
         }
+    }
+
+    /// The same, with guests below their disks or without.
+    pub(super) fn with_guests(self, shows_guests: bool) -> Model {
+        Model { shows_guests, ..self }
     }
 
     /// Takes another look in.
@@ -130,13 +139,19 @@ impl Model {
     }
 
     fn lets_through(&self, row: &Row) -> bool {
-        let text = format!("{}:{} {} {}", row.pid, row.minor, words::state(row.state), row.image);
+        let mut text = format!("{}:{} {} {}", row.pid, row.minor, words::state(row.state), row.image);
+        row.guests.iter().for_each(|guest| text += &format!(" {}-{}", guest.domain, guest.device));
         text.to_lowercase().contains(&self.filter.to_lowercase())
     }
 
     /// How many disks there are, shown or not.
     pub(super) fn disks(&self) -> usize {
         self.rows.len()
+    }
+
+    /// What all guests use together, if there is a budget.
+    pub(super) fn budget(&self) -> Option<&BudgetAccount> {
+        self.last.as_ref()?.budget.as_ref()
     }
 
     /// Tapdisks that do not answer.
@@ -191,6 +206,7 @@ impl Model {
             Key::Escape => self.filter.clear(),
             Key::Letter('/' | 'f') => self.is_typing = true,
             Key::Letter('r') => self.reversed = !self.reversed,
+            Key::Letter('g') => self.shows_guests = !self.shows_guests,
             Key::Letter(' ') => self.is_paused = !self.is_paused,
             Key::Letter(letter) => self.order_by(letter),
             Key::Up => self.first = self.first.saturating_sub(1),
@@ -224,7 +240,10 @@ impl Model {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::rates::tests::look, *};
+    use super::{
+        super::rates::tests::{look, look_with_guest},
+        *,
+    };
     use std::time::{Duration, Instant};
 
     fn model() -> Model {
@@ -261,6 +280,18 @@ mod tests {
         assert!(model.press(Key::Escape), "the first takes the filter back");
         assert_eq!(images(&model).len(), 2);
         assert!(!model.press(Key::Escape));
+    }
+
+    #[test]
+    fn a_disk_is_found_by_its_guest() {
+        let mut model = Model::new(Order::Load, "7-51712".to_owned());
+        model.take(look_with_guest(Instant::now(), 1000));
+        assert_eq!(images(&model), ["vhd:/images/a.vhd"]);
+        let mut shows_guests = || {
+            assert!(model.press(Key::Letter('g')));
+            model.shows_guests
+        };
+        assert_eq!([shows_guests(), shows_guests()], [true, false]);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use block_core::SECTOR;
-use control_api::native::{DiskStatistics, State};
+use control_api::native::{DiskStatistics, RingPages, RingStatistics, State, Throttled};
+use xen::budget::BudgetAccount;
 
 use super::super::host::Process;
 
@@ -12,6 +13,8 @@ use super::super::host::Process;
 pub(super) struct Look {
     pub(super) at: Instant,
     pub(super) processes: Vec<Process>,
+    /// What all guests use together, if there is a budget.
+    pub(super) budget: Option<BudgetAccount>,
 }
 
 /// One disk at work. Rates are for each second; none until there are two looks at it.
@@ -27,6 +30,21 @@ pub(super) struct Row {
     /// Failed requests, ever.
     pub(super) errors: u64,
     pub(super) rates: Option<Rates>,
+    pub(super) guests: Vec<GuestRow>,
+}
+
+/// A guest's device below its disk.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct GuestRow {
+    pub(super) domain: u16,
+    pub(super) device: u32,
+    pub(super) rings: usize,
+    pub(super) pages: RingPages,
+    /// What the host's budget of grants has cost it, ever.
+    pub(super) throttled: Throttled,
+    pub(super) broken: Option<String>,
+    /// Requests for each second; none until there are two looks at it.
+    pub(super) requests: Option<f64>,
 }
 
 /// What happened in a second, on average.
@@ -61,9 +79,26 @@ pub(super) fn rows(before: Option<&Look>, now: &Look) -> Vec<Row> {
             waiting: statistics.disk.waiting,
             errors: sum(statistics, |count| count.errors),
             rates: earlier.map(|earlier| rates(earlier, statistics, seconds)),
+            guests: statistics.disk.rings.iter().map(|guest| guest_row(earlier.copied(), guest, seconds)).collect(),
         }
     };
     disks(now).map(row).collect()
+}
+
+/// A device that was connected again counts from zero, as a disk does.
+fn guest_row(disk_before: Option<&DiskStatistics>, now: &RingStatistics, seconds: f64) -> GuestRow {
+    let known = disk_before.map(|disk| &disk.disk.rings[..]).unwrap_or_default();
+    let before = known.iter().find(|guest| (guest.domain, guest.device) == (now.domain, now.device));
+    let before = before.map(|guest| guest.counters.requests).filter(|before| *before <= now.counters.requests);
+    GuestRow {
+        domain: now.domain,
+        device: now.device,
+        rings: now.queues.len(),
+        pages: now.pages,
+        throttled: now.counters.throttled,
+        broken: now.broken.clone(),
+        requests: before.map(|before| per_second(before, now.counters.requests, seconds)),
+    }
 }
 
 fn disks(look: &Look) -> impl Iterator<Item = ((u32, u16), &DiskStatistics)> {
@@ -132,8 +167,11 @@ fn quantile(ended: &BTreeMap<u64, u64>, part: f64) -> Option<u64> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::{super::super::host::tests::process, *};
-    use control_api::native::{Bucket, Histogram, Latency, RequestCount};
+    use super::{
+        super::super::{common::tests::account, host::tests::process},
+        *,
+    };
+    use control_api::native::{Bucket, Histogram, Latency, RequestCount, RingCounters, RingQueueStatistics};
     use std::time::Duration;
 
     fn histogram(buckets: &[(u64, u64)]) -> Histogram {
@@ -152,7 +190,33 @@ pub(super) mod tests {
         let served = histogram(&[(127, reads), (1023, reads / 50)]);
         disk.latency.insert("read".to_owned(), Latency { served, ..Latency::default() });
         disk.disk.in_flight = 2;
-        Look { at, processes: vec![process] }
+        Look { at, processes: vec![process], budget: None }
+    }
+
+    /// The same, and a guest that has asked for all of it by two rings.
+    pub(in super::super) fn look_with_guest(at: Instant, reads: u64) -> Look {
+        let mut look = look(at, reads);
+        let disk = &mut look.processes[0].statistics.as_mut().unwrap().disks[0];
+        let throttled = Throttled { requests: 3, waited_us: 1020 };
+        let counters = RingCounters { requests: reads, throttled, ..RingCounters::default() };
+        let pages = RingPages { granted: 22, mapped: 4, peak: 356, leaked: 0 };
+        let queues = vec![RingQueueStatistics::default(); 2];
+        let guest = RingStatistics { domain: 7, device: 51712, queues, pages, counters, ..RingStatistics::default() };
+        disk.disk.rings = vec![guest];
+        Look { budget: Some(account()), ..look }
+    }
+
+    #[test]
+    fn guests_have_rates_unless_they_were_connected_anew() {
+        let start = Instant::now();
+        let later = start + Duration::from_secs(2);
+        let rates = |before: &Look, now| rows(Some(before), &now)[0].guests[0].requests;
+        let before = look_with_guest(start, 1000);
+        assert_eq!(rates(&before, look_with_guest(later, 3000)), Some(1000.0));
+        assert_eq!(rates(&look(start, 1000), look_with_guest(later, 3000)), None, "it was not there before");
+        let mut anew = look_with_guest(later, 3000);
+        anew.processes[0].statistics.as_mut().unwrap().disks[0].disk.rings[0].counters.requests = 10;
+        assert_eq!(rates(&before, anew), None);
     }
 
     #[test]

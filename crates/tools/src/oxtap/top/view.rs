@@ -11,9 +11,10 @@ use ratatui::{
 use control_api::native::State;
 
 use super::{
+    super::common,
     model::Model,
-    rates::Row,
-    table::{COLUMNS, Column, IMAGE, summary},
+    rates::{GuestRow, Row},
+    table::{COLUMNS, Column, IMAGE, about, guests, summary},
 };
 
 /// What is left for the image before columns are left out for it.
@@ -21,9 +22,12 @@ const IMAGE_WIDTH_MIN: u16 = 20;
 
 /// Draws everything.
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model) {
-    let [head, list, foot] =
-        Layout::vertical([Constraint::Length(1), Constraint::Min(0), Constraint::Length(1)]).areas(frame.area());
+    let budget = model.budget().map(common::describe);
+    let lines = Constraint::Length;
+    let parts = [lines(1), lines(u16::from(budget.is_some())), Constraint::Min(0), lines(1)];
+    let [head, below, list, foot] = Layout::vertical(parts).areas(frame.area());
     frame.render_widget(Paragraph::new(summary(model)).style(Modifier::BOLD), head);
+    frame.render_widget(Paragraph::new(budget.unwrap_or_default()), below);
     draw_list(frame, model, list);
     frame.render_widget(Paragraph::new(footer(model)).style(Modifier::DIM), foot);
 }
@@ -38,8 +42,11 @@ fn draw_list(frame: &mut Frame<'_>, model: &Model, area: Rect) {
     let columns = columns_for(area.width);
     let image_width = usize::from(area.width.saturating_sub(width_of(&columns)));
     let head = columns.iter().map(|column| column.head).chain([IMAGE]);
-    let rows =
-        shown.iter().skip(model.first).take(usize::from(area.height)).map(|row| cells(row, &columns, image_width));
+    let rows = shown.iter().skip(model.first).flat_map(|row| {
+        let guests = guests(model, row).iter().map(|guest| cells_of_guest(guest, &columns));
+        std::iter::once(cells(row, &columns, image_width)).chain(guests)
+    });
+    let rows = rows.take(usize::from(area.height));
     let widths = columns.iter().map(|column| Constraint::Length(column.width)).chain([Constraint::Fill(1)]);
     let table = Table::new(rows, widths).column_spacing(1);
     frame.render_widget(table.header(Cells::new(head).style(Modifier::REVERSED)), area);
@@ -76,6 +83,16 @@ fn cells<'a>(row: &Row, columns: &[Column], image_width: usize) -> Cells<'a> {
     Cells::new(cells.map(Line::from)).style(style(row))
 }
 
+fn cells_of_guest<'a>(guest: &GuestRow, columns: &[Column]) -> Cells<'a> {
+    let cells = columns.iter().map(|column| (column.guest)(guest)).chain([about(guest)]);
+    let style = match guest {
+        GuestRow { broken: Some(_), .. } => Color::Red.into(),
+        GuestRow { requests: Some(rate), .. } if *rate > 0.0 => Style::new(),
+        _ => Modifier::DIM.into(),
+    };
+    Cells::new(cells.map(Line::from)).style(style)
+}
+
 /// What needs somebody is red, what only waits is yellow, what does nothing is dim.
 fn style(row: &Row) -> Style {
     let is_new_error = row.rates.is_some_and(|rates| rates.errors > 0.0);
@@ -100,7 +117,7 @@ fn footer(model: &Model) -> String {
     let reversed = if model.reversed { ", reversed" } else { "" };
     let paused = if model.is_paused { "STOPPED, space goes on | " } else { "" };
     format!(
-        "{paused}by {}{reversed}{filter} | q quit, s sort (l i b p e n), r reverse, / filter, space stop, arrows",
+        "{paused}by {}{reversed}{filter} | q quit, s sort (l i b p e n), r reverse, / filter, g guests, space stop, arrows",
         model.order.name()
     )
 }
@@ -110,7 +127,7 @@ mod tests {
     use super::{
         super::{
             model::{Key, Order},
-            rates::tests::look,
+            rates::tests::{look, look_with_guest},
         },
         *,
     };
@@ -146,7 +163,7 @@ mod tests {
                  vhd:/images/a.vhd",
                 "70:4         running       0        0 B         0 B         0.0    -        -        0       0       \
                  vhd:/images/b.vhd",
-                "by load | q quit, s sort (l i b p e n), r reverse, / filter, space stop, arrows",
+                "by load | q quit, s sort (l i b p e n), r reverse, / filter, g guests, space stop, arrows",
             ]
         );
     }
@@ -164,10 +181,51 @@ mod tests {
         );
     }
 
+    fn model_with_guest() -> Model {
+        let mut model = Model::new(Order::Load, String::new()).with_guests(true);
+        let start = Instant::now();
+        model.take(look_with_guest(start, 1000));
+        model.take(look_with_guest(start + Duration::from_secs(1), 13_000));
+        model
+    }
+
+    #[test]
+    fn g_shows_guests_below_their_disks_and_hides_them() {
+        let mut model = model_with_guest();
+        let shown = lines(&model, 130, 7);
+        assert_eq!(
+            shown[1],
+            "grant budget: 264 of 300 pages copied, 4 of 400 mapped, 2 disks, 1 waiting, 3 waits so far (1.02 ms)"
+        );
+        assert!(shown[3].starts_with("70:3 ") && shown[5].starts_with("70:4 "), "{shown:?}");
+        let guest = " 7-51712     2 rings       12000";
+        let pages = "22 granted, 4 mapped, 3 held";
+        assert!(shown[4].starts_with(guest) && shown[4].contains(pages), "{shown:?}");
+        model.press(Key::Letter('g'));
+        let shown = lines(&model, 130, 7);
+        assert!(shown[4].starts_with("70:4 ") && shown[5].is_empty(), "{shown:?}");
+    }
+
+    #[test]
+    fn in_a_narrow_terminal_of_a_guest_there_is_what_matters_most() {
+        assert_eq!(
+            lines(&model_with_guest(), 48, 6),
+            [
+                "2 disks, 12000 IOPS, reading 46.8 MiB/s, writing",
+                "grant budget: 264 of 300 pages copied, 4 of 400",
+                "DISK         IOPS     IMAGE",
+                "70:3         12000    vhd:/images/a.vhd",
+                " 7-51712     12000    22 granted, 4 mapped, 3 he",
+                "by load | q quit, s sort (l i b p e n), r revers",
+            ]
+        );
+    }
+
     #[test]
     fn no_terminal_is_too_small() {
         for (width, height) in [(1, 1), (2, 2), (5, 1), (1, 9), (20, 3)] {
             lines(&model(), width, height);
+            lines(&model_with_guest(), width, height);
         }
     }
 
