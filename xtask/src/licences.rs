@@ -8,22 +8,41 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::expect_no_arguments;
+use crate::fuzz;
 use crate::workspace::{Workspace, list, metadata, text};
 
 const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
-/// Checks every crate of the lock file that this platform builds.
+/// Checks every crate of the lock files that this platform builds: ours, and that of the fuzz targets.
 pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     expect_no_arguments(arguments)?;
     let policy = fs::read_to_string(workspace.root.join("deny.toml")).context("cannot read deny.toml")?;
-    let allowed = allowed_licences(&policy)?;
-    let metadata = metadata(&workspace.root, &["--filter-platform", "x86_64-unknown-linux-gnu"])?;
+    let (allowed, exceptions) = (allowed_licences(&policy)?, exceptions(&policy));
     let mut complaints = Vec::new();
-    for package in list(&metadata, "packages")? {
-        complaints.extend(check(package, &allowed)?);
+    for root in [workspace.root.clone(), workspace.root.join(fuzz::DIRECTORY)] {
+        let metadata = metadata(&root, &["--filter-platform", "x86_64-unknown-linux-gnu"])?;
+        for package in list(&metadata, "packages")? {
+            let name = text(package, "name")?;
+            let also = exceptions.iter().filter(|(of, _)| of == name).map(|(_, licence)| licence.clone());
+            let allowed: Vec<String> = allowed.iter().cloned().chain(also).collect();
+            complaints.extend(check(package, &allowed)?);
+        }
     }
+    complaints.sort();
+    complaints.dedup();
     ensure!(complaints.is_empty(), "{}", complaints.join("\n"));
     Ok(())
+}
+
+/// What single crates may have besides: the lines `{ allow = ["LICENCE"], crate = "NAME" }` of the list of exceptions.
+fn exceptions(policy: &str) -> Vec<(String, String)> {
+    let section = policy.split("exceptions = [\n").nth(1).and_then(|rest| rest.split("\n]").next()).unwrap_or_default();
+    let exception = |line: &str| {
+        let mut strings = line.split('"').skip(1).step_by(2);
+        let licence = strings.next()?.to_owned();
+        Some((strings.next()?.to_owned(), licence))
+    };
+    section.lines().filter(|line| line.trim_start().starts_with('{')).filter_map(exception).collect()
 }
 
 /// The strings of the list `allow = [...]` in the section `[licenses]`.
@@ -103,6 +122,14 @@ mod tests {
         assert!(!holds("Apache-2.0 WITH LLVM-exception"));
         assert!(!holds("(MIT"));
         assert!(!holds(""));
+    }
+
+    #[test]
+    fn an_exception_is_for_one_crate() {
+        let policy =
+            "[licenses]\nallow = [\"MIT\"]\nexceptions = [\n  # Why.\n  { allow = [\"NCSA\"], crate = \"a\" },\n]\n";
+        assert_eq!(exceptions(policy), [("a".to_owned(), "NCSA".to_owned())]);
+        assert_eq!(exceptions("[licenses]\nallow = [\"MIT\"]\n"), []);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod layers;
 mod licences;
 mod mutants;
@@ -81,6 +82,12 @@ const COMMANDS: &[Command] = &[
         arguments: "",
         summary: "check licences and origin of all dependencies against deny.toml",
         run: licences::run,
+    },
+    Command {
+        name: "fuzz",
+        arguments: "[TARGET...] [--seconds N]",
+        summary: "let fuzzers look for what the doors to strangers do not survive, each for N seconds (10)",
+        run: fuzz::run,
     },
     Command {
         name: "mutants",

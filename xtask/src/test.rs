@@ -12,7 +12,7 @@ use crate::process::{run as run_command, watch};
 use crate::setup::{self, Scope};
 use crate::steps::Steps;
 use crate::workspace::{Workspace, is_ci};
-use crate::{layers, licences, mutants, tidy};
+use crate::{fuzz, layers, licences, mutants, tidy};
 
 #[derive(Default, Debug, PartialEq)]
 struct Options {
@@ -61,10 +61,17 @@ fn all_steps(workspace: &Workspace, options: &Options, steps: &mut Steps, result
     if options.filters.is_empty() && tests_pass {
         steps.run("mutants", || mutants::check_after_tests(workspace, options.long));
     }
+    // The tests feed the corpora to the same bodies; what is new takes time to find.
+    if options.long && options.filters.is_empty() && tests_pass {
+        steps.run("fuzz", || fuzz::run(workspace, &[]));
+    }
 }
 
 fn static_checks(workspace: &Workspace, steps: &mut Steps) {
-    steps.run("fmt", || run_command(&mut workspace.cargo(&["fmt", "--all", "--check"])));
+    steps.run("fmt", || {
+        run_command(&mut workspace.cargo(&["fmt", "--all", "--check"]))?;
+        run_command(&mut workspace.cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))
+    });
     steps.run("layers", || layers::run(workspace, &[]));
     steps.run("tidy", || tidy::run(workspace, &[]));
     steps.run("licences", || licences::run(workspace, &[]));
@@ -76,7 +83,7 @@ fn static_checks(workspace: &Workspace, steps: &mut Steps) {
 }
 
 /// Where a change is decided, what was tested is what was committed: the lock file too.
-fn locked(mut command: Command) -> Command {
+pub(crate) fn locked(mut command: Command) -> Command {
     if is_ci() {
         command.arg("--locked");
     }

@@ -49,6 +49,7 @@ pub use image::{ImageNodes, NamedDisks, Opener};
 pub use name::DeviceName;
 pub use offer::Offer;
 pub use reports::Reports;
+pub use ring::read_rings;
 pub use tapdisk::Tapdisks;
 pub use watcher::Watcher;
 pub use worker::{Disk, NewImage, Worker};

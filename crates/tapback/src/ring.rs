@@ -20,12 +20,7 @@ use crate::{
 ///
 /// # Errors
 /// What is wrong with it, with its number; or what the server says.
-pub(crate) async fn read_rings(
-    store: &Store,
-    name: &DeviceName,
-    frontend: &Path,
-    offer: &Offer,
-) -> Result<ConnectRing> {
+pub async fn read_rings(store: &Store, name: &DeviceName, frontend: &Path, offer: &Offer) -> Result<ConnectRing> {
     let nodes = Nodes { store, directory: frontend };
     let abi = nodes.abi().await?;
     let pages = nodes.page_count(offer).await?;

@@ -18,6 +18,8 @@
 
 #![forbid(unsafe_code)]
 
+mod choices;
+mod corpus;
 mod effort;
 mod hanging_file;
 mod headers;
@@ -33,6 +35,8 @@ mod tool;
 mod unpacked;
 mod vhdi_mount;
 
+pub use choices::Choices;
+pub use corpus::feed;
 pub use effort::{cycles, long, seed};
 pub use hanging_file::HangingFile;
 pub use headers::Facts;

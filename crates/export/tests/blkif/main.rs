@@ -11,6 +11,7 @@ mod persistent;
 mod polling;
 mod promises;
 mod schedules;
+mod session;
 mod sessions;
 mod world;
 

@@ -29,6 +29,23 @@ pub(crate) struct Neighbour {
 
 impl Neighbour {
     pub(crate) fn new(world: &World) -> Neighbour {
+        let mut neighbour = Neighbour::idle(world);
+        let load = (0..TASKS).map(|number| {
+            let (front, rounds, is_ending) =
+                (neighbour.front.clone(), neighbour.rounds.clone(), neighbour.is_ending.clone());
+            world.executor.spawn(async move {
+                while !is_ending.get() {
+                    write_and_read(&front, number, rounds.get()).await;
+                    rounds.set(rounds.get() + 1);
+                }
+            })
+        });
+        neighbour.load = load.collect();
+        neighbour
+    }
+
+    /// One that does nothing but what it is told to.
+    pub(crate) fn idle(world: &World) -> Neighbour {
         let files = MemoryFiles::new();
         files.put("/b", Arc::new(MemoryStorage::new(usize::try_from(SECTORS * 512).unwrap())));
         let disk = Disk::new(&world.executor, Rc::new(files), BufferPool::new(16 << 20), Arc::new(()));
@@ -42,17 +59,13 @@ impl Neighbour {
         let options = RingOptions { domain: NEIGHBOUR, ..options(pages, port, Abi::X86_64) };
         let ring = ConnectedRing::connect(&disk.queue(), world.grants.clone(), &world.channels, &options).unwrap();
         let (rounds, is_ending) = (Rc::<Cell<u64>>::default(), Rc::<Cell<bool>>::default());
-        let load = (0..TASKS).map(|number| {
-            let (front, rounds, is_ending) = (front.clone(), rounds.clone(), is_ending.clone());
-            world.executor.spawn(async move {
-                while !is_ending.get() {
-                    write_and_read(&front, number, rounds.get()).await;
-                    rounds.set(rounds.get() + 1);
-                }
-            })
-        });
-        let load = load.collect();
-        Neighbour { guest, front, ring, _disk: disk, load, rounds, is_ending }
+        Neighbour { guest, front, ring, _disk: disk, load: Vec::new(), rounds, is_ending }
+    }
+
+    /// Writes, and finds what it has written.
+    pub(crate) async fn one_round(&self) {
+        write_and_read(&self.front, 0, self.rounds.get()).await;
+        self.rounds.set(self.rounds.get() + 1);
     }
 
     /// How often it has found what it had written.

@@ -9,6 +9,7 @@ mod nodes;
 mod pause;
 mod removal;
 mod ring_nodes;
+mod said;
 mod toolstack;
 mod watcher;
 mod worker;
