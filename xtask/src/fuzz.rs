@@ -156,7 +156,8 @@ impl Fuzzer {
     /// not count: the corpus is what the tests have time for.
     fn keep(&self, target: &str, corpus: &Path, learnt: &Path) -> Result<()> {
         let before = files(corpus)?.len();
-        let merge = self.program(target).args(["-set_cover_merge=1", "-use_counters=0"]).args([corpus, learnt]).output()?;
+        let merge =
+            self.program(target).args(["-set_cover_merge=1", "-use_counters=0"]).args([corpus, learnt]).output()?;
         ensure!(merge.status.success(), "{target}: {}", String::from_utf8_lossy(&merge.stderr));
         println!("    {} files in the corpus, {before} before", files(corpus)?.len());
         Ok(())
