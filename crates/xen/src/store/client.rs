@@ -192,6 +192,11 @@ impl Store {
         self.shared.refusals()
     }
 
+    /// How often the connection was lost. The server that was found again may have forgotten everything.
+    pub fn losses(&self) -> u64 {
+        self.shared.connection_number()
+    }
+
     /// Carries out `body` with all it does at once or not at all; again, if somebody else has changed what it has read.
     /// It must have no effect besides.
     ///

@@ -213,8 +213,8 @@ impl Shared {
     }
 }
 
-/// Waits for the answer to a watch. Whoever watches one that is refused is told to look once, for nobody will tell what
-/// changes; when it is agreed to later, the server tells to look again.
+/// Waits for the answer to a watch. Whoever watches one that is refused is told to look whenever that is said, for nobody
+/// tells what changes meanwhile; when it is agreed to, the server tells to look again.
 async fn keep_registering(shared: Weak<Shared>, first: Result<Reply<Asked>>, path: Path, token: String) {
     let mut asked = first;
     let mut pause = REFUSED_PAUSE_MIN;
@@ -231,9 +231,7 @@ async fn keep_registering(shared: Weak<Shared>, first: Result<Reply<Asked>>, pat
             _ => return now.set_refusal(&token, None),
         };
         now.set_refusal(&token, Some(error.to_string()));
-        if pause == REFUSED_PAUSE_MIN {
-            now.tell(&token, path.as_str());
-        }
+        now.tell(&token, path.as_str());
         let executor = now.executor.clone();
         drop(now);
         executor.sleep(pause).await;

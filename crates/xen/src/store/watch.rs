@@ -70,7 +70,7 @@ impl Watch {
     }
 
     /// Why the server refuses this watch at present, if it does: its quota is used up, for example. It is asked again now and
-    /// then; until it agrees, changes are not told.
+    /// then; until it agrees, changes are not told, and each time the watched node itself is told instead.
     pub fn refusal(&self) -> Option<String> {
         self.events.refusal()
     }

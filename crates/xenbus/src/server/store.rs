@@ -101,6 +101,16 @@ impl Store {
         self.faults = faults;
     }
 
+    /// From now on clients may have so much; what they have more stays.
+    pub fn set_quotas(&mut self, quotas: Quotas) {
+        self.quotas = quotas;
+    }
+
+    /// What clients may have.
+    pub fn quotas(&self) -> Quotas {
+        self.quotas
+    }
+
     /// How it misbehaves.
     pub fn faults(&self) -> Faults {
         self.faults
