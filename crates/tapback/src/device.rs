@@ -119,8 +119,9 @@ impl std::fmt::Debug for Device {
 async fn serve(host: Rc<Host>, name: DeviceName, shared: Rc<Shared>) {
     loop {
         shared.is_nudged.set(false);
+        let losses = host.store.losses();
         match look(&host, &name).await {
-            Ok(Look::There(seen)) => Hands::begin(&host, &name, &shared, *seen).await.live().await,
+            Ok(Look::There(seen)) => Hands::begin(&host, &name, &shared, *seen, losses).await.live().await,
             Ok(Look::Gone | Look::Lost) if !shared.is_nudged.get() => break,
             Ok(_) => {}
             Err(error) => {

@@ -37,6 +37,8 @@ use crate::{
     nodes::refusal,
     offer::{Node, properties, size, withdrawn},
     pace::Pace,
+    presence::Presence,
+    refused::Refused,
     reports::Report,
     ring::read_rings,
 };
@@ -77,7 +79,9 @@ pub(crate) struct Hands {
     /// What was seen of the directory that has taken the place of ours.
     replacement: Option<Box<Seen>>,
     watch: Watch,
+    refused: Refused,
     frontend_changed: bool,
+    presence: Presence,
     pace: Pace,
     agent: Agent,
     /// What the agent has not been told yet.
@@ -104,8 +108,14 @@ pub(crate) struct Hands {
 }
 
 impl Hands {
-    /// Takes a device up as it is found.
-    pub(crate) async fn begin(host: &Rc<Host>, name: &DeviceName, shared: &Rc<Shared>, seen: Seen) -> Hands {
+    /// Takes a device up as it is found, by a look before which the connection had been lost so often.
+    pub(crate) async fn begin(
+        host: &Rc<Host>,
+        name: &DeviceName,
+        shared: &Rc<Shared>,
+        seen: Seen,
+        losses: u64,
+    ) -> Hands {
         let mut hands = Hands {
             host: host.clone(),
             name: name.clone(),
@@ -116,7 +126,9 @@ impl Hands {
             is_gone: false,
             replacement: None,
             watch: host.store.watch(&state_node(&seen.frontend)),
+            refused: Refused::default(),
             frontend_changed: false,
+            presence: Presence::new(losses),
             pace: Pace::new(host.executor.now()),
             agent: Agent::new(seen.rest.is_told),
             agent_events: VecDeque::new(),
@@ -213,10 +225,13 @@ impl Hands {
             };
             let has_told = || !shared.ends.borrow().is_empty() || !self.reports.is_empty();
             let told = pin!(shared.came.until(|| has_told() || (due.is_none() && shared.is_nudged.get())));
+            let end_of_grace = self.presence.end_of_grace(self.host.offer.grace);
             let seen = pin!(async {
-                match due {
-                    Some(due) => executor.sleep_until(due).await,
-                    None => drop(self.watch.next().await),
+                let changed = pin!(self.watch.next());
+                match (due, end_of_grace) {
+                    (Some(due), _) => executor.sleep_until(due).await,
+                    (None, Some(end)) => drop(select(changed, pin!(executor.sleep_until(end))).await),
+                    (None, None) => drop(changed.await),
                 }
             });
             let changed = matches!(select(told, seen).await, Either::Right(_)) && due.is_none();
@@ -249,6 +264,9 @@ impl Hands {
         self.frontend_changed = false;
         // However often it was written, it is read once.
         drop(self.watch.take());
+        if let Some(words) = self.refused.news(&self.watch) {
+            self.note(&words);
+        }
         let is_nudged = self.shared.is_nudged.replace(false);
         if let Err(error) = self.try_look(is_nudged).await {
             self.note(&format!("cannot look at it: {error}"));
@@ -258,19 +276,31 @@ impl Hands {
     }
 
     async fn try_look(&mut self, is_nudged: bool) -> Result<()> {
+        let losses = self.host.store.losses();
         let frontend = frontend_state(&self.host.store, self.directory.frontend()).await?;
         // A frontend that has gone may have gone with the whole store.
-        if is_nudged || frontend == State::Unknown {
+        if is_nudged || frontend == State::Unknown || self.presence.is_missing() {
             match look(&self.host, &self.name).await? {
-                Look::There(seen) => self.note_seen(*seen).await,
+                Look::Lost => {
+                    self.presence.lose();
+                    return Ok(());
+                }
                 Look::Gone if self.is_gone => {}
+                Look::Gone if self.may_come_back() => return Ok(()),
+                Look::There(seen) if self.is_half_there(&seen, frontend) && self.may_come_back() => return Ok(()),
                 Look::Gone => {
                     self.is_gone = true;
                     self.replacement = None;
                     self.events.push_back(Event::Removed);
                     self.tell_agent(AgentEvent::Removed).await;
                 }
-                Look::Lost => return Ok(()),
+                Look::There(seen) => {
+                    if self.presence.is_missing() {
+                        self.note("its directory is there again");
+                    }
+                    self.presence = Presence::new(losses);
+                    self.note_seen(*seen).await;
+                }
             }
         }
         // What is seen of the frontend of a new directory counts when that directory is taken up.
@@ -278,6 +308,24 @@ impl Hands {
             self.events.push_back(Event::Frontend(frontend));
         }
         Ok(())
+    }
+
+    /// Nobody ends a device like this; but somebody who restores a store may have come so far.
+    fn is_half_there(&self, seen: &Seen, frontend: State) -> bool {
+        frontend == State::Unknown && seen.online && seen.own == self.directory.shown()
+    }
+
+    /// Whether what is missing may have gone with the store, and not by anybody's wish.
+    fn may_come_back(&mut self) -> bool {
+        let was_missing = self.presence.is_missing();
+        let may = self.presence.miss(self.host.store.losses(), self.host.executor.now(), self.host.offer.grace);
+        if may && !was_missing {
+            self.note("its directory has gone with the store; its guest is served until it comes back");
+        }
+        if was_missing && !may {
+            self.note("its directory has not come back");
+        }
+        may
     }
 
     async fn note_seen(&mut self, seen: Seen) {

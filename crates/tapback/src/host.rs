@@ -36,6 +36,9 @@ impl std::fmt::Debug for Host {
 pub trait Log {
     /// Takes one. It must not wait.
     fn note(&self, device: &DeviceName, words: &str);
+
+    /// Takes one about all devices of a kind. It must not wait.
+    fn note_all(&self, kind: &str, words: &str);
 }
 
 /// Nobody wants to know.
@@ -44,4 +47,6 @@ pub struct Silent;
 
 impl Log for Silent {
     fn note(&self, _: &DeviceName, _: &str) {}
+
+    fn note_all(&self, _: &str, _: &str) {}
 }

@@ -33,6 +33,8 @@ mod name;
 mod nodes;
 mod offer;
 mod pace;
+mod presence;
+mod refused;
 mod reports;
 mod ring;
 mod tapdisk;

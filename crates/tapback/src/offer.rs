@@ -1,5 +1,7 @@
 //! What a guest is told in nodes: what it may ask for, and what its disk is like.
 
+use std::time::Duration;
+
 use control_api::native::{Geometry, RingConnected, RingOffer, RingOperation};
 
 use crate::ImageNodes;
@@ -23,7 +25,13 @@ pub struct Offer {
     pub polling_us: u32,
     /// Writes that keep their place among others, besides flushes.
     pub barrier: bool,
+    /// How long a guest is served without its directory, if that may have gone with its XenStore, before it is believed
+    /// that somebody has removed it.
+    pub grace: Duration,
 }
+
+/// That long if nobody says otherwise: it only delays the end of disks that were removed while there was no XenStore.
+const GRACE: Duration = Duration::from_secs(600);
 
 impl Default for Offer {
     fn default() -> Offer {
@@ -34,6 +42,7 @@ impl Default for Offer {
             persistent: false,
             polling_us: 0,
             barrier: true,
+            grace: GRACE,
         }
     }
 }

@@ -13,7 +13,7 @@ use storage_io::{Signal, Task};
 use wire::xenstore::Path;
 use xen::{DomainId, store::Watch};
 
-use crate::{Device, DeviceName, Host, Summary, device::REFUSED_PAUSE, name::kind_directory};
+use crate::{Device, DeviceName, Host, Summary, device::REFUSED_PAUSE, name::kind_directory, refused::Refused};
 
 /// Serves every device below `backend/<kind>`. Dropping it leaves all of them as they are.
 ///
@@ -32,6 +32,7 @@ struct Devices {
     known: RefCell<BTreeMap<DeviceName, Device>>,
     /// Whose devices could not be listed: of all guests, or of one. They are asked for again.
     unlisted: RefCell<BTreeSet<Option<String>>>,
+    refused: Refused,
     /// One of them is over.
     over: Rc<Signal>,
 }
@@ -66,6 +67,7 @@ impl Watcher {
             only: only.map(|guest| guest.to_string()),
             known: RefCell::default(),
             unlisted: RefCell::default(),
+            refused: Refused::default(),
             over: Rc::default(),
         });
         let task = host.executor.spawn(devices.clone().run());
@@ -115,7 +117,11 @@ impl Devices {
     async fn run(self: Rc<Self>) {
         let watch = self.host.store.watch(&self.root);
         loop {
-            for path in self.changes_or_due(&watch).await {
+            let paths = self.changes_or_due(&watch).await;
+            if let Some(words) = self.refused.news(&watch) {
+                self.host.log.note_all(&self.kind, &words);
+            }
+            for path in paths {
                 match self.place(&path) {
                     Place::Many(guest) => self.look_at_all(guest.as_deref()).await,
                     Place::One(name) => self.look_at(name),

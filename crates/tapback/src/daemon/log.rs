@@ -140,6 +140,10 @@ impl Log for DaemonLog {
     fn note(&self, device: &DeviceName, words: &str) {
         self.info(format!("{device}: {words}"));
     }
+
+    fn note_all(&self, kind: &str, words: &str) {
+        self.info(format!("{kind}: {words}"));
+    }
 }
 
 /// The thread's part.

@@ -5,6 +5,7 @@
 mod adoption;
 mod hostile;
 mod life;
+mod lost;
 mod nodes;
 mod pause;
 mod removal;
@@ -12,5 +13,6 @@ mod ring_nodes;
 mod said;
 mod toolstack;
 mod watcher;
+mod watches;
 mod worker;
 mod world;

@@ -43,9 +43,19 @@ impl Log for Lines {
     fn note(&self, device: &DeviceName, words: &str) {
         self.0.borrow_mut().push(format!("{device}: {words}"));
     }
+
+    fn note_all(&self, kind: &str, words: &str) {
+        self.0.borrow_mut().push(format!("{kind}: {words}"));
+    }
 }
 
 impl Lines {
+    /// About all devices of a kind.
+    pub(crate) fn of_kind(&self) -> Vec<String> {
+        let lines = self.0.borrow();
+        lines.iter().filter_map(|line| line.strip_prefix("vbd3: ")).map(str::to_owned).collect()
+    }
+
     pub(crate) fn of(&self, device: u32) -> Vec<String> {
         let middle = format!("/{device}: ");
         let lines = self.0.borrow();
@@ -124,6 +134,23 @@ impl World {
         self.sockets.with_store(|store| {
             let toolstack = store.connect(0);
             store.handle(toolstack, &message);
+            store.disconnect(toolstack);
+        });
+    }
+
+    /// The server crashes, and the next one has nothing but the domains that a toolstack writes first.
+    pub(crate) fn forget(&self) {
+        self.sockets.drop_connections();
+        self.sockets.with_store(|store| {
+            let toolstack = store.connect(0);
+            for (operation, payload) in [
+                (Operation::Remove, b"/local\0".as_slice()),
+                (Operation::Write, b"/local/domain/0/name\0Domain-0"),
+                (Operation::Write, b"/local/domain/7/name\0guest"),
+            ] {
+                let payload = payload.to_vec();
+                store.handle(toolstack, &Message { operation, request: 1, transaction: 0, payload });
+            }
             store.disconnect(toolstack);
         });
     }

@@ -85,6 +85,10 @@ impl Log for Lines {
     fn note(&self, device: &DeviceName, words: &str) {
         println!("{device}: {words}");
     }
+
+    fn note_all(&self, kind: &str, words: &str) {
+        println!("{kind}: {words}");
+    }
 }
 
 /// Who serves guests' devices.

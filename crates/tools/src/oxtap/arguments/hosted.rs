@@ -80,6 +80,9 @@ pub struct BackendOptions {
     /// Look at rings for so many microseconds after the last request, instead of waiting to be told: 0 to 100000.
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = polling())]
     pub polling: u32,
+    /// How long a guest is served after XenStore has lost its device together with the connection.
+    #[arg(long, value_name = "SECONDS", value_parser = size::parse_seconds, default_value = "600")]
+    pub grace: Duration,
 }
 
 /// `oxtap hosted add-disk`.

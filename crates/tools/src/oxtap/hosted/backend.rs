@@ -50,7 +50,12 @@ pub(super) fn start(
         worker: Rc::new(Tapdisks::new(executor, run_directory(directory))),
         opener: Rc::new(NamedDisks),
         log: log.clone(),
-        offer: Offer { persistent: options.persistent, polling_us: options.polling, ..Offer::default() },
+        offer: Offer {
+            persistent: options.persistent,
+            polling_us: options.polling,
+            grace: options.grace,
+            ..Offer::default()
+        },
     });
     options.kinds.iter().map(|kind| Watcher::start(&host, kind)).collect()
 }

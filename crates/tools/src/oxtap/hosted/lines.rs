@@ -133,6 +133,10 @@ impl Log for Lines {
     fn note(&self, device: &DeviceName, words: &str) {
         self.put(&format!("{device}: {words}"));
     }
+
+    fn note_all(&self, kind: &str, words: &str) {
+        self.put(&format!("{kind}: {words}"));
+    }
 }
 
 impl Drop for Lines {
