@@ -200,6 +200,13 @@ impl Whole {
         self.toolstack.add_disk(&spec).await.unwrap();
         let mut disk = Disk { spec, pid: 0, minor: 0 };
         self.wait_for(&disk, "2").await;
+        self.run_script(&mut disk).await;
+        disk
+    }
+
+    /// What a script does: it makes a tapdisk, has it open the image, and names it.
+    pub(crate) async fn run_script(&self, disk: &mut Disk) {
+        let image = disk.spec.image.clone();
         let pid = self.tap_ctl(&["spawn"]).trim().to_owned();
         let minor = self.run.allocate_minor().unwrap().to_string();
         self.tap_ctl(&["attach", "-p", &pid, "-m", &minor]);
@@ -209,7 +216,14 @@ impl Whole {
         for (name, value) in [("physical-device-path", socket.as_str()), ("hotplug-status", "connected")] {
             self.store.write(&disk.node(name), value.as_bytes()).await.unwrap();
         }
-        disk
+    }
+
+    /// Waits until a node is there, or has gone.
+    pub(crate) async fn wait_for_node(&self, node: &Path, is_there: bool) {
+        let watch = self.store.watch(node);
+        while self.text(node).await.is_some() != is_there {
+            watch.next().await;
+        }
     }
 
     pub(crate) async fn text(&self, node: &Path) -> Option<String> {

@@ -20,14 +20,14 @@ const REQUESTS: u64 = 300;
 const BACKENDS: u64 = 5;
 
 /// A guest that never rests: whatever it reads is checked.
-struct Load {
+pub(crate) struct Load {
     workload: Workload,
     must_end: Rc<Cell<bool>>,
     task: Task<Result<()>>,
 }
 
 impl Load {
-    async fn start(whole: &Whole, device: &Device) -> Load {
+    pub(crate) async fn start(whole: &Whole, device: &Device) -> Load {
         let workload = Workload::new(7, &device.connected().await.unwrap());
         let must_end = Rc::<Cell<bool>>::default();
         let (work, device, stop) = (workload.clone(), device.clone(), must_end.clone());
@@ -40,8 +40,13 @@ impl Load {
         Load { workload, must_end, task }
     }
 
+    /// Requests that were answered.
+    pub(crate) fn answered(&self) -> u64 {
+        self.workload.done().requests()
+    }
+
     /// So many more requests are answered.
-    async fn goes_on(&mut self) {
+    pub(crate) async fn goes_on(&mut self) {
         let more = self.workload.done().requests() + REQUESTS;
         match select(pin!(self.workload.until(more)), &mut self.task).await {
             Either::Left(_) => {}
@@ -49,7 +54,7 @@ impl Load {
         }
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.must_end.set(true);
         self.task.await.unwrap();
     }

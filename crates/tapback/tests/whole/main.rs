@@ -5,4 +5,5 @@
 mod features;
 mod host;
 mod killed;
+mod pause;
 mod stories;
