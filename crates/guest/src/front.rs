@@ -60,6 +60,8 @@ struct Inner {
     stray: Cell<u64>,
     listening: RefCell<Option<Task<()>>>,
     life: Cell<Life>,
+    /// What was wrong with an answer, if anything.
+    nonsense: RefCell<Option<String>>,
 }
 
 /// What has become of a disk.
@@ -68,7 +70,7 @@ enum Life {
     Used,
     /// Its backend has let go of everything.
     Ended,
-    /// Its backend may still do what it was asked to: what it may touch is used for nothing else.
+    /// Its backend may still do what it was asked to, or makes no sense: what it may touch is used for nothing else.
     Abandoned,
 }
 
@@ -92,13 +94,16 @@ impl Front {
             stray: Cell::new(0),
             listening: RefCell::default(),
             life: Cell::new(Life::Used),
+            nonsense: RefCell::default(),
         });
         let (channel, weak) = (inner.channel.clone(), Rc::downgrade(&inner));
         let listening = executor.spawn(async move {
             // Who waits for an event holds nothing that would keep the disk: it may never come.
             while channel.wait().await.is_ok() {
                 let Some(inner) = weak.upgrade() else { return };
-                inner.take_responses();
+                if let Err(words) = inner.take_responses() {
+                    return inner.gives_up(words);
+                }
             }
         });
         inner.listening.replace(Some(listening));
@@ -216,12 +221,12 @@ impl Front {
     /// Sends a request, and waits for its response.
     ///
     /// # Errors
-    /// When the disk goes away first.
+    /// When the disk goes away first: `Corrupt` if that is because the backend's answers make no sense.
     pub async fn request(&self, operation: OperationCode, body: RequestBody) -> Result<Status> {
         let inner = &self.0;
         inner.room.until(|| inner.ring.borrow().free() > 0 || inner.life.get() != Life::Used).await;
         if inner.life.get() != Life::Used {
-            return Err(gone());
+            return Err(inner.gone());
         }
         let id = inner.next_id.get();
         inner.next_id.set(id + 1);
@@ -236,7 +241,7 @@ impl Front {
         if wants_to_know {
             inner.channel.notify();
         }
-        answer.await.ok_or_else(gone)
+        answer.await.ok_or_else(|| inner.gone())
     }
 
     /// Ends the disk: its backend has let go of the ring. What has no response gets none any more. Says how many pages the
@@ -256,11 +261,9 @@ impl Front {
     }
 
     fn stop(&self, life: Life) {
-        self.0.life.set(life);
         let listening = self.0.listening.take();
-        let waiting = self.0.waiting.take();
-        drop((listening, waiting));
-        self.0.room.notify();
+        drop(listening);
+        self.0.enter(life);
     }
 
     /// Ends the disk: its backend has let go of the ring. Says how many pages it still has.
@@ -285,30 +288,53 @@ impl Front {
 }
 
 impl Inner {
-    fn take_responses(&self) {
+    /// Hands responses to those who wait for them; tells what is wrong with one that makes no sense.
+    fn take_responses(&self) -> std::result::Result<(), String> {
         loop {
-            let response = self.ring.borrow_mut().take();
-            match response {
-                Some(response) => self.end(&response),
+            let response = self.ring.borrow_mut().try_take();
+            match response.map_err(|index| format!("responses run ahead of requests: {index}"))? {
+                Some(response) => self.end(&response)?,
                 None if self.ring.borrow().arm() => {}
                 None => break,
             }
         }
         self.room.notify();
+        Ok(())
     }
 
-    /// A guest's kernel ends a disk for any of these; here, a test ends.
-    fn end(&self, response: &Response) {
-        let asked = self.waiting.borrow_mut().remove(&response.id);
-        let (operation, to) = asked.unwrap_or_else(|| panic!("{response:?} answers nothing that was asked"));
-        assert_eq!(response.operation, operation, "the answer to something else");
-        // Whoever asked may have gone.
-        let _ = to.answer(response.status);
+    fn end(&self, response: &Response) -> std::result::Result<(), String> {
+        match self.waiting.borrow_mut().remove(&response.id) {
+            None => Err(format!("{response:?} answers nothing that was asked")),
+            Some((asked, _)) if asked != response.operation => Err(format!("{response:?} answers a {asked:?}")),
+            Some((_, to)) => {
+                // Whoever asked may have gone.
+                let _ = to.answer(response.status);
+                Ok(())
+            }
+        }
     }
-}
 
-fn gone() -> Error {
-    Error::new(ErrorKind::Closed, "the disk has gone")
+    /// As a guest's kernel does, the ring is not looked at any more.
+    fn gives_up(&self, words: String) {
+        self.nonsense.replace(Some(words));
+        self.enter(Life::Abandoned);
+    }
+
+    /// What has no response gets none any more.
+    fn enter(&self, life: Life) {
+        self.life.set(life);
+        let waiting = self.waiting.take();
+        drop(waiting);
+        self.room.notify();
+    }
+
+    /// Why there is no disk any more.
+    fn gone(&self) -> Error {
+        match &*self.nonsense.borrow() {
+            Some(words) => Error::new(ErrorKind::Corrupt, format!("the backend makes no sense: {words}")),
+            None => Error::new(ErrorKind::Closed, "the disk has gone"),
+        }
+    }
 }
 
 fn okay(status: Status) -> Result<()> {

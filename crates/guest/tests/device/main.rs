@@ -5,5 +5,6 @@
 mod backend;
 mod closing;
 mod connecting;
+mod nonsense;
 mod resuming;
 mod world;
