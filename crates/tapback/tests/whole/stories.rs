@@ -58,6 +58,46 @@ fn a_disk_that_grows_is_larger_for_its_guest() {
 }
 
 #[test]
+fn a_disk_grows_while_its_guest_works_and_every_byte_stays() {
+    let whole = Whole::new();
+    whole.run(async {
+        let disk = whole.attach("xvda").await;
+        let device = whole.device(&disk, DeviceOptions { queues: 2, order: 2, ..DeviceOptions::default() }).await;
+        let mut properties = device.connected().await.unwrap();
+        let workload = Workload::new(7, &properties);
+        let load = {
+            let (workload, device) = (workload.clone(), device.clone());
+            whole.executor.spawn(async move { workload.run(&device, 6 * REQUESTS, Pace::default()).await })
+        };
+        for factor in [2, 3] {
+            let (bytes, done) = (factor * DISK_BYTES, workload.done().requests());
+            while workload.done().requests() < done + REQUESTS {
+                whole.text(&disk.node("state")).await;
+            }
+            whole.client(&disk).ask(Command::Grow(Grow { minor: disk.minor, bytes: Some(bytes) })).unwrap();
+            properties = device.changed_from(properties).await.unwrap();
+            assert_eq!(properties.sectors, bytes / 512);
+            assert_eq!(whole.text(&disk.node("sectors")).await, Some((bytes / 512).to_string()));
+            assert_eq!(device.read(properties.sectors - 8, 8).await.unwrap(), [0; 4096], "what is new is empty");
+            device.write(properties.sectors - 8, &[u8::try_from(factor).unwrap(); 4096]).await.unwrap();
+            assert!(device.write(properties.sectors, &[1; 512]).await.is_err(), "it ends there");
+        }
+        load.await.unwrap();
+        workload.verify(&device, Pace::default()).await.unwrap();
+        assert_eq!((device.account().resizes, device.account().connections), (2, 1));
+        assert_eq!(device.shutdown(LONG).await, Outcome::AtItsStart);
+        // Another kernel finds all of it.
+        let device = whole.device(&disk, DeviceOptions::default()).await;
+        assert_eq!(device.connected().await.unwrap().sectors, properties.sectors);
+        workload.verify(&device, Pace::default()).await.unwrap();
+        for factor in [2, 3] {
+            let end = factor * DISK_BYTES / 512;
+            assert_eq!(device.read(end - 8, 8).await.unwrap(), [u8::try_from(factor).unwrap(); 4096]);
+        }
+    });
+}
+
+#[test]
 fn a_guest_does_not_notice_that_its_backend_starts_anew() {
     let whole = Whole::new();
     whole.run(async {
