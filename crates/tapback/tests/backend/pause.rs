@@ -1,7 +1,7 @@
 //! A storage manager that pauses disks by nodes, and what may happen meanwhile.
 
 use tapback::Disk;
-use xenbus::agent::vbd::Vbd as Phase;
+use xenbus::{agent::vbd::Vbd as Phase, server::Faults};
 
 use crate::world::{GUEST, Vbd, World, XVDA};
 
@@ -305,11 +305,19 @@ fn a_directory_that_goes_unseen_is_not_made_again_by_an_answer() {
         world.worker.set_slow_to_pause(true);
         vbd.ask_for_pause().await;
         world.settle().await;
-        // What has ended is taken note of before anybody looks.
-        world.worker.set_slow_to_pause(false);
+        let hold_events = Faults { hold_events: true, ..Faults::default() };
+        world.sockets.with_store(|server| server.set_faults(hold_events));
         vbd.remove().await;
+        world.worker.set_slow_to_pause(false);
         world.settle().await;
-        assert_eq!((vbd.read("pause-done").await, world.store.directory(&vbd.back).await.unwrap()), (None, None));
+        assert!(world.worker.is_paused(), "it would like to say so");
+        assert_eq!(world.store.directory(&vbd.back).await.unwrap(), None);
+        world.sockets.with_store(|server| {
+            server.set_faults(Faults::default());
+            server.let_go_of_events();
+        });
+        world.settle().await;
+        assert_eq!(world.summary(XVDA), None);
     });
 }
 
