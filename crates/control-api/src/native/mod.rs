@@ -35,7 +35,7 @@ pub use result::{
     Resized, ResultOf, RunningOperation, Statistics,
 };
 pub use ring::{
-    ConnectRing, RingAbi, RingConnected, RingCounters, RingDisconnected, RingEvent, RingOffer, RingOperation,
+    ConnectRing, Handover, RingAbi, RingConnected, RingCounters, RingDisconnected, RingEvent, RingOffer, RingOperation,
     RingPages, RingQueue, RingQueueStatistics, RingStatistics,
 };
 pub use status::{

@@ -37,6 +37,13 @@ pub struct ConnectRing {
     /// Discards are refused, though the disk may take them.
     #[serde(default)]
     pub no_discard: bool,
+    /// Nobody but this guest may write: rings of other guests that may are held before its first request is taken, until
+    /// it is disconnected.
+    #[serde(default)]
+    pub exclusive: bool,
+    /// How long rings of other guests are waited for, that may be leaving by themselves, before they are held.
+    #[serde(default)]
+    pub hold_ms: u64,
     /// Rings that are connected already, or none: a guest that was served before has requests in its rings, and only
     /// whoever served it knows which of them are answered.
     #[serde(default)]
@@ -170,6 +177,23 @@ pub struct RingStatistics {
     pub counters: RingCounters,
     /// What is wrong with a ring, if anything.
     pub broken: Option<String>,
+    /// No request of it is taken: another guest has the disk for itself.
+    #[serde(default)]
+    pub held: bool,
+    /// The guest whose place it has taken, if it has.
+    #[serde(default)]
+    pub handover: Option<Handover>,
+}
+
+/// A guest has taken the place of another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handover {
+    /// The guest before.
+    pub domain: u16,
+    /// Its device.
+    pub device: u32,
+    /// From its last answer to the first request of the guest that came; none: there was none yet.
+    pub blackout_us: Option<u64>,
 }
 
 /// A ring that is connected.

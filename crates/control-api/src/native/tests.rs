@@ -81,6 +81,8 @@ fn ring() -> ConnectRing {
         indirect_segments: 64,
         read_only: true,
         no_discard: true,
+        exclusive: true,
+        hold_ms: 500,
         adopt: true,
     }
 }
@@ -103,6 +105,8 @@ fn ring_statistics(abi: RingAbi) -> RingStatistics {
         pages: ring_pages(),
         counters: ring_counters(),
         broken: Some("a ring of 1, 2, 4, 8 or 16 pages is needed".into()),
+        held: true,
+        handover: Some(Handover { domain: 3, device: 51712, blackout_us: Some(4100) }),
     }
 }
 

@@ -8,7 +8,7 @@
 #[repr(u32)]
 pub enum Version {
     /// Write access that comes with the first writer: `late` of `open`, `write_access` of disks, the state `switching`;
-    /// `disconnect_ring` ends when all is durable, or says in `not_durable` why it is not.
+    /// `exclusive` and `hold_ms` of `connect_ring`, `held` and `handover` of rings; `disconnect_ring` ends when all is durable, or says in `not_durable` why it is not.
     V3 = 3,
     /// Rings of guests: `connect_ring`, `disconnect_ring`, `watch_ring` with lines `event`; `rings` and `ring_pages` of
     /// disks.

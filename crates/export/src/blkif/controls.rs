@@ -7,7 +7,7 @@ use std::{
     task::Waker,
 };
 
-use storage_io::{Executor, RunningOperation, Signal, UnderWay};
+use storage_io::{Executor, Moment, RunningOperation, Signal, UnderWay};
 use virtual_disk::Geometry;
 use wire::blkif::{OperationCode, RawRequest};
 use xen::DomainId;
@@ -42,6 +42,10 @@ pub(super) struct Controls {
     domain: DomainId,
     /// No more requests are to be taken.
     pub(super) is_stopping: Cell<bool>,
+    /// None is to be taken for now.
+    pub(super) is_held: Cell<bool>,
+    /// When requests were answered last.
+    last_answer: Cell<Option<Moment>>,
     pub(super) waker: RefCell<Option<Waker>>,
     pub(super) counters: Cell<RingCounters>,
     pub(super) pages: Rc<PageAccount>,
@@ -69,6 +73,8 @@ impl Controls {
             executor: executor.clone(),
             domain,
             is_stopping: Cell::new(false),
+            is_held: Cell::new(false),
+            last_answer: Cell::new(None),
             waker: RefCell::default(),
             counters: Cell::default(),
             pages: Rc::new(PageAccount::of(device)),
@@ -85,6 +91,32 @@ impl Controls {
     /// A request was taken; its place in the table.
     pub(super) fn takes(&self, request: RawRequest) -> usize {
         self.table.borrow_mut().take(request, self.executor.turn_began())
+    }
+
+    /// Requests were answered, and the guest can see it.
+    pub(super) fn answers(&self) {
+        self.last_answer.set(Some(self.executor.turn_began()));
+        if self.is_held.get() && self.table.borrow().is_empty() {
+            self.changed.notify();
+        }
+    }
+
+    /// Holds the ring, or lets it go on.
+    pub(super) fn hold(&self, is_held: bool) {
+        self.is_held.set(is_held);
+        self.changed.notify();
+        self.wake();
+    }
+
+    /// Ends when all that was taken of a ring that is held has been answered, or it is held no more.
+    pub(super) async fn at_rest(&self) {
+        let is_at_rest = || !self.is_held.get() || self.is_gone.get() || self.table.borrow().is_empty();
+        self.changed.until(is_at_rest).await;
+        self.show_last_answer();
+    }
+
+    fn show_last_answer(&self) {
+        self.status.publish_last_answer(self.last_answer.get());
     }
 
     /// Shows other threads what the ring has done and holds.
@@ -142,6 +174,7 @@ impl Drop for Presence {
         // What is mapped now will not be given back.
         self.0.pages.close();
         self.0.show();
+        self.0.show_last_answer();
         self.0.is_gone.set(true);
         self.0.changed.notify();
     }

@@ -148,6 +148,19 @@ impl ConnectedRing {
         RingChanges::new(self.controls.clone(), self.geometry)
     }
 
+    /// Takes no more requests until it is told to [`go_on`](Self::go_on). What is returned ends when those that were taken
+    /// have been answered, and need not be waited for.
+    pub fn hold(&self) -> impl Future<Output = ()> + 'static + use<> {
+        self.controls.hold(true);
+        let controls = self.controls.clone();
+        async move { controls.at_rest().await }
+    }
+
+    /// Takes requests again.
+    pub fn go_on(&self) {
+        self.controls.hold(false);
+    }
+
     /// Takes no more requests, waits until those that were taken have been answered, and lets go: event channel first,
     /// pages second.
     pub async fn disconnect(self) -> RingEnd {

@@ -233,6 +233,9 @@ impl RingSource {
         let count = count?;
         if count > 0 {
             self.doorbell.worked();
+            if self.controls.counters.get().requests == 0 {
+                self.controls.status.publish_first_request(self.executor.now());
+            }
             self.count(|counters| counters.requests += count as u64);
             self.keep_looking();
         }
@@ -661,6 +664,9 @@ impl RequestSource for RingSource {
                 let goes_on = self.jobs.iter().flatten().any(comes_again);
                 return if goes_on { Poll::Pending } else { Poll::Ready(None) };
             }
+            if self.controls.is_held.get() {
+                return Poll::Pending;
+            }
             // What was read and waits for room to be copied makes none.
             if !self.held.has_room() || self.to_guest.is_waiting() {
                 return Poll::Pending;
@@ -721,6 +727,7 @@ impl RequestSource for RingSource {
         if self.ring.push() {
             self.doorbell.ring();
         }
+        self.controls.answers();
         self.count(|_| {});
         if self.polling.is_some() {
             // Whoever waited for this has something to ask next.

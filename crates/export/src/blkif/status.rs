@@ -6,7 +6,10 @@ use std::{
     iter::Sum,
     ops::Add,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
 };
+
+use storage_io::Moment;
 
 use super::{RingCounters, RingPages};
 
@@ -16,6 +19,9 @@ pub struct RingStatus {
     counters: Figures<COUNTERS>,
     pages: Figures<PAGES>,
     traffic: Figures<TRAFFIC>,
+    /// Nanoseconds of the clock of all executors; 0: not yet.
+    first_request: AtomicU64,
+    last_answer: AtomicU64,
 }
 
 /// Reads or writes of a guest.
@@ -62,6 +68,24 @@ impl RingStatus {
         RingTraffic::from_figures(self.traffic.load())
     }
 
+    /// When its first request was taken, on the clock of all executors.
+    pub fn first_request(&self) -> Option<Duration> {
+        Some(self.first_request.load(Relaxed)).filter(|at| *at > 0).map(Duration::from_nanos)
+    }
+
+    /// When the last of its requests was answered: known once it is held or has gone.
+    pub fn last_answer(&self) -> Option<Duration> {
+        Some(self.last_answer.load(Relaxed)).filter(|at| *at > 0).map(Duration::from_nanos)
+    }
+
+    pub(super) fn publish_first_request(&self, at: Moment) {
+        self.first_request.store(nanoseconds(at), Relaxed);
+    }
+
+    pub(super) fn publish_last_answer(&self, at: Option<Moment>) {
+        self.last_answer.store(at.map_or(0, nanoseconds), Relaxed);
+    }
+
     pub(super) fn publish(&self, counters: RingCounters, pages: RingPages) {
         self.counters.store(counters.figures());
         self.pages.store(pages.figures());
@@ -70,6 +94,10 @@ impl RingStatus {
     pub(super) fn publish_traffic(&self, traffic: RingTraffic) {
         self.traffic.store(traffic.figures());
     }
+}
+
+fn nanoseconds(at: Moment) -> u64 {
+    u64::try_from(at.since_start().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Figures that one thread writes.

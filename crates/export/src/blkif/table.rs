@@ -54,6 +54,11 @@ impl Table {
         all.map(|(words, since)| RunningOperation { what: format!("domain {domain}: {words}"), since }).collect()
     }
 
+    /// Whether all that was taken has been answered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.free.len() == self.entries.len()
+    }
+
     /// A request was taken; its place in the table.
     ///
     /// # Panics

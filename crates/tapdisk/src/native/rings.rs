@@ -1,8 +1,8 @@
 //! Guests' devices, in the protocol's words.
 
 use control_api::native::{
-    RingAbi, RingConnected, RingCounters, RingDisconnected, RingOffer, RingPages, RingQueueStatistics, RingStatistics,
-    Throttled,
+    Handover, RingAbi, RingConnected, RingCounters, RingDisconnected, RingOffer, RingPages, RingQueueStatistics,
+    RingStatistics, Throttled,
 };
 use export::blkif;
 use wire::blkif::{Abi, Limits};
@@ -24,6 +24,12 @@ pub(super) fn statistics(device: &ShownDevice) -> RingStatistics {
         pages: pages(device.pages()),
         counters: counters(device.counters()),
         broken: device.broken(),
+        held: device.is_held(),
+        handover: device.handover().map(|(before, blackout)| Handover {
+            domain: u16::try_from(before.domain).expect("it was connected"),
+            device: before.device,
+            blackout_us: blackout.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
+        }),
     }
 }
 

@@ -28,6 +28,16 @@ impl Books {
         self.say(device.name(), &format!("connected: {pages} pages, by queues {queues:?}"));
     }
 
+    /// No request of a device is taken as long as another guest has the disk for itself.
+    pub(super) fn held(&self, name: RingName, other: RingName) {
+        self.say(name, &format!("is held: ring {other} has the disk for itself"));
+    }
+
+    /// It is held no more.
+    pub(super) fn goes_on(&self, name: RingName) {
+        self.say(name, "goes on");
+    }
+
     /// A device takes no more requests; those that it has taken are waited for.
     pub(super) fn leaves(&self, name: RingName) {
         self.say(name, "takes no more requests");

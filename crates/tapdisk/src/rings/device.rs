@@ -49,6 +49,8 @@ pub(crate) struct Device {
     indirect_segments: u16,
     is_read_only: bool,
     may_discard: bool,
+    /// Rings of other guests that may write are held; after they were waited for for so long.
+    pub(crate) exclusive: Option<Duration>,
 }
 
 /// Where one ring of a guest is.
@@ -97,6 +99,7 @@ impl Device {
             indirect_segments: INDIRECT_SEGMENTS_MAX,
             is_read_only: false,
             may_discard: true,
+            exclusive: None,
         })
     }
 
@@ -123,6 +126,7 @@ impl Device {
             indirect_segments: asked.indirect_segments.min(INDIRECT_SEGMENTS_MAX),
             is_read_only: asked.read_only,
             may_discard: !asked.no_discard,
+            exclusive: asked.exclusive.then(|| Duration::from_millis(asked.hold_ms)),
         })
     }
 

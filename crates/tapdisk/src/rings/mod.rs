@@ -2,7 +2,10 @@
 //!
 //! ```text
 //!   Connecting --all rings are served--> Serving --disconnect--> Leaving --the last ring has gone--> Gone
-//!       |                                   |                                                          ^
+//!       |                                  |  ^                     ^                                  ^
+//!       |              another guest comes v  | it has gone         | disconnect                       |
+//!       |                                  Held --------------------+                                  |
+//!       |                                   |                                                          |
 //!       +----- a ring cannot be served, ----+------------ let go of by force, or its thread died -----+
 //!              or let go of by force
 //! ```
@@ -13,6 +16,7 @@
 mod books;
 mod budget;
 mod device;
+mod fence;
 mod platform;
 mod queue;
 mod shown;
@@ -34,7 +38,7 @@ use virtual_disk::{Geometry, Writer};
 use wire::blkif::Limits;
 use xen::Grants;
 
-use self::queue::{Leave, RingSeed};
+use self::queue::{Order, RingSeed};
 pub(crate) use self::{
     books::Books,
     budget::{BUDGET_VARIABLE, BudgetChoice, HostBudget},
@@ -78,6 +82,8 @@ pub(crate) struct Disconnected {
 enum Life {
     Connecting,
     Serving,
+    /// No request of it is taken: another guest has the disk for itself.
+    Held,
     Leaving,
     Gone,
 }
@@ -85,7 +91,13 @@ enum Life {
 impl Life {
     const fn may_become(self, next: Life) -> bool {
         use Life::*;
-        matches!((self, next), (Connecting, Serving | Gone) | (Serving, Leaving | Gone) | (Leaving, Gone))
+        matches!(
+            (self, next),
+            (Connecting, Serving | Gone)
+                | (Serving, Held | Leaving | Gone)
+                | (Held, Serving | Leaving | Gone)
+                | (Leaving, Gone)
+        )
     }
 }
 
@@ -94,10 +106,12 @@ struct Entry {
     device: Device,
     life: Cell<Life>,
     /// To each of its rings; none any more: they are let go of at once.
-    orders: RefCell<Vec<Sender<Leave>>>,
+    orders: RefCell<Vec<Sender<Order>>>,
     shown: OnceCell<Arc<ShownDevice>>,
     /// It may change the disk, until all its rings have gone.
     writer: RefCell<Option<Writer>>,
+    /// Those that are held as long as it is there.
+    holds: RefCell<Vec<Rc<Entry>>>,
     changed: Signal,
 }
 
@@ -109,13 +123,16 @@ pub(crate) struct Rings {
     budget: HostBudget,
     /// Those that have not gone.
     entries: RefCell<Vec<Rc<Entry>>>,
+    /// The last guest that could write and has gone, and when it was answered last.
+    last_writer: Cell<Option<(RingName, Option<Duration>)>>,
     books: Books,
 }
 
 impl Rings {
     pub(crate) fn new(executor: &Executor, platform: Platform, budget: HostBudget, books: Books) -> Rc<Rings> {
         let (grants, entries) = (OnceCell::new(), RefCell::default());
-        Rc::new(Rings { executor: executor.clone(), platform, grants, budget, entries, books })
+        let last_writer = Cell::new(None);
+        Rc::new(Rings { executor: executor.clone(), platform, grants, budget, entries, last_writer, books })
     }
 
     /// Connects a device; its guest is served from now on. Without a platform nothing else matters. One that is to be
@@ -135,7 +152,7 @@ impl Rings {
         if let Some(entry) = self.find(device.name) {
             return match entry.life.get() {
                 Life::Leaving => Err(leaving(device.name)),
-                Life::Serving if entry.device == device => Ok(Connected { already: true, ..connected }),
+                Life::Serving | Life::Held if entry.device == device => Ok(Connected { already: true, ..connected }),
                 _ => Err(known(device.name)),
             };
         }
@@ -144,8 +161,12 @@ impl Rings {
         }
         let grants = self.budget.limit(&grants).context(format!("ring {}", device.name))?;
         let (name, entry) = (device.name, Entry::new(device, writer));
+        let before = self.make_way(&entry).await.context(format!("ring {name}"))?;
         self.entries.borrow_mut().push(entry.clone());
         let serving = self.start(&entry, &grants, &exports, &geometry).await;
+        if let (Some(shown), Some(before)) = (entry.shown.get(), before) {
+            shown.comes_after(before);
+        }
         serving.map(|()| connected).context(format!("ring {name}"))
     }
 
@@ -220,7 +241,10 @@ impl Rings {
 
     fn forget(&self, entry: &Rc<Entry>) {
         self.entries.borrow_mut().retain(|other| !Rc::ptr_eq(other, entry));
-        entry.writer.take();
+        if let (Some(_), Some(shown)) = (entry.writer.take(), entry.shown.get()) {
+            self.last_writer.set(Some((shown.name(), shown.last_answer())));
+        }
+        self.give_way(entry);
         entry.enter(Life::Gone);
     }
 
@@ -267,10 +291,10 @@ impl Rings {
     }
 
     fn leave(&self, entry: &Entry) {
-        if entry.life.get() == Life::Serving {
+        if matches!(entry.life.get(), Life::Serving | Life::Held) {
             entry.enter(Life::Leaving);
             self.books.leaves(entry.device.name);
-            entry.orders.borrow().iter().for_each(|order| drop(order.send(Leave)));
+            entry.orders.borrow().iter().for_each(|order| drop(order.send(Order::Leave)));
         }
     }
 
@@ -304,6 +328,7 @@ impl Entry {
             orders: RefCell::default(),
             shown: OnceCell::new(),
             writer: RefCell::new(writer),
+            holds: RefCell::default(),
             changed: Signal::new(),
         })
     }
@@ -362,12 +387,20 @@ mod tests {
     #[test]
     fn the_life_of_a_device_is_the_drawing() {
         use Life::*;
-        let all = [Connecting, Serving, Leaving, Gone];
+        let all = [Connecting, Serving, Held, Leaving, Gone];
         let pairs = all.iter().flat_map(|life| all.map(|next| (*life, next)));
         let allowed: Vec<_> = pairs.filter(|(life, next)| life.may_become(*next)).collect();
-        assert_eq!(
-            allowed,
-            [(Connecting, Serving), (Connecting, Gone), (Serving, Leaving), (Serving, Gone), (Leaving, Gone)]
-        );
+        let expected = [
+            (Connecting, Serving),
+            (Connecting, Gone),
+            (Serving, Held),
+            (Serving, Leaving),
+            (Serving, Gone),
+            (Held, Serving),
+            (Held, Leaving),
+            (Held, Gone),
+            (Leaving, Gone),
+        ];
+        assert_eq!(allowed, expected);
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!   home --connect--> mapped, bound, served --Leave--> takes no more, drains, unbinds, unmaps --> gone
+//!                           |   ^                           |
+//!                      Hold +---+ GoOn                      |
 //!                           |                               |
 //!                           +------ home has hung up -------+--> let go of at once ------------> gone
 //! ```
@@ -22,9 +24,15 @@ use xen::Grants;
 
 use super::{Platform, shown::ShownRing};
 
-/// Home wants a ring to end: it takes no more requests and answers those that it has taken.
-#[derive(Debug)]
-pub(super) struct Leave;
+/// What home wants of a ring.
+pub(super) enum Order {
+    /// It takes no more requests for now; home is told when those that it has taken are answered.
+    Hold(ReplyTo<()>),
+    /// It takes requests again.
+    GoOn,
+    /// It ends: it takes no more requests and answers those that it has taken.
+    Leave,
+}
 
 /// What a queue is given to serve a ring.
 pub(super) struct RingSeed {
@@ -36,7 +44,7 @@ pub(super) struct RingSeed {
     pub(super) platform: Platform,
     pub(super) grants: Arc<dyn Grants>,
     /// Home hangs up when the ring is to be let go of at once.
-    pub(super) orders: Receiver<Leave>,
+    pub(super) orders: Receiver<Order>,
     /// Where to say that it is served.
     pub(super) up: ReplyTo<Result<ShownRing>>,
 }
@@ -63,7 +71,22 @@ impl RingSeed {
         };
         let _ = up.answer(Ok(ShownRing { queue: queue.number(), pages, status: ring.status() }));
         let _telling = queue.executor().spawn(tell(ring.changes(), changes.clone()));
-        if orders.recv().await.is_some() {
+        let leaves = loop {
+            match orders.recv().await {
+                Some(Order::Hold(held)) => {
+                    let at_rest = ring.hold();
+                    let telling = async move {
+                        at_rest.await;
+                        let _ = held.answer(());
+                    };
+                    queue.executor().spawn(telling).detach();
+                }
+                Some(Order::GoOn) => ring.go_on(),
+                Some(Order::Leave) => break true,
+                None => break false,
+            }
+        };
+        if leaves {
             let hung_up = async { while orders.recv().await.is_some() {} };
             select(pin!(ring.disconnect()), pin!(hung_up)).await;
         }

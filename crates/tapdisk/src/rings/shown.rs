@@ -2,7 +2,13 @@
 //!
 //! Whoever watches is told at first what holds already, so that nothing is missed between two watches.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use block_core::Result;
 use control_api::native::{RingEvent, RingOperation};
@@ -26,6 +32,9 @@ pub(crate) struct ShownDevice {
     is_read_only: bool,
     rings: Vec<ShownRing>,
     account: Arc<DeviceAccount>,
+    is_held: AtomicBool,
+    /// The guest whose place it has taken, and when that was answered last.
+    before: OnceLock<(RingName, Option<Duration>)>,
     told: Mutex<Told>,
 }
 
@@ -64,8 +73,38 @@ impl ShownDevice {
             is_read_only: device.sees(geometry).read_only && !geometry.read_only,
             rings,
             account,
+            is_held: AtomicBool::new(false),
+            before: OnceLock::new(),
             told: Mutex::new(told),
         })
+    }
+
+    /// Whether none of its requests is taken.
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_held.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_held(&self, is_held: bool) {
+        self.is_held.store(is_held, Ordering::Relaxed);
+    }
+
+    /// It takes the place of another guest, which was answered last at this time.
+    pub(super) fn comes_after(&self, before: (RingName, Option<Duration>)) {
+        // It comes once.
+        let _ = self.before.set(before);
+    }
+
+    /// When the last of its requests was answered; known once it is held or has gone.
+    pub(crate) fn last_answer(&self) -> Option<Duration> {
+        self.rings.iter().filter_map(|ring| ring.status.last_answer()).max()
+    }
+
+    /// The guest whose place it has taken, and how long neither was served.
+    pub(crate) fn handover(&self) -> Option<(RingName, Option<Duration>)> {
+        let (name, last_answer) = *self.before.get()?;
+        let first_request = self.rings.iter().filter_map(|ring| ring.status.first_request()).min();
+        let blackout = last_answer.zip(first_request).map(|(last, first)| first.saturating_sub(last));
+        Some((name, blackout))
     }
 
     pub(crate) fn name(&self) -> RingName {

@@ -7,6 +7,7 @@ mod cycles;
 mod descriptors;
 mod destroy;
 mod errors_of_open;
+mod fence;
 mod grant_budget;
 mod held_marker;
 mod host;
