@@ -13,6 +13,19 @@ const USUAL_KIND: &str = "vbd3";
 const QUEUES_MAX: i64 = 16;
 
 /// The backend of guests' disks: does what XenStore and toolstacks ask of it, and has tapdisks serve the rings.
+///
+/// It makes offers to each device below backend/KIND and leaves the device to its script. When that has run, the disk is found
+/// by the nodes pid and minor, by physical-device-path (the NBD socket or the marker of a disk), by physical-device (0:MINOR),
+/// or by params (type:path, as a tapdisk has it open); the guest's rings are connected to it, and let go of when the guest or
+/// the toolstack ends the device. A directory that has gone is never written to again.
+///
+/// It holds no state: killed or ended at any moment, it leaves all rings at work, and whoever is started next takes them up.
+/// It goes to the background when it serves; what fails before that is told on stderr, with the number of the error as the
+/// exit status. SIGTERM and SIGINT end it with 0.
+///
+/// With --auto, a disk whose script is block-oxtap needs nobody else: a tapdisk is started for its params, read-only unless
+/// mode says w, and ended when no device needs it any more. One that a guest may write to is no other guest's, unless mode is
+/// w!. With direct-io-safe=0 it goes through the page cache.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
 #[command(name = "tapback", version, about, max_term_width = 100, after_help = ENVIRONMENT)]
 pub struct Arguments {

@@ -47,7 +47,8 @@ pub(crate) enum StateChange {
 
 impl Directory {
     pub(crate) fn new(store: &Store, path: Path, errors: Path, frontend: Path, shown: State) -> Directory {
-        let (shown, has_error) = (Cell::new(shown), Cell::new(false));
+        // Whoever served the device before may have told of one.
+        let (shown, has_error) = (Cell::new(shown), Cell::new(shown != State::Initialising));
         Directory { store: store.clone(), path, errors, frontend, shown, has_error }
     }
 
@@ -174,6 +175,10 @@ impl Directory {
         }
         self.store
             .transaction(async |transaction| {
+                if transaction.directory(&self.errors).await?.is_none() {
+                    // Nobody has told of one, or somebody else has taken it back.
+                    return Ok(());
+                }
                 transaction.remove(&self.errors).await?;
                 // That of the kind and those of others stay.
                 let guest = self.errors.parent().expect("a device is below its guest");

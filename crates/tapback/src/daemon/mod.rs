@@ -36,7 +36,7 @@ use xen::{
     store::{Address, Store},
 };
 
-use crate::{Arguments, Finder, Host, Log, Offer, Opener, Tapdisks, Watcher};
+use crate::{Arguments, Finder, Host, Log, Offer, Tapdisks, Watcher};
 use log::DaemonLog;
 use seat::Seat;
 
@@ -122,16 +122,17 @@ fn host(
     run: &RunDir,
     log: Rc<dyn Log>,
 ) -> Host {
-    let opener: Rc<dyn Opener> = match arguments.auto {
-        true => Rc::new(Finder::starting(store, run, domain, &log)),
-        false => Rc::new(Finder::new(executor, run)),
+    let finder = match arguments.auto {
+        true => Finder::starting(store, run, domain, &log),
+        false => Finder::new(executor, run),
     };
+    let finder = if arguments.verbose { finder.telling(&log) } else { finder };
     Host {
         executor: executor.clone(),
         store: store.clone(),
         domain,
         worker: Rc::new(Tapdisks::new(executor, run.clone())),
-        opener,
+        opener: Rc::new(finder),
         log,
         offer: Offer {
             persistent: arguments.persistent,

@@ -38,28 +38,45 @@ struct Inner {
     search: Rc<Search>,
     /// Those that are started by us, if we may.
     own: Option<Rc<OwnDisks>>,
+    /// Who wants to know how a disk was found.
+    told: Option<Rc<dyn Log>>,
 }
 
 impl Finder {
     /// Finds disks of the tapdisks whose sockets are here; starts none.
     pub fn new(executor: &Executor, run: &RunDir) -> Finder {
         let search = Rc::new(Search::new(executor, run));
-        Finder { inner: Rc::new(Inner { search, own: None }) }
+        Finder { inner: Rc::new(Inner { search, own: None, told: None }) }
     }
 
     /// As [`new`](Self::new), and starts tapdisks for devices whose script leaves that to us. The backend is this domain.
     pub fn starting(store: &Store, run: &RunDir, domain: DomainId, log: &Rc<dyn Log>) -> Finder {
         let search = Rc::new(Search::new(store.executor(), run));
         let own = OwnDisks::new(store, run, search.clone(), domain, log.clone());
-        Finder { inner: Rc::new(Inner { search, own: Some(Rc::new(own)) }) }
+        Finder { inner: Rc::new(Inner { search, own: Some(Rc::new(own)), told: None }) }
+    }
+
+    /// The same, and tells of each disk that is found.
+    #[must_use]
+    pub fn telling(self, log: &Rc<dyn Log>) -> Finder {
+        let Inner { search, own, .. } = &*self.inner;
+        Finder { inner: Rc::new(Inner { search: search.clone(), own: own.clone(), told: Some(log.clone()) }) }
     }
 }
 
 impl Inner {
     async fn open(self: Rc<Self>, device: DeviceName, image: ImageNodes, may_start: bool) -> Result<Disk> {
+        let found = self.find(&device, image, may_start).await;
+        if let (Some(log), Ok(Disk { pid, minor })) = (&self.told, &found) {
+            log.note(&device, &format!("its disk is minor {minor} of tapdisk {pid}"));
+        }
+        found
+    }
+
+    async fn find(&self, device: &DeviceName, image: ImageNodes, may_start: bool) -> Result<Disk> {
         if is_our_script(&image) {
             let refused = || Error::new(ErrorKind::Unsupported, "no tapdisk is started for it: --auto was not given");
-            return self.own.as_ref().ok_or_else(refused)?.open(&device, &image, may_start).await;
+            return self.own.as_ref().ok_or_else(refused)?.open(device, &image, may_start).await;
         }
         if let Some(disk) = named_disk(&image) {
             return Ok(disk);
@@ -92,7 +109,7 @@ impl Opener for Finder {
 
 impl std::fmt::Debug for Finder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Inner { search, own } = &*self.inner;
+        let Inner { search, own, .. } = &*self.inner;
         write!(f, "Finder({search:?}, starts tapdisks: {})", own.is_some())
     }
 }

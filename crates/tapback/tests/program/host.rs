@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    ffi::OsStr,
     fs::{self, File},
     future::Future,
     io::{BufRead, BufReader},
@@ -125,7 +126,14 @@ impl Hosted {
     }
 
     pub(crate) fn start(&self, arguments: &[&str]) {
-        let backend = self.command("tapback").arg("-d").args(arguments).spawn().unwrap();
+        self.start_with(arguments, &[]);
+    }
+
+    /// With more in its environment.
+    pub(crate) fn start_with(&self, arguments: &[&str], variables: &[(&str, &OsStr)]) {
+        let mut command = self.command("tapback");
+        command.arg("-d").args(arguments).envs(variables.iter().copied());
+        let backend = command.spawn().unwrap();
         assert!(self.backend.replace(Some(backend)).is_none(), "one is enough");
     }
 

@@ -1,6 +1,6 @@
 //! How the process begins and ends, and what guests notice of it.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt};
 
 use guest::workload::{Pace, Workload};
 use test_support::cycles;
@@ -64,6 +64,51 @@ fn a_daemon_is_up_when_it_returns_and_leaves_nothing_when_it_is_ended() {
     assert!(!pid_file.exists() && host.seats().is_empty());
     let log = fs::read_to_string(log).unwrap();
     assert!(log.contains("serving vbd3 in domain 0") && log.contains("told to end by signal 15"), "{log}");
+}
+
+#[test]
+fn a_program_that_never_becomes_a_tapdisk_is_in_nobodys_way() {
+    let host = Hosted::without_backend();
+    let never = host.place.scratch().join("never");
+    fs::write(&never, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    fs::set_permissions(&never, fs::Permissions::from_mode(0o755)).unwrap();
+    host.start_with(&["--auto", "-v"], &[("TAPDISK", never.as_os_str())]);
+    host.run(async {
+        let stuck = disk("xvda", &format!("aio:{}", host.image("xvda").display()), OUR_SCRIPT);
+        host.attach(&stuck, &[]).await;
+        let image = format!("aio:{}", host.image("xvdb").display());
+        let opened = host.open(&image);
+        let spec = disk("xvdb", &image, "block-tap");
+        host.attach(&spec, &[]).await;
+        host.device(&spec).await.connected().await.unwrap();
+        assert_eq!(host.text(&stuck, "state").await.as_deref(), Some("2"));
+        assert!(host.toolstack.remove_disk(&stuck, true, LONG).await.unwrap(), "nobody waits for it at the end");
+        assert!(host.toolstack.remove_disk(&spec, true, LONG).await.unwrap());
+        host.close(opened);
+    });
+    // Nor does the end of the process.
+    assert_eq!(host.end().code(), Some(0));
+}
+
+#[test]
+fn an_error_that_was_told_before_the_backend_was_killed_is_taken_back() {
+    let host = Hosted::new(&[]);
+    host.run(async {
+        let image = format!("aio:{}", host.image("xvda").display());
+        let spec = disk("xvda", &image, "block-tap");
+        host.attach(&spec, &[]).await;
+        assert!(host.error(&spec).await.starts_with("2 no tapdisk has aio:"));
+        host.kill();
+        let opened = host.open(&image);
+        host.start(&[]);
+        host.device(&spec).await.connected().await.unwrap();
+        assert!(host.toolstack.remove_disk(&spec, true, LONG).await.unwrap());
+        let errors = "/local/domain/0/error/backend/vbd3/7".parse().unwrap();
+        while host.store.directory(&errors).await.unwrap().is_some() {
+            host.executor.sleep(std::time::Duration::from_millis(5)).await;
+        }
+        host.close(opened);
+    });
 }
 
 #[test]
