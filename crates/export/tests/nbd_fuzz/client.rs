@@ -39,7 +39,7 @@ enum Speech {
     Simple,
     /// It agrees on chunks.
     Chunks,
-    /// It was handed over.
+    /// It has nothing to agree on.
     Old,
 }
 
@@ -178,7 +178,7 @@ impl Speech {
         let mut rest = &received[self.greeting_bytes()..];
         while !rest.is_empty() {
             // Who was handed over and disconnects may begin again.
-            if self == Speech::Old && sent.has_ended && rest.starts_with(b"NBDMAGIC") {
+            if sent.has_ended && rest.starts_with(b"NBDMAGIC") {
                 return;
             }
             let Some((header, length)) = ReplyHeader::decode(rest).unwrap() else {
