@@ -1,0 +1,72 @@
+//! A boot for many stories.
+
+use std::{
+    path::PathBuf,
+    sync::{LazyLock, Mutex, PoisonError},
+    time::Duration,
+};
+
+use test_support::{find_tool, program_directory, skip};
+use xen_lab::{Images, Machine, Outcome, Packages, Verdict, static_programs};
+
+const COMMON: &str = include_str!("common.sh");
+/// Ten times what it takes where nothing else runs.
+const PATIENCE: Duration = Duration::from_secs(1800);
+const PACKAGES: [&str; 3] = ["tapback", "tapdisk", "tools"];
+const PROGRAMS: [&str; 5] = ["tapback", "tapdisk", "tap-ctl", "vhd-util", "oxtap"];
+
+/// One machine after the other: each takes the processors that there are, and the toolstack waits for ten seconds only.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// What dom0 runs.
+static OURS: LazyLock<PathBuf> = LazyLock::new(|| {
+    let directory = program_directory().parent().unwrap().join("xen-lab");
+    std::fs::create_dir_all(&directory).unwrap();
+    static_programs(&PACKAGES, &PROGRAMS, &directory).unwrap();
+    directory
+});
+
+/// What has come of a boot.
+pub(crate) struct Told {
+    /// The script's own words.
+    log: String,
+    outcome: Option<Outcome>,
+}
+
+impl Told {
+    /// Boots a machine for these stories, unless none can be booted here.
+    pub(crate) fn by(name: &str, stories: &str, machine: Machine) -> Told {
+        if find_tool("apt-get").is_none() {
+            skip(name, "the real Xen is made of Debian packages, and there is no apt-get");
+            return Told { log: String::new(), outcome: None };
+        }
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let images = Images::prepare(&Packages::prepare().unwrap()).unwrap();
+        let files = PROGRAMS.map(|program| (format!("lab/bin/{program}"), OURS.join(program))).to_vec();
+        let script = format!("#!/bin/bash\n{COMMON}\n{stories}");
+        let outcome = Machine { script, files, patience: PATIENCE, ..machine }.run(&images).unwrap();
+        let log = outcome.text("script.log").unwrap_or_default();
+        Told { log, outcome: Some(outcome) }
+    }
+
+    /// How a story has ended: as it should, or this panics with what there is to know.
+    pub(crate) fn story(&self, name: &str) {
+        let Some(outcome) = &self.outcome else { return };
+        let is_told =
+            |words: &str| self.log.lines().any(|line| line == words || line.starts_with(&format!("{words}:")));
+        if is_told(&format!("ok {name}")) && !is_told(&format!("failed {name}")) {
+            return;
+        }
+        let kept = program_directory().parent().unwrap().join("xen-lab-failed");
+        let _ = std::fs::remove_dir_all(&kept);
+        let where_it_is = match outcome.keep(&kept) {
+            Ok(()) => format!("all logs are in {}", kept.display()),
+            Err(error) => format!("the logs could not be kept: {error}"),
+        };
+        let verdict = match outcome.verdict {
+            Verdict::Ended(status) => format!("the script ended with {status}"),
+            other => format!("{other:?}\n{}", outcome.console),
+        };
+        panic!("{name}: {verdict}; {where_it_is}\n{}\n{}", self.log, outcome.text("tapback.log").unwrap_or_default());
+    }
+}
