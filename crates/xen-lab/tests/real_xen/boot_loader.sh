@@ -1,5 +1,5 @@
 # A guest whose kernel lies on our disk: GRUB reads it through a ring, and Linux takes the same device over.
-cat >/root/after-grub <<'X'
+cat >/images/after-grub <<'X'
 #!/bin/sh
 set -ex
 mkdir -p /m
@@ -14,11 +14,11 @@ umount /m
 X
 # A disk that is booted from: IMAGE KERNEL
 bootable() {
-    rm -rf /root/tree && mkdir -p /root/tree/boot/grub /root/over/lab
-    cp "$2" /root/tree/boot/kernel
-    told=$(lab-guest initrd -o /root/over /root/tree/boot/initrd /root/after-grub)
-    printf 'set timeout=0\nmenuentry guest {\n linux /boot/kernel %s\n initrd /boot/initrd\n}\n' "$told" >/root/tree/boot/grub/grub.cfg
-    cp /root/tree/boot/grub/grub.cfg /root/over/lab/grub.cfg
-    lab-guest initrd -o /root/over /root/tree/boot/initrd /root/after-grub >/dev/null
-    truncate -s 220M "$1" && mkfs.ext4 -q -F -t ext2 -d /root/tree "$1" && rm -rf /root/tree
+    rm -rf /images/tree && mkdir -p /images/tree/boot/grub /images/over/lab
+    cp "$2" /images/tree/boot/kernel
+    told=$(lab-guest initrd -o /images/over /images/tree/boot/initrd /images/after-grub)
+    printf 'set timeout=0\nmenuentry guest {\n linux /boot/kernel %s\n initrd /boot/initrd\n}\n' "$told" >/images/tree/boot/grub/grub.cfg
+    cp /images/tree/boot/grub/grub.cfg /images/over/lab/grub.cfg
+    lab-guest initrd -o /images/over /images/tree/boot/initrd /images/after-grub >/dev/null
+    truncate -s 220M "$1" && mkfs.ext4 -q -F -t ext2 -d /images/tree "$1" && rm -rf /images/tree
 }

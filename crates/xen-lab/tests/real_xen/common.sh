@@ -45,6 +45,7 @@ guest_story() {
 }
 
 modprobe loop
+mkdir -p /images
 start_backend
 # It has connections of its own.
 sleep 1

@@ -1,10 +1,10 @@
 # A guest's disks from their coming to their end, by the stock toolstack.
-for image in a b c; do vhd-util create -n /root/$image.vhd -s 64 || exit 1; done
-vhd-util snapshot -n /root/b2.vhd -p /root/b.vhd && vhd-util snapshot -n /root/b3.vhd -p /root/b2.vhd || exit 1
-truncate -s 64M /root/r.img
+for image in a b c; do vhd-util create -n /images/$image.vhd -s 64 || exit 1; done
+vhd-util snapshot -n /images/b2.vhd -p /images/b.vhd && vhd-util snapshot -n /images/b3.vhd -p /images/b2.vhd || exit 1
+truncate -s 64M /images/r.img
 
 # What is written is read: in large requests and small ones, on each disk that is there.
-cat >/root/check <<'X'
+cat >/images/check <<'X'
 #!/bin/sh
 set -e
 for disk in xvda xvdb xvdc; do
@@ -24,7 +24,7 @@ for disk in xvda xvdb xvdc; do
     cmp /tmp/z /tmp/y
 done
 X
-cat >/root/file-system <<'X'
+cat >/images/file-system <<'X'
 #!/bin/sh
 set -ex
 mkfs.ext4 -q /dev/xvda
@@ -40,17 +40,17 @@ fstrim -v /m
 umount /m
 e2fsck -fn /dev/xvda
 X
-cat >/root/read-only <<'X'
+cat >/images/read-only <<'X'
 #!/bin/sh
 [ "$(cat /sys/block/xvda/ro)" = 1 ] && dd if=/dev/xvda of=/dev/null bs=1M count=4 iflag=direct
 X
-cat >/root/load <<'X'
+cat >/images/load <<'X'
 #!/bin/sh
 while dd if=/dev/zero of=/dev/xvda bs=64k count=200 oflag=direct 2>/dev/null; do :; done
 sleep 1000
 X
 # Rounds of writing and reading, each checked; it fails at the first that differs.
-cat >/root/verify <<'X'
+cat >/images/verify <<'X'
 #!/bin/sh
 for round in $(seq "$1"); do
     dd if=/dev/urandom of=/tmp/x bs=1M count=2 2>/dev/null
@@ -60,28 +60,28 @@ for round in $(seq "$1"); do
 done
 X
 
-guest_story file_system -d "$(disk vhd xvda rw /root/a.vhd)" /root/file-system
+guest_story file_system -d "$(disk vhd xvda rw /images/a.vhd)" /images/file-system
 # blkfront takes 64 MiB for each queue of this size before it begins.
 guest_story three_disks_with_two_large_rings_each -m 900 -v 2 \
-    -a 'xen_blkfront.max_queues=2 xen_blkfront.max_ring_page_order=4' -d "$(disk vhd xvda rw /root/a.vhd)" \
-    -d "$(disk vhd xvdb rw /root/b3.vhd)" -d "$(disk raw xvdc rw /root/r.img)" /root/check
+    -a 'xen_blkfront.max_queues=2 xen_blkfront.max_ring_page_order=4' -d "$(disk vhd xvda rw /images/a.vhd)" \
+    -d "$(disk vhd xvdb rw /images/b3.vhd)" -d "$(disk raw xvdc rw /images/r.img)" /images/check
 guest_story small_rings_without_indirect_requests -a 'xen_blkfront.max_indirect_segments=0' \
-    -d "$(disk vhd xvda rw /root/b3.vhd)" /root/check
-guest_story read_only -d "$(disk vhd xvda ro /root/a.vhd)" /root/read-only
+    -d "$(disk vhd xvda rw /images/b3.vhd)" /images/check
+guest_story read_only -d "$(disk vhd xvda ro /images/a.vhd)" /images/read-only
 
-loaded() { lab-guest start -d "$(disk vhd xvda rw /root/a.vhd)" /root/load >/dev/null && sleep 1.5; }
+loaded() { lab-guest start -d "$(disk vhd xvda rw /images/a.vhd)" /images/load >/dev/null && sleep 1.5; }
 loaded && xl destroy guest && clean destroy_under_load && ok destroy_under_load || failed destroy_under_load $?
 for how in '' --force; do
     name=detach_under_load${how:+_by_force}
     loaded && xl block-detach $how guest xvda && xl destroy guest && clean $name && ok $name || failed $name $?
 done
-lab-guest start -d "$(disk vhd xvda rw /root/a.vhd)" /root/verify 400 >/dev/null
-lab-guest start -n other -d "$(disk raw xvda rw /root/r.img)" /root/verify 6 >/dev/null
+lab-guest start -d "$(disk vhd xvda rw /images/a.vhd)" /images/verify 400 >/dev/null
+lab-guest start -n other -d "$(disk raw xvda rw /images/r.img)" /images/verify 6 >/dev/null
 xl destroy guest
 lab-guest wait -n other && clean two_guests && ok two_guests || failed two_guests $?
 
 name=backend_killed_under_load
-lab-guest start -d "$(disk vhd xvda rw /root/a.vhd)" /root/verify 30 >/dev/null
+lab-guest start -d "$(disk vhd xvda rw /images/a.vhd)" /images/verify 30 >/dev/null
 sleep 1
 kill -9 $backend
 sleep 1
@@ -89,23 +89,23 @@ start_backend
 lab-guest wait && clean $name && ok $name || failed $name $?
 
 name=save_and_restore
-lab-guest start -m 128 -d "$(disk vhd xvda rw /root/a.vhd)" /root/verify 30 >/dev/null
+lab-guest start -m 128 -d "$(disk vhd xvda rw /images/a.vhd)" /images/verify 30 >/dev/null
 sleep 1
-xl save guest /root/saved && clean "$name, saved" && xl restore -e /root/saved &&
+xl save guest /images/saved && clean "$name, saved" && xl restore -e /images/saved &&
     xl domid guest >/run/lab-guest/guest/domain && lab-guest wait && clean $name && ok $name || failed $name $?
-rm -f /root/saved
+rm -f /images/saved
 
 name=pause_and_unpause
-lab-guest start -d "$(disk vhd xvda rw /root/a.vhd)" /root/verify 20 >/dev/null
+lab-guest start -d "$(disk vhd xvda rw /images/a.vhd)" /images/verify 20 >/dev/null
 xl pause guest && sleep 1 && xl unpause guest && lab-guest wait && clean $name && ok $name || failed $name $?
 
 name=attached_while_it_runs
-cat >/root/awaiting <<'X'
+cat >/images/awaiting <<'X'
 #!/bin/sh
 until [ -e /dev/xvdb ]; do sleep 0.2; done
 dd if=/dev/urandom of=/tmp/x bs=1M count=2 2>/dev/null
 dd if=/tmp/x of=/dev/xvdb bs=64k oflag=direct && dd if=/dev/xvdb of=/tmp/y bs=64k count=32 iflag=direct && cmp /tmp/x /tmp/y
 X
-lab-guest start /root/awaiting >/dev/null && xl block-attach guest "$(disk vhd xvdb rw /root/c.vhd)" && lab-guest wait &&
+lab-guest start /images/awaiting >/dev/null && xl block-attach guest "$(disk vhd xvdb rw /images/c.vhd)" && lab-guest wait &&
     clean $name && ok $name || failed $name $?
 over

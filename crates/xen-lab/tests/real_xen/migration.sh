@@ -1,5 +1,5 @@
 # A guest moves to the same host while it writes and checks.
-cat >/root/verify <<'X'
+cat >/images/verify <<'X'
 #!/bin/sh
 for round in $(seq "$1"); do
     dd if=/dev/urandom of=/tmp/x bs=1M count=2 2>/dev/null
@@ -8,9 +8,9 @@ for round in $(seq "$1"); do
     cmp /tmp/x /tmp/y || exit 5
 done
 X
-vhd-util create -n /root/a.vhd -s 64 || exit 1
+vhd-util create -n /images/a.vhd -s 64 || exit 1
 name=live_migration
-lab-guest start -k pvh -m 192 -l 'tsc_mode="native"' -t 400 -d "$(disk vhd xvda rw /root/a.vhd)" /root/verify 60 >/dev/null
+lab-guest start -k pvh -m 192 -l 'tsc_mode="native"' -t 400 -d "$(disk vhd xvda rw /images/a.vhd)" /images/verify 60 >/dev/null
 lab-trace start
 # With no command to reach the other host, what is named as a host is the command.
 xl migrate -s '' guest 'xl migrate-receive' || failed $name "migrate $?"
