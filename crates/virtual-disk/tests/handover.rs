@@ -16,7 +16,7 @@ use support::{
 use test_support::cycles;
 use virtual_disk::WriteAccess;
 
-const BLOCK: u64 = 4096;
+const BLOCK: usize = 4096;
 /// Blocks that a host writes: every other one, in four blocks of the image.
 const BLOCKS: u64 = 64;
 const STRIDE: u64 = (8 << 20) / (2 * BLOCKS);
@@ -65,7 +65,7 @@ impl World {
                 continue;
             }
             self.next = self.next % 250 + 1;
-            let tag = self.clients[host].write(block * STRIDE, self.next, BLOCK as usize);
+            let tag = self.clients[host].write(block * STRIDE, self.next, BLOCK);
             self.asked.push((host, tag, block, self.next));
             self.blocks.entry(block).or_default().later.push(self.next);
         }
@@ -73,7 +73,7 @@ impl World {
 
     /// Lets time pass, and takes note of what was answered.
     fn pass(&mut self, most: Duration) {
-        let time = Duration::from_micros(self.random(most.as_micros() as u64 + 1));
+        let time = Duration::from_micros(self.random(u64::try_from(most.as_micros()).unwrap() + 1));
         self.hosts.pass(time);
         self.collect();
     }
@@ -107,7 +107,7 @@ impl World {
     fn check(&mut self, host: usize) {
         let reader = self.clients[host].clone();
         let reads: Vec<(u64, Tag)> =
-            self.blocks.keys().map(|block| (*block, reader.read(block * STRIDE, BLOCK as usize))).collect();
+            self.blocks.keys().map(|block| (*block, reader.read(block * STRIDE, BLOCK))).collect();
         for (block, tag) in reads {
             let mut answer = None;
             self.hosts.run_until(|| {
@@ -214,14 +214,14 @@ fn no_write_of_one_host_lands_after_the_first_of_the_other() {
 #[test]
 fn a_write_that_lands_behind_a_lost_lock_is_seen() {
     let world = World::new(1);
-    let tag = world.clients[0].write(0, 1, BLOCK as usize);
+    let tag = world.clients[0].write(0, 1, BLOCK);
     world.hosts.pass(Duration::from_millis(1));
     assert!(is_done(world.clients[0].answer(tag)));
     world.hosts.hosts[0].slowness.store(50_000, Ordering::Relaxed);
-    world.clients[0].write(0, 2, BLOCK as usize);
+    world.clients[0].write(0, 2, BLOCK);
     world.hosts.pass(Duration::from_micros(1));
     world.hosts.break_lock();
-    world.clients[1].write(BLOCK, 3, BLOCK as usize);
+    world.clients[1].write(STRIDE, 3, BLOCK);
     world.hosts.pass(Duration::from_secs(1));
     assert!(world.hosts.strays() > 0, "{:?}", world.hosts.hands());
 }
