@@ -476,6 +476,10 @@ impl Hands {
         let (ring, disk) = match (read, self.disk()) {
             (Ok(ring), Some(disk)) => (ring, disk),
             (Ok(_), None) => return self.note_unconnected(refusal(Errno::NODEV, "its image is not open")),
+            // What somebody has connected before us is connected still, whatever the nodes say by now.
+            (Err(error), Some(disk)) if self.directory.shown() == State::Connected => {
+                return self.let_go_of_old_ring(disk, error);
+            }
             (Err(error), _) => return self.note_unconnected(error),
         };
         // While `Connected` is shown the guest asks, and has been answered: only the ring that was served all the time will do.
@@ -487,6 +491,14 @@ impl Hands {
         self.job = Some(self.host.executor.spawn(async move {
             let connected = connect(&host, &name, disk, ring).await;
             shared.end(JobEnd::Connected(connected));
+        }));
+    }
+
+    fn let_go_of_old_ring(&mut self, disk: Disk, error: Error) {
+        let (host, name, shared) = (self.host.clone(), self.name.clone(), self.shared.clone());
+        self.job = Some(self.host.executor.spawn(async move {
+            let_go(&host, &name, disk).await;
+            shared.end(JobEnd::Connected(Err(error)));
         }));
     }
 

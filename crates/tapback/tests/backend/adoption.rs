@@ -69,6 +69,23 @@ fn a_ring_that_was_lost_meanwhile_is_not_begun_anew() {
 }
 
 #[test]
+fn a_ring_whose_nodes_have_gone_meanwhile_is_let_go_of_before_that_is_said() {
+    let world = World::new();
+    world.run(async {
+        let vbd = world.connected_vbd(GUEST, XVDA).await;
+        world.stop();
+        vbd.unset("ring-ref").await;
+        world.worker.set_slow_to_disconnect(Some(XVDA));
+        world.start();
+        world.settle().await;
+        assert_eq!((vbd.state().await.as_str(), vbd.is_connected()), ("4", true), "it is not let go of yet");
+        world.worker.set_slow_to_disconnect(None);
+        assert_eq!(vbd.settled().await, "5");
+        assert!(!vbd.is_connected());
+    });
+}
+
+#[test]
 fn a_frontend_that_left_while_there_was_no_backend_is_let_go_of() {
     for (shown, expected) in [(6, "6"), (1, "2"), (5, "5")] {
         let world = World::new();
