@@ -159,43 +159,39 @@ impl Inner {
         }
     }
 
+    /// Waits for the lock, serving readers, and then for the requests that run. Nothing of the images is held between two
+    /// attempts, and nothing else is done to the disk during one: what comes to rest has neither files nor a lock.
     async fn take_write_access(self: &Rc<Self>) -> Result<()> {
-        self.my_turn().await;
-        let Some(files) = self.only_read() else { return Ok(()) };
-        if !self.lock(&files).await.map_err(denied)? {
-            return Ok(());
-        }
-        self.my_turn().await;
-        if self.only_read().is_none() {
-            // It has come to rest meanwhile: resuming takes the lock.
-            return files.unlock(&self.executor).await.map_err(denied);
-        }
-        self.switch(Writing::Now).await.map_err(denied)
-    }
-
-    /// Waits for the lock, serving readers. False: the disk does not run any more.
-    async fn lock(&self, files: &Resting) -> Result<bool> {
-        let patience = match files.spec().lock {
-            LockPolicy::Exclusive { deadline } => deadline,
-            LockPolicy::None | LockPolicy::Later => Duration::ZERO,
-        };
-        let end = self.executor.now() + patience;
+        let mut end = None;
         let mut pause = Duration::from_millis(1);
         loop {
+            self.my_turn().await;
+            // A disk that has come to rest takes the lock when it is resumed.
+            let Some(files) = self.only_read() else { return Ok(()) };
+            let end = *end.get_or_insert_with(|| self.executor.now() + patience(&files));
+            let locked = self.counted(self.try_lock(&files)).await;
+            drop(files);
             let left = end - self.executor.now();
-            match files.leaf_storage().lock(&self.executor).await {
-                Ok(()) => return Ok(true),
+            match locked {
+                Ok(true) => return self.switch(Writing::Now).await.map_err(denied),
+                Ok(false) => return Ok(()),
                 // Not what the operating system calls busy: that is not waited for.
                 Err(error) if error.kind() == ErrorKind::Busy && error.os_error().is_none() && !left.is_zero() => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(denied(error)),
             }
             let leaves = pin!(self.changed.until(|| self.only_read().is_none()));
             select(pin!(self.executor.sleep(pause.min(left))), leaves).await;
-            if self.only_read().is_none() {
-                return Ok(false);
-            }
             pause = (pause * 2).min(LOCK_PAUSE_MAX);
         }
+    }
+
+    /// Takes the lock; false, and it is free again, if the disk was closed by force meanwhile.
+    async fn try_lock(&self, files: &Resting) -> Result<bool> {
+        files.leaf_storage().lock(&self.executor).await?;
+        if self.only_read().is_some() {
+            return Ok(true);
+        }
+        files.unlock(&self.executor).await.map(|()| false)
     }
 
     /// See [`Disk::end_writing`].
@@ -238,6 +234,14 @@ impl Inner {
             }
         }
         result
+    }
+}
+
+/// How long another writer is waited for.
+fn patience(files: &Resting) -> Duration {
+    match files.spec().lock {
+        LockPolicy::Exclusive { deadline } => deadline,
+        LockPolicy::None | LockPolicy::Later => Duration::ZERO,
     }
 }
 

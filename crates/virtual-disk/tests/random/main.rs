@@ -17,6 +17,7 @@ use std::{
 };
 
 use block_core::{ErrorKind, Tag};
+use image_chain::{ChainSpec, Writing};
 use invariants::Watch;
 use operator::Operator;
 use storage_io::{Buffer, Fault, FaultRule, OperationKind, Task};
@@ -107,9 +108,12 @@ impl World {
             host.put_raw("/image0", 8 << 20);
             spec("/image0")
         };
+        // Some take write access with their first writer only.
+        let writing = if seed % 4 == 2 { Writing::Later } else { Writing::Now };
+        let first = ChainSpec { writing, ..first };
         host.run(async move |disk| disk.open(first, Settings::default()).await).unwrap();
         let queues = vec![host.disk.queue(), host.add_queue(), host.add_queue()];
-        let operator = Operator::new(&host, is_vhd);
+        let operator = Operator::new(&host, is_vhd, writing);
         let mut world = World {
             clients: Vec::new(),
             watch: Watch::new(&host),
@@ -261,7 +265,9 @@ impl World {
             (Outcome::Failed(error), change) => {
                 self.failed += 1;
                 let is_ours = matches!(error.os_error(), Some(EAGAIN | ENOSPC));
-                assert!(is_ours || error.kind() == ErrorKind::Closed, "{error}");
+                // Nothing has been written of what got no write access.
+                let is_refused = matches!(error.kind(), ErrorKind::Closed | ErrorKind::NotPermitted);
+                assert!(is_ours || is_refused, "{error}");
                 // What a storage refuses before it begins has changed no byte of a raw image.
                 match change {
                     Change::Put { byte, durable } if is_ours && (self.is_vhd || durable) => slot.holds.push(byte),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use block_core::{ErrorKind, Result};
-use image_chain::ChainSpec;
+use image_chain::{ChainSpec, Writing};
 use storage_io::{MemoryFiles, MemoryStorage};
 use virtual_disk::{Disk, DiskState, Settings};
 
@@ -23,6 +23,8 @@ pub(crate) struct Operator {
     path: Shared<String>,
     moves: Cell<u32>,
     is_vhd: bool,
+    /// When it takes write access.
+    writing: Writing,
     begun: Cell<u32>,
     ended: Rc<Cell<u32>>,
     /// The disk was closed by force while storage hung: the answers of what ran then never come.
@@ -30,7 +32,7 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
-    pub(crate) fn new(host: &Host, is_vhd: bool) -> Rc<Operator> {
+    pub(crate) fn new(host: &Host, is_vhd: bool, writing: Writing) -> Rc<Operator> {
         // One that never fits.
         host.files.put("/small", Arc::new(MemoryStorage::new(4096)));
         Rc::new(Operator {
@@ -38,6 +40,7 @@ impl Operator {
             path: Rc::new(RefCell::new("/image0".to_owned())),
             moves: Cell::new(0),
             is_vhd,
+            writing,
             begun: Cell::new(0),
             ended: Rc::default(),
             was_stuck: Rc::default(),
@@ -45,7 +48,8 @@ impl Operator {
     }
 
     fn spec_of(&self, path: &str) -> ChainSpec {
-        if self.is_vhd { vhd_spec(path) } else { spec(path) }
+        let spec = if self.is_vhd { vhd_spec(path) } else { spec(path) };
+        ChainSpec { writing: self.writing, ..spec }
     }
 
     /// Begins something; what does not fit the state is refused, which is as good.
