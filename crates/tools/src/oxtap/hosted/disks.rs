@@ -159,7 +159,9 @@ pub(super) fn remove_domain(arguments: &RemoveDomain) -> Result<()> {
             tapdisks.extend(tapdisk_of(&store, &backend).await?);
         }
         toolstack.remove_domain(domain, arguments.patience).await?;
-        tapdisks.into_iter().try_for_each(|(pid, minor)| end(&run, pid, minor))
+        tapdisks.into_iter().try_for_each(|(pid, minor)| end(&run, pid, minor))?;
+        // The host learns of it by a watch; whoever makes a domain of this number next must not meet the old one.
+        until_gone(&executor, &domain_socket(&directory, domain.0)).await
     })
 }
 
@@ -197,6 +199,18 @@ async fn until_there(executor: &Executor, socket: &Path) -> Result<()> {
         if executor.now() > deadline {
             let words = format!("{} does not come: does `oxtap hosted run` run there?", socket.display());
             return Err(Error::new(ErrorKind::NotFound, words));
+        }
+        executor.sleep(LOOK_PAUSE).await;
+    }
+    Ok(())
+}
+
+async fn until_gone(executor: &Executor, socket: &Path) -> Result<()> {
+    let deadline = executor.now() + BACKEND_MAX;
+    while socket.exists() {
+        if executor.now() > deadline {
+            let words = format!("{} does not go, although its domain has gone", socket.display());
+            return Err(Error::from_os(words, rustix::io::Errno::TIMEDOUT.into()));
         }
         executor.sleep(LOOK_PAUSE).await;
     }
