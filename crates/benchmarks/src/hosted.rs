@@ -3,7 +3,6 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -12,11 +11,10 @@ use control_api::{
     Minor, RUN_DIRECTORY_VARIABLE, RunDir,
     native::{self, ConnectRing, OpenImages, RingAbi, RingDisconnected, RingQueue},
 };
-use storage_io::{EngineChoice, Executor, Sender, mailbox};
 use wire::blkif::INDIRECT_SEGMENTS_MAX;
 use xen::{
     DomainId,
-    hosted::{Broker, BrokerLimits, Guest, HostedGrants},
+    hosted::{BrokerLimits, BrokerThread, Guest, HostedGrants},
 };
 
 use crate::{
@@ -37,37 +35,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Host {
     directory: PathBuf,
     pub(crate) guest: Guest,
-    end: Option<Sender<()>>,
-    broker: Option<JoinHandle<()>>,
+    _broker: BrokerThread,
 }
 
 impl Host {
     /// Starts the broker with its socket in `directory`, and the guest.
     pub(crate) fn start(directory: &Path) -> Result<Host> {
-        let (end, mut ended) = mailbox();
-        let (started, wait) = std::sync::mpsc::channel();
-        let path = directory.to_owned();
-        let broker = thread::spawn(move || {
-            let start = || {
-                let executor = Executor::new(EngineChoice::Inline)?;
-                let broker = Broker::start(&executor, &path, BrokerLimits::default())?;
-                broker.create_domain(GUEST, GUEST_PAGES)?;
-                Ok((executor, broker))
-            };
-            match start() {
-                Ok((executor, broker)) => {
-                    let _ = started.send(Ok(()));
-                    executor.block_on(ended.recv());
-                    drop(broker);
-                }
-                Err(error) => {
-                    let _ = started.send(Err(error));
-                }
-            }
-        });
-        wait.recv().unwrap_or_else(|_| Err(Error::new(ErrorKind::Closed, "the broker has gone")))?;
+        let broker = BrokerThread::start(directory, BrokerLimits::default())?;
+        broker.ask(|broker| broker.create_domain(GUEST, GUEST_PAGES))?;
         let guest = Guest::boot(directory, GUEST)?;
-        Ok(Host { directory: directory.to_owned(), guest, end: Some(end), broker: Some(broker) })
+        Ok(Host { directory: directory.to_owned(), guest, _broker: broker })
     }
 
     /// The guest's pages, as a backend in this process uses them.
@@ -89,15 +66,6 @@ impl Host {
         let open = OpenImages { minor: minor.number(), image, buffered, ..OpenImages::default() };
         tapdisk.ask(native::Command::Open(open))?;
         Ok(tapdisk)
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.end.take();
-        if let Some(broker) = self.broker.take() {
-            let _ = broker.join();
-        }
     }
 }
 

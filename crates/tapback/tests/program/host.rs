@@ -9,7 +9,6 @@ use std::{
     path::PathBuf,
     pin::pin,
     process::{Child, Command, ExitStatus, Stdio},
-    thread,
     time::Duration,
 };
 
@@ -20,12 +19,12 @@ use guest::{
     toolstack::{DiskSpec, Toolstack},
 };
 use rustix::process::{Pid, Signal, kill_process};
-use storage_io::{EngineChoice, Executor, Sender, mailbox};
+use storage_io::{EngineChoice, Executor};
 use test_support::{ProcessGuard, RunDirectory};
 use wire::xenstore::Path;
 use xen::{
     DomainId,
-    hosted::{Broker, BrokerLimits, Guest},
+    hosted::{BrokerLimits, BrokerThread, Guest},
     store::{Address, Store},
 };
 
@@ -36,37 +35,6 @@ pub(crate) const LONG: Duration = Duration::from_secs(200);
 pub(crate) const OUR_SCRIPT: &str = "/etc/xen/scripts/block-oxtap";
 const PAGES: u32 = 4096;
 pub(crate) const DISK_BYTES: u64 = 4 << 20;
-
-/// A broker on a thread of its own, until it goes out of scope.
-struct BrokerThread {
-    end: Sender<()>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl BrokerThread {
-    fn start(directory: &std::path::Path) -> BrokerThread {
-        let (end, mut ended) = mailbox();
-        let (up, mut is_up) = mailbox();
-        let directory = directory.to_owned();
-        let thread = thread::spawn(move || {
-            let executor = Executor::new(EngineChoice::Inline).unwrap();
-            let broker = Broker::start(&executor, &directory, BrokerLimits::default()).unwrap();
-            broker.create_domain(DOMAIN, PAGES).unwrap();
-            up.send(()).unwrap();
-            executor.block_on(ended.recv());
-        });
-        let executor = Executor::new(EngineChoice::Inline).unwrap();
-        executor.block_on(is_up.recv()).unwrap();
-        BrokerThread { end, thread: Some(thread) }
-    }
-}
-
-impl Drop for BrokerThread {
-    fn drop(&mut self) {
-        let _ = self.end.send(());
-        let _ = self.thread.take().unwrap().join();
-    }
-}
 
 pub(crate) struct Hosted {
     pub(crate) executor: Executor,
@@ -92,7 +60,8 @@ impl Hosted {
         let place = RunDirectory::new();
         let run = RunDir::at(place.path());
         let directory = place.scratch().to_owned();
-        let broker = BrokerThread::start(&directory);
+        let broker = BrokerThread::start(&directory, BrokerLimits::default()).unwrap();
+        broker.ask(|broker| broker.create_domain(DOMAIN, PAGES)).unwrap();
         let mut command = place.program("oxtap-xenstored");
         let command = command.arg(&directory).arg(DOMAIN.to_string()).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut xenstored = command.spawn().unwrap();

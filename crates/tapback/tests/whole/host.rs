@@ -8,7 +8,6 @@ use std::{
     pin::pin,
     process::{Child, Stdio},
     rc::Rc,
-    thread,
     time::Duration,
 };
 
@@ -18,13 +17,13 @@ use guest::{
     Device, DeviceOptions,
     toolstack::{DiskSpec, Toolstack},
 };
-use storage_io::{EngineChoice, Executor, Sender, mailbox};
+use storage_io::{EngineChoice, Executor};
 use tapback::{DeviceName, Host, Log, NamedDisks, Offer, Tapdisks, Watcher};
 use test_support::RunDirectory;
 use wire::xenstore::Path;
 use xen::{
     DomainId,
-    hosted::{Broker, BrokerLimits, Guest},
+    hosted::{BrokerLimits, BrokerThread, Guest},
     store::{Address, Store},
 };
 
@@ -34,37 +33,6 @@ pub(crate) const LONG: Duration = Duration::from_secs(120);
 const PAGES: u32 = 2048;
 /// Bytes of a disk.
 pub(crate) const DISK_BYTES: u64 = 4 << 20;
-
-/// A broker on a thread of its own, until it goes out of scope.
-struct BrokerThread {
-    end: Sender<()>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl BrokerThread {
-    fn start(directory: &std::path::Path) -> BrokerThread {
-        let (end, mut ended) = mailbox();
-        let (up, mut is_up) = mailbox();
-        let directory = directory.to_owned();
-        let thread = thread::spawn(move || {
-            let executor = Executor::new(EngineChoice::Inline).unwrap();
-            let broker = Broker::start(&executor, &directory, BrokerLimits::default()).unwrap();
-            broker.create_domain(DOMAIN, PAGES).unwrap();
-            up.send(()).unwrap();
-            executor.block_on(ended.recv());
-        });
-        let executor = Executor::new(EngineChoice::Inline).unwrap();
-        executor.block_on(is_up.recv()).unwrap();
-        BrokerThread { end, thread: Some(thread) }
-    }
-}
-
-impl Drop for BrokerThread {
-    fn drop(&mut self) {
-        let _ = self.end.send(());
-        let _ = self.thread.take().unwrap().join();
-    }
-}
 
 pub(crate) struct Whole {
     pub(crate) executor: Executor,
@@ -132,7 +100,8 @@ impl Whole {
         let place = RunDirectory::new();
         let run = RunDir::at(place.path());
         let directory = place.scratch().to_owned();
-        let broker = BrokerThread::start(&directory);
+        let broker = BrokerThread::start(&directory, BrokerLimits::default()).unwrap();
+        broker.ask(|broker| broker.create_domain(DOMAIN, PAGES)).unwrap();
         let mut command = place.program("oxtap-xenstored");
         let mut xenstored = command
             .arg(&directory)

@@ -160,6 +160,11 @@ impl Broker {
     pub fn connections(&self) -> usize {
         self.shared.connections.borrow().len()
     }
+
+    /// Event channels that there are, bound or left open.
+    pub fn channels(&self) -> usize {
+        self.shared.host.borrow().channels.len()
+    }
 }
 
 impl Drop for Broker {

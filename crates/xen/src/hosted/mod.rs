@@ -20,12 +20,14 @@ mod guest;
 mod layout;
 mod pinning;
 mod ports;
+mod thread;
 
 pub use broker::{Broker, BrokerLimits};
 pub use connection::Account;
 pub use grants::HostedGrants;
 pub use guest::{EndAccess, Guest, GuestChannel};
 pub use ports::HostedChannels;
+pub use thread::BrokerThread;
 
 /// The name of the broker's socket in its directory.
 pub const SOCKET_NAME: &str = "xen";
