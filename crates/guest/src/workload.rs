@@ -93,6 +93,8 @@ struct Inner {
     blocks: RefCell<Vec<Block>>,
     free: Signal,
     done: Cell<Done>,
+    /// Nothing more is asked.
+    is_stopped: Cell<bool>,
 }
 
 impl Workload {
@@ -107,6 +109,7 @@ impl Workload {
             blocks: RefCell::new(blocks),
             free: Signal::new(),
             done: Cell::default(),
+            is_stopped: Cell::new(false),
         }))
     }
 
@@ -120,14 +123,22 @@ impl Workload {
         self.0.free.until(|| self.0.done.get().requests() >= requests).await;
     }
 
-    /// Reads and writes, so many requests in all; ends early when the disk is left.
+    /// Has whoever runs it end with the requests that are under way.
+    pub fn stop(&self) {
+        self.0.is_stopped.set(true);
+    }
+
+    /// Reads and writes, so many requests in all; ends early when the disk is left, or when it is told to
+    /// [`stop`](Self::stop). A caller that drops it leaves what is under way to whatever becomes of the disk: pages of the
+    /// guest are not used again.
     ///
     /// # Errors
     /// A request that failed, or `Mismatch` for bytes that should not be there.
     pub async fn run(&self, device: &Device, requests: u64, pace: Pace) -> Result<()> {
+        self.0.is_stopped.set(false);
         let left = Cell::new(requests);
         let lane = async || {
-            while left.get() > 0 {
+            while left.get() > 0 && !self.0.is_stopped.get() {
                 left.set(left.get() - 1);
                 if !self.step(device, pace).await? {
                     break;
@@ -230,6 +241,23 @@ impl Workload {
         Ok(count as u64)
     }
 
+    /// What the first bytes of the disk must be, for somebody else who reads them: blocks that were written as they are
+    /// known, the others zero, as in a new image. None if of some block it is not known: nobody has looked since a request
+    /// without an answer.
+    pub fn content(&self) -> Option<Vec<u8>> {
+        let blocks = self.0.blocks.borrow();
+        let mut bytes = vec![0; blocks.len() * BLOCK_BYTES];
+        for (index, (block, bytes)) in blocks.iter().zip(bytes.chunks_exact_mut(BLOCK_BYTES)).enumerate() {
+            if !block.perhaps.is_empty() {
+                return None;
+            }
+            if let Some(generation) = block.settled {
+                bytes.copy_from_slice(&*self.stamped(index, generation));
+            }
+        }
+        Some(bytes)
+    }
+
     fn check(&self, first: usize, bytes: &[u8]) -> Result<()> {
         let mut blocks = self.0.blocks.borrow_mut();
         for (offset, bytes) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
@@ -249,8 +277,10 @@ impl Workload {
                 let expected = Expected { block, index, found };
                 return Err(Error::new(ErrorKind::Mismatch, expected.to_string()));
             }
+            // Somebody has looked.
+            block.perhaps.clear();
             if let Some(generation) = generation {
-                *block = Block { settled: Some(generation), perhaps: Vec::new(), is_busy: block.is_busy };
+                block.settled = Some(generation);
                 // A new process goes on where the one before has stopped.
                 self.0.generation.set(self.0.generation.get().max(generation));
             }
@@ -415,6 +445,21 @@ mod tests {
         work.check(3, &*work.stamped(3, 4)).unwrap();
         let error = work.check(3, &*work.stamped(3, 3)).unwrap_err();
         assert_eq!(error.to_string(), "block 3: generation 4 was written, and there is block 3 generation 3");
+    }
+
+    #[test]
+    fn the_content_is_known_once_somebody_has_looked() {
+        let work = Workload::new(7, &DISK);
+        work.0.blocks.borrow_mut()[3] = Block { settled: Some(2), perhaps: vec![3], is_busy: false };
+        work.0.blocks.borrow_mut()[4] = Block { settled: None, perhaps: vec![4], is_busy: false };
+        assert_eq!(work.content(), None);
+        work.check(3, &*work.stamped(3, 2)).unwrap();
+        assert_eq!(work.content(), None);
+        work.check(4, &[0; BLOCK_BYTES]).unwrap();
+        let content = work.content().unwrap();
+        assert_eq!(content.len(), 64 * 512);
+        assert_eq!(content[3 * BLOCK_BYTES..4 * BLOCK_BYTES], *work.stamped(3, 2));
+        assert!(content[..3 * BLOCK_BYTES].iter().chain(&content[4 * BLOCK_BYTES..]).all(|byte| *byte == 0));
     }
 
     #[test]

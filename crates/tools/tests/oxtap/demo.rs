@@ -15,6 +15,6 @@ fn the_demo_holds() {
     let output = place.program("oxtap").arg("demo").output().unwrap();
     let said = text(&output);
     assert!(output.status.success(), "{said}");
-    assert_eq!(said.lines().filter(|line| line.starts_with("  ok ")).count(), 7, "{said}");
+    assert_eq!(said.lines().filter(|line| line.starts_with("  ok ")).count(), 15, "{said}");
     assert!(said.ends_with("all of it held\n"), "{said}");
 }

@@ -7,10 +7,15 @@
 //!   model (an array) <--- vhdimount (libvhdi): equal? -----+--> e2fsck: clean?
 //! ```
 //!
+//! Then the same for a guest: two hosts without Xen, their tapbacks and tapdisks, and a guest that works through a ring
+//! while a snapshot is taken, tapback is killed, and it moves from one to the other ([`guest`]).
+//!
 //! Everything lies in a private directory, nothing needs root, and nothing is left at the end. It fails unless all of
 //! it held.
 
 mod content;
+mod guest;
+mod hosts;
 mod load;
 mod place;
 mod reader;
@@ -31,12 +36,14 @@ use super::arguments::Demo;
 /// The disk: half file system, half playground for the verified I/O.
 const DISK_BYTES: u64 = 256 << 20;
 const FILE_SYSTEM_BYTES: u64 = DISK_BYTES / 2;
-/// How long the verified I/O goes on.
-const LOAD_TIME: Duration = Duration::from_secs(6);
+/// How long the verified I/O over NBD goes on.
+const LOAD_TIME: Duration = Duration::from_secs(4);
+/// The guest's disk.
+const GUEST_DISK_BYTES: u64 = 128 << 20;
 
 pub(super) fn run(arguments: &Demo) -> Result<()> {
     let place = Place::new()?;
-    println!("oxtap demo: a VHD chain with an ext4 file system, served by tapdisk, in {}\n", place.path().display());
+    println!("oxtap demo, in {}\n\nA VHD chain with an ext4 file system, served over NBD:", place.path().display());
     let result = all_steps(&place, &mut Report);
     if arguments.keep {
         println!("\nthe images are in {}", place.keep().display());
@@ -63,8 +70,16 @@ fn all_steps(place: &Place, report: &mut Report) -> Result<()> {
     let model = report.step("verified I/O", || load_the_leaf(place, &content), |(_, summary)| summary.clone())?.0;
     report.step(
         "libvhdi",
-        || reader::compare_chain(place, "leaf.vhd", &model),
+        || reader::compare_and_check_chain(place, "leaf.vhd", &model),
         |file_system| format!("reads the chain byte for byte as the model; e2fsck: {file_system}"),
+    )?;
+    println!("\nA guest of Xen, without Xen:");
+    let mut content = guest::play(place, GUEST_DISK_BYTES, report)?;
+    content.resize(usize::try_from(GUEST_DISK_BYTES).expect("the demo's disk fits into memory"), 0);
+    report.step(
+        "libvhdi",
+        || reader::compare_chain(place, "disk.vhd", &content),
+        |()| "reads the chain byte for byte as the guest has left it".to_owned(),
     )?;
     report.step(
         "left behind",

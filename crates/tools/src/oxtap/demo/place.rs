@@ -44,22 +44,12 @@ impl Place {
 
     /// Runs our own `vhd-util` here, the one beside this program.
     pub(super) fn vhd_util(&self, arguments: &[&str]) -> Result<String> {
-        let beside = std::env::current_exe().ok().map(|ours| ours.with_file_name("vhd-util"));
-        let program = beside.filter(|program| program.is_file()).unwrap_or_else(|| "vhd-util".into());
-        self.command(program, arguments)
+        self.command(ours("vhd-util"), arguments)
     }
 
     /// Runs a program here; what it printed on stdout. Its failure is an error with what it printed.
     pub(super) fn command<S: AsRef<OsStr>>(&self, program: impl AsRef<OsStr>, arguments: &[S]) -> Result<String> {
-        let name = program.as_ref().to_string_lossy().into_owned();
-        let mut command = Command::new(program);
-        let output = command.args(arguments).current_dir(self.path()).output().context(&name)?;
-        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-        if output.status.success() {
-            return Ok(stdout);
-        }
-        let said = format!("{stdout} {}", String::from_utf8_lossy(&output.stderr));
-        Err(failed(format!("{name}: {}: {}", output.status, said.trim())))
+        said_by(Command::new(program).args(arguments).current_dir(self.path()))
     }
 
     /// Whether the tapdisks that ran here took everything with them.
@@ -71,6 +61,24 @@ impl Place {
         left.extend(files_below(self.run.shared_memory_root()));
         if left.is_empty() { Ok(()) } else { Err(failed(format!("left behind: {}", left.join(", ")))) }
     }
+}
+
+/// A program of this project: the one beside this one, if there is one.
+pub(super) fn ours(name: &str) -> PathBuf {
+    let beside = std::env::current_exe().ok().map(|ours| ours.with_file_name(name));
+    beside.filter(|program| program.is_file()).unwrap_or_else(|| name.into())
+}
+
+/// Runs a command; what it printed on stdout. Its failure is an error with what it printed.
+pub(super) fn said_by(command: &mut Command) -> Result<String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().context(&name)?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(stdout);
+    }
+    let said = format!("{stdout} {}", String::from_utf8_lossy(&output.stderr));
+    Err(failed(format!("{name}: {}: {}", output.status, said.trim())))
 }
 
 pub(super) fn failed(words: impl Into<String>) -> Error {

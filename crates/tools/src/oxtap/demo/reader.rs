@@ -16,8 +16,14 @@ pub(super) fn compare_standalone(place: &Place, image: &str, expected: &[u8]) ->
     compare(&place.file("by-qemu.raw"), expected)
 }
 
+/// Whether libvhdi reads the chain of this image exactly like this.
+pub(super) fn compare_chain(place: &Place, image: &str, expected: &[u8]) -> Result<()> {
+    let mount = Mount::new(place, image)?;
+    compare(&mount.disk()?, expected)
+}
+
 /// libvhdi's reading of a VHD chain equals `expected`, and e2fsck likes the file system on it. What e2fsck said.
-pub(super) fn compare_chain(place: &Place, image: &str, expected: &[u8]) -> Result<String> {
+pub(super) fn compare_and_check_chain(place: &Place, image: &str, expected: &[u8]) -> Result<String> {
     let mount = Mount::new(place, image)?;
     let disk = mount.disk()?;
     compare(&disk, expected)?;

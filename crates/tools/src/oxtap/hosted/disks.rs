@@ -3,7 +3,11 @@
 use std::{ffi::OsString, path::Path, time::Duration};
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
-use control_api::{Client, Minor, OpenRequest, RunDir, protocol::OpenFlags, spawn_with};
+use control_api::{
+    Client, Minor, OpenRequest, RunDir,
+    native::{self, Command, OpenImages},
+    spawn_with,
+};
 use guest::toolstack::{DiskSpec, Toolstack};
 use serde_json::json;
 use storage_io::Executor;
@@ -33,7 +37,7 @@ pub(super) fn add(arguments: &AddDisk) -> Result<()> {
     disk.script = Some(SCRIPT.to_owned());
     // Before anything is written: a name that is none, an image without a type.
     let device = disk.device()?;
-    let open = open_request(arguments)?;
+    let open = images(arguments)?;
     let executor = executor()?;
     let store = connect(&executor, &directory, 0)?;
     let toolstack = Toolstack::new(store.clone());
@@ -65,10 +69,15 @@ pub(super) fn add(arguments: &AddDisk) -> Result<()> {
     text::print(&format!("domain {domain} has {name}: tapdisk {pid}, minor {}\n", minor.number()))
 }
 
-fn open_request(arguments: &AddDisk) -> Result<OpenRequest> {
-    let mut open = OpenRequest::new(arguments.image.as_str())?;
-    open.parameters.flags = open.parameters.flags.with_if(OpenFlags::READ_ONLY, arguments.read_only);
-    Ok(open)
+/// As a guest's disk: whoever writes first takes the image's lock, so a guest may come while it still leaves another host.
+fn images(arguments: &AddDisk) -> Result<OpenImages> {
+    OpenRequest::new(arguments.image.as_str())?;
+    Ok(OpenImages {
+        image: arguments.image.clone(),
+        read_only: arguments.read_only,
+        late: !arguments.read_only,
+        ..OpenImages::default()
+    })
 }
 
 /// What the script of a disk does: the backend has made its offers, and now learns which disk it is.
@@ -78,7 +87,7 @@ async fn prepare(
     directory: &Path,
     run: &RunDir,
     disk: &DiskSpec,
-    open: &OpenRequest,
+    open: &OpenImages,
 ) -> Result<(u32, Minor)> {
     let backend = disk.backend_path()?;
     until_state(executor, store, &backend, State::InitWait).await?;
@@ -100,15 +109,18 @@ async fn prepare(
 }
 
 /// Starts a tapdisk with the image; what was taken for it is given back if that fails.
-fn start(run: &RunDir, platform: OsString, open: &OpenRequest) -> Result<(u32, Minor)> {
+fn start(run: &RunDir, platform: OsString, open: &OpenImages) -> Result<(u32, Minor)> {
     let minor = run.allocate_minor().context("allocating a minor")?;
     let started = spawn_with(run, &[("OXTAP_XEN", platform)]).context("starting tapdisk").and_then(|mut spawned| {
         if spawned.child.id() != spawned.pid {
             // It has put the tapdisk into the background and ended.
             let _ = spawned.child.wait();
         }
-        let client = Client::new(run, spawned.pid);
-        let opened = client.attach(minor).and_then(|()| client.open(minor, open));
+        let open = Command::Open(OpenImages { minor: minor.number(), ..open.clone() });
+        let opened = native::Client::connect(run, spawned.pid, None).and_then(|mut client| {
+            client.ask(Command::Attach { minor: minor.number() })?;
+            client.ask(open)
+        });
         match opened {
             Ok(_) => Ok((spawned.pid, minor)),
             Err(error) => {
