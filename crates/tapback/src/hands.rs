@@ -1,6 +1,7 @@
 //! The hands of a machine: what it decides is done, what comes of that and what is seen becomes its events.
 
 mod agent;
+mod done;
 mod image;
 
 use std::{
@@ -26,10 +27,11 @@ use xenbus::{
 };
 
 use agent::RestJob;
+use done::DONE;
 use image::Image;
 
 use crate::{
-    DeviceName, Disk, Host, ImageNodes, Reports,
+    DeviceName, Disk, Host, ImageNodes, LetGo, Reports,
     agent::{RestEnd, RestNodes},
     device::{REFUSED_PAUSE, Shared},
     directory::{Change, Directory, StateChange},
@@ -57,7 +59,9 @@ pub(crate) enum JobEnd {
     /// Bringing a disk to rest or back; the token says whether anybody still wants it.
     Rest(Weak<()>, RestEnd),
     Connected(Result<RingConnected>),
-    Disconnected,
+    Disconnected(LetGo),
+    /// A ring that somebody else has let go of.
+    LetGo(LetGo),
 }
 
 enum Told {
@@ -103,6 +107,8 @@ pub(crate) struct Hands {
     reports: Rc<Reports>,
     follow: Option<Task<()>>,
     job: Option<Task<()>>,
+    /// Nothing more will be written for the guest, and what was written is durable.
+    is_done: bool,
     trouble: Option<Error>,
     looks: u64,
 }
@@ -144,6 +150,7 @@ impl Hands {
             reports: Reports::new(&shared.came),
             follow: None,
             job: None,
+            is_done: true,
             trouble: None,
             looks: 0,
         };
@@ -177,6 +184,7 @@ impl Hands {
         }
         let may_have_ring =
             self.ring_disk.is_some() && matches!(seen.own, State::Connected | State::Closing) && !is_served;
+        self.is_done = !may_have_ring;
         let own = if is_served { State::InitWait } else { seen.own };
         // A disk that shall be at rest is that before it is given to anybody who does not have it yet.
         let has_image = may_have_ring || self.agent.is_served();
@@ -378,7 +386,9 @@ impl Hands {
                 self.events.push_back(Event::RingConnected(true));
             }
             JobEnd::Connected(Err(error)) => self.note_unconnected(error),
-            JobEnd::Disconnected => {
+            JobEnd::LetGo(ended) => self.note_let_go(ended).await,
+            JobEnd::Disconnected(ended) => {
+                self.note_let_go(ended).await;
                 self.ring = None;
                 self.events.push_back(Event::RingDisconnected);
                 // An image that has changed meanwhile may be changed now.
@@ -419,6 +429,7 @@ impl Hands {
             Report::Ended => {
                 self.trouble = Some(refusal(Errno::NODEV, "the tapdisk has gone, or has let go of the ring"));
                 self.events.push_back(Event::RingBroken);
+                self.ask_whether_done();
             }
         }
     }
@@ -464,7 +475,7 @@ impl Hands {
         }
         self.note("offered");
         let nodes = self.host.offer.nodes();
-        self.publish(&nodes, &[], State::InitWait).await;
+        self.publish(&nodes, &[DONE], State::InitWait).await;
         // There is more to be seen than what the machine has been told since.
         self.shared.nudge();
     }
@@ -485,11 +496,18 @@ impl Hands {
         // While `Connected` is shown the guest asks, and has been answered: only the ring that was served all the time will do.
         let adopt = self.directory.shown() == State::Connected;
         let (read_only, no_discard) = (self.image_nodes.are_read_only(), !self.image_nodes.may_discard());
-        let ring = ConnectRing { minor: disk.minor, read_only, no_discard, adopt, ..ring };
+        // A guest that moves within this host is here twice for a while; only one of both is served.
+        let exclusive = !read_only && !self.image_nodes.is_shared();
+        let ring = ConnectRing { minor: disk.minor, read_only, no_discard, adopt, exclusive, ..ring };
         self.ring_disk = Some(disk);
+        self.is_done = false;
         let (host, name, shared) = (self.host.clone(), self.name.clone(), self.shared.clone());
         self.job = Some(self.host.executor.spawn(async move {
             let connected = connect(&host, &name, disk, ring).await;
+            if connected.is_err() {
+                // An answer may have been lost.
+                shared.end(JobEnd::LetGo(let_go(&host, &name, disk).await));
+            }
             shared.end(JobEnd::Connected(connected));
         }));
     }
@@ -497,7 +515,7 @@ impl Hands {
     fn let_go_of_old_ring(&mut self, disk: Disk, error: Error) {
         let (host, name, shared) = (self.host.clone(), self.name.clone(), self.shared.clone());
         self.job = Some(self.host.executor.spawn(async move {
-            let_go(&host, &name, disk).await;
+            shared.end(JobEnd::LetGo(let_go(&host, &name, disk).await));
             shared.end(JobEnd::Connected(Err(error)));
         }));
     }
@@ -530,8 +548,8 @@ impl Hands {
         self.note("disconnecting");
         let (host, name, shared) = (self.host.clone(), self.name.clone(), self.shared.clone());
         self.job = Some(self.host.executor.spawn(async move {
-            let_go(&host, &name, disk).await;
-            shared.end(JobEnd::Disconnected);
+            let ended = let_go(&host, &name, disk).await;
+            shared.end(JobEnd::Disconnected(ended));
         }));
     }
 
@@ -559,6 +577,8 @@ impl Hands {
 
     /// Writes nodes and a state at once. If the directory is not what it was, a look will tell what it is.
     async fn publish(&mut self, nodes: &[Node], removed: &[&str], state: State) {
+        let done = self.done_with(state);
+        let nodes = &[nodes, &done].concat();
         self.change(&Change { nodes, removed, state: StateChange::To(state) }).await;
     }
 
@@ -595,20 +615,21 @@ async fn connect(host: &Host, name: &DeviceName, disk: Disk, ring: ConnectRing) 
         // Nothing was lost: all that was taken is answered, or it was another's.
         connected = host.worker.connect(disk, ConnectRing { adopt: false, ..ring }).await;
     }
-    match &mut connected {
+    if let Ok(connected) = &mut connected {
         // A guest that hears of it gives up a copy for a page that it leaves granted.
-        Ok(connected) => connected.offer.persistent &= is_persistent,
-        // An answer may have been lost.
-        Err(_) => let_go(host, name, disk).await,
+        connected.offer.persistent &= is_persistent;
     }
     connected
 }
 
 /// Ends when nothing of a device is connected: before that its guest must not be told that it is closed.
-async fn let_go(host: &Host, name: &DeviceName, disk: Disk) {
+async fn let_go(host: &Host, name: &DeviceName, disk: Disk) -> LetGo {
     let mut pause = LET_GO_PAUSE_MIN;
-    while let Err(error) = host.worker.disconnect(disk, name.clone()).await {
-        host.log.note(name, &format!("its ring is not let go of: {error}"));
+    loop {
+        match host.worker.disconnect(disk, name.clone()).await {
+            Ok(ended) => return ended,
+            Err(error) => host.log.note(name, &format!("its ring is not let go of: {error}")),
+        }
         host.executor.sleep(pause).await;
         pause = (pause * 2).min(LET_GO_PAUSE_MAX);
     }

@@ -140,6 +140,11 @@ impl ImageNodes {
         !self.mode.as_deref().is_some_and(|mode| mode.contains('w'))
     }
 
+    /// Whether several guests may write at the same time, and know what they do (`w!`).
+    pub fn is_shared(&self) -> bool {
+        self.mode.as_deref().is_some_and(|mode| mode.contains('!'))
+    }
+
     /// Whether guests may discard.
     pub fn may_discard(&self) -> bool {
         self.discard_enable.as_deref() != Some("0")

@@ -54,4 +54,4 @@ pub use reports::Reports;
 pub use ring::read_rings;
 pub use tapdisk::Tapdisks;
 pub use watcher::Watcher;
-pub use worker::{Disk, NewImage, Worker};
+pub use worker::{Disk, LetGo, NewImage, Worker};

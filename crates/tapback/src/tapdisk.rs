@@ -5,13 +5,13 @@ use std::{cell::Cell, pin::pin, rc::Rc};
 use block_core::{Error, Result};
 use control_api::{
     RunDir,
-    native::{Command, ConnectRing, DiskSummary, ResultOf, RingConnected, State},
+    native::{Command, ConnectRing, DiskSummary, ResultOf, RingConnected, RingDisconnected, State},
 };
 use futures_util::future::{Either, LocalBoxFuture, select};
 use rustix::io::Errno;
 use storage_io::{Executor, Signal};
 
-use crate::{DeviceName, Disk, NewImage, Reports, TurnBack, Worker, connection::Connection};
+use crate::{DeviceName, Disk, LetGo, NewImage, Reports, TurnBack, Worker, connection::Connection};
 
 /// The tapdisks of a host, asked in their native protocol. Each question takes a connection of its own.
 #[derive(Clone)]
@@ -47,13 +47,17 @@ impl Tapdisks {
         }
     }
 
-    async fn disconnect(self, disk: Disk, device: DeviceName) -> Result<()> {
-        let Some(mut connection) = self.open(disk).await? else { return Ok(()) };
+    async fn disconnect(self, disk: Disk, device: DeviceName) -> Result<LetGo> {
+        let Some(mut connection) = self.open(disk).await? else { return Ok(LetGo::default()) };
         let (domain, device) = (device.domain.0, device.device);
         let command = Command::DisconnectRing { minor: disk.minor, domain, device, deadline_ms: None };
         match connection.ask(command, |_| {}).await {
-            Ok(_) => Ok(()),
-            Err(error) if has_no_such_ring(&error) => Ok(()),
+            Ok(ResultOf::DisconnectRing(RingDisconnected { not_durable, .. })) => {
+                Ok(LetGo { is_answered: true, not_durable })
+            }
+            Ok(_) => Err(connection.not_understood("the answer to another command")),
+            // A disk that it does not have was closed.
+            Err(error) if has_no_such_ring(&error) => Ok(LetGo { is_answered: true, not_durable: None }),
             Err(error) => Err(error),
         }
     }
@@ -147,7 +151,7 @@ impl Worker for Tapdisks {
         Box::pin(self.clone().connect(disk, ring))
     }
 
-    fn disconnect(&self, disk: Disk, device: DeviceName) -> LocalBoxFuture<'static, Result<()>> {
+    fn disconnect(&self, disk: Disk, device: DeviceName) -> LocalBoxFuture<'static, Result<LetGo>> {
         Box::pin(self.clone().disconnect(disk, device))
     }
 

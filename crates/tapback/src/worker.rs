@@ -26,15 +26,25 @@ pub struct NewImage {
     pub is_another: bool,
 }
 
+/// How a device was let go of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LetGo {
+    /// By somebody who has the disk. Nobody else knows what storage still holds.
+    pub is_answered: bool,
+    /// Why what the guest was answered is not all durable, if it is not.
+    pub not_durable: Option<String>,
+}
+
 /// Who serves rings. What is asked may take as long as storage takes.
 pub trait Worker {
     /// Serves the rings of a guest's device. The same rings again are fine; others while there are some are refused with
     /// `EALREADY`.
     fn connect(&self, disk: Disk, ring: ConnectRing) -> LocalBoxFuture<'static, Result<RingConnected>>;
 
-    /// Ends with all requests answered and nothing of the guest's held. Rings that are not connected, and a process that
-    /// has gone, are as good. After an error nothing is known: whoever asked asks again.
-    fn disconnect(&self, disk: Disk, device: DeviceName) -> LocalBoxFuture<'static, Result<()>>;
+    /// Ends with all requests answered, all durable, and nothing of the guest's held; the last that could write has no
+    /// write access any more. Rings that are not connected are as good, and so is a process that has gone. After an error
+    /// nothing is known: whoever asked asks again.
+    fn disconnect(&self, disk: Disk, device: DeviceName) -> LocalBoxFuture<'static, Result<LetGo>>;
 
     /// Tells what happens to a device's rings until they are not connected any more. After an error whoever asked asks
     /// again: what holds already is told at once.

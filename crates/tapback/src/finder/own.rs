@@ -136,7 +136,7 @@ impl OwnDisks {
     /// two domains for a while, and one machine.
     async fn check_sharing(&self, device: &DeviceName, image: &ImageNodes, disk: Disk) -> Result<()> {
         let users = self.books.borrow().get(&disk).map(|entry| entry.users.clone()).unwrap_or_default();
-        if image.mode.as_deref().is_some_and(|mode| mode.contains('!')) {
+        if image.is_shared() {
             return Ok(());
         }
         for user in users.iter().filter(|user| user.domain != device.domain) {
@@ -183,7 +183,9 @@ impl OwnDisks {
             minor,
             image: name.to_owned(),
             read_only: image.are_read_only(),
-            shared: image.mode.as_deref().is_some_and(|mode| mode.contains('!')),
+            shared: image.is_shared(),
+            // Its guest may be somewhere else yet.
+            late: true,
             buffered: image.direct_io_safe.as_deref() == Some("0"),
             ..OpenImages::default()
         };

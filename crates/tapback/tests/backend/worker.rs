@@ -11,7 +11,7 @@ use block_core::{Error, ErrorKind, Result};
 use control_api::native::{ConnectRing, Geometry, RingConnected, RingEvent, RingOffer};
 use futures_util::future::{Either, LocalBoxFuture, select};
 use storage_io::Signal;
-use tapback::{DeviceName, Disk, ImageNodes, NewImage, Opener, Reports, TurnBack, Worker};
+use tapback::{DeviceName, Disk, ImageNodes, LetGo, NewImage, Opener, Reports, TurnBack, Worker};
 
 /// What may be made to happen, and what has happened.
 #[derive(Default)]
@@ -32,6 +32,10 @@ pub(crate) struct Inner {
     pub(crate) is_slow_to_disconnect: Cell<Option<u32>>,
     /// The next connections fail with this number.
     pub(crate) refusal: Cell<Option<i32>>,
+    /// Why what was written is not durable.
+    pub(crate) not_durable: RefCell<Option<String>>,
+    /// There is no process to be asked.
+    pub(crate) has_gone: Cell<bool>,
     /// The next so many disconnections fail.
     pub(crate) failures: Cell<u32>,
     pub(crate) geometry: Cell<Option<Geometry>>,
@@ -123,7 +127,7 @@ impl Inner {
         Ok(RingConnected { already: false, geometry, offer })
     }
 
-    async fn disconnect(self: Rc<Self>, key: (u16, u32)) -> Result<()> {
+    async fn disconnect(self: Rc<Self>, key: (u16, u32)) -> Result<LetGo> {
         self.changed.until(|| self.is_slow_to_disconnect.get() != Some(key.1)).await;
         if self.failures.get() > 0 {
             self.failures.set(self.failures.get() - 1);
@@ -132,7 +136,7 @@ impl Inner {
         self.disconnected.set(self.disconnected.get() + 1);
         self.rings.borrow_mut().remove(&key);
         self.changed.notify();
-        Ok(())
+        Ok(LetGo { is_answered: !self.has_gone.get(), not_durable: self.not_durable.borrow().clone() })
     }
 
     pub(crate) fn set_slow_to_pause(&self, slow: bool) {
@@ -188,7 +192,7 @@ impl Worker for FakeWorker {
         Box::pin(self.inner.clone().connect(ring))
     }
 
-    fn disconnect(&self, _: Disk, device: DeviceName) -> LocalBoxFuture<'static, Result<()>> {
+    fn disconnect(&self, _: Disk, device: DeviceName) -> LocalBoxFuture<'static, Result<LetGo>> {
         Box::pin(self.inner.clone().disconnect((device.domain.0, device.device)))
     }
 
