@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod bitmap;
+pub mod change_log;
 mod format;
 mod image;
 mod promise;

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cbt_util;
 mod getopt;
 pub mod oxtap;
 pub mod tap_ctl;
