@@ -10,12 +10,12 @@ use std::{
 pub(crate) struct Options {
     given: Vec<(u8, OsString)>,
     /// Words that are no options.
-    operands: usize,
+    operands: Vec<OsString>,
 }
 
 impl Options {
     /// Reads options; in `letters`, a colon behind a letter says that it has a value. None: an unknown letter, or a value
-    /// is missing. What is no option is passed over and counted.
+    /// is missing. Words that are no options may stand anywhere.
     pub(crate) fn parse(letters: &str, arguments: &[OsString]) -> Option<Options> {
         let mut options = Options::default();
         let mut arguments = arguments.iter();
@@ -23,10 +23,10 @@ impl Options {
             match argument.as_bytes() {
                 b"--" => break,
                 [b'-', group @ ..] if !group.is_empty() => options.take_group(letters, group, &mut arguments)?,
-                _ => options.operands += 1,
+                _ => options.operands.push(argument.clone()),
             }
         }
-        options.operands += arguments.len();
+        options.operands.extend(arguments.cloned());
         Some(options)
     }
 
@@ -78,7 +78,12 @@ impl Options {
 
     /// Whether there were words that are no options.
     pub(crate) fn has_operands(&self) -> bool {
-        self.operands > 0
+        !self.operands.is_empty()
+    }
+
+    /// Words that are no options, in order.
+    pub(crate) fn operands(&self) -> &[OsString] {
+        &self.operands
     }
 }
 
@@ -89,7 +94,7 @@ fn has_value(letters: &str, letter: u8) -> Option<bool> {
 }
 
 /// Blanks, a sign, digits; whatever follows is passed over, and no digits at all are 0.
-fn leading_number(text: &[u8]) -> i64 {
+pub(crate) fn leading_number(text: &[u8]) -> i64 {
     let text = text.trim_ascii_start();
     let (is_negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
@@ -139,11 +144,12 @@ mod tests {
     }
 
     #[test]
-    fn words_that_are_no_options_are_counted() {
+    fn words_that_are_no_options_are_kept() {
         assert!(!parse("p:", "-p x").unwrap().has_operands());
         for line in ["x -p 1", "-p 1 x", "-", "-- x"] {
             assert!(parse("p:", line).unwrap().has_operands(), "{line}");
         }
+        assert_eq!(parse("p:", "a -p 1 b -- -c").unwrap().operands(), ["a", "b", "-c"]);
     }
 
     #[test]

@@ -7,4 +7,5 @@ mod getopt;
 pub mod oxtap;
 pub mod tap_ctl;
 pub mod td_rated;
+pub mod td_util;
 pub mod vhd_util;

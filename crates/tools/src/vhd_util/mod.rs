@@ -96,17 +96,27 @@ impl From<Error> for Failure {
     }
 }
 
+/// Which program speaks: its name, and its words for an image that cannot be opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Speaker {
+    pub(crate) name: &'static str,
+    pub(crate) cannot_open: &'static str,
+}
+
+const VHD_UTIL: Speaker = Speaker { name: "vhd-util", cannot_open: "error opening" };
+
 /// What all commands need.
 struct Session {
     executor: Executor,
     files: Rc<dyn Opener>,
+    speaker: Speaker,
     said: RefCell<Vec<u8>>,
 }
 
 impl Session {
-    fn new() -> Result<Session> {
+    fn new(speaker: Speaker) -> Result<Session> {
         let executor = Executor::new(EngineChoice::Inline)?;
-        Ok(Session { executor, files: Rc::new(Files), said: RefCell::default() })
+        Ok(Session { executor, files: Rc::new(Files), speaker, said: RefCell::default() })
     }
 
     /// Adds a line to what the command says on stdout.
@@ -118,7 +128,8 @@ impl Session {
 
     /// Says that an image cannot be opened, as all commands say it.
     fn say_unopened(&self, name: &OsStr, error: &Error) {
-        self.say([b"error opening ", name.as_encoded_bytes(), format!(": -{}", errno(error)).as_bytes()].concat());
+        let (words, end) = (self.speaker.cannot_open, format!(": -{}", errno(error)));
+        self.say([words.as_bytes(), b" ", name.as_encoded_bytes(), end.as_bytes()].concat());
     }
 }
 
@@ -136,11 +147,17 @@ pub fn main() -> ExitCode {
     arguments.remove(0);
     let is_logged = arguments.iter().any(|word| word == "--debug");
     arguments.retain(|word| word != "--debug");
-    ExitCode::from(run(command, &arguments, is_logged))
+    ExitCode::from(run(VHD_UTIL, command, &arguments, is_logged))
+}
+
+/// Runs the command of this name for another program; the answer is the exit status.
+pub(crate) fn run_for(speaker: Speaker, name: &str, arguments: &[OsString]) -> u8 {
+    let command = COMMANDS.iter().find(|command| command.name == name).expect("a command that there is");
+    run(speaker, command, arguments, false)
 }
 
 /// Runs a command; the answer is the exit status.
-fn run(command: &Command, arguments: &[OsString], is_logged: bool) -> u8 {
+fn run(speaker: Speaker, command: &Command, arguments: &[OsString], is_logged: bool) -> u8 {
     let options = Options::parse(command.letters, arguments).filter(|options| !options.has_operands());
     let Some(options) = options else {
         let _ = io::stdout().write_all(usage(command).as_bytes());
@@ -150,9 +167,9 @@ fn run(command: &Command, arguments: &[OsString], is_logged: bool) -> u8 {
         let _ = io::stdout().write_all(usage(command).as_bytes());
         return command.help;
     }
-    let session = match Session::new() {
+    let session = match Session::new(speaker) {
         Ok(session) => session,
-        Err(error) => return report(command, &error, is_logged),
+        Err(error) => return report(speaker, command, &error, is_logged),
     };
     let result = (command.run)(&session, &options);
     let mut said = session.said.take();
@@ -162,7 +179,7 @@ fn run(command: &Command, arguments: &[OsString], is_logged: bool) -> u8 {
             said.extend_from_slice(usage(command).as_bytes());
             EINVAL
         }
-        Err(Failure::Error(error)) => report(command, &error, is_logged),
+        Err(Failure::Error(error)) => report(speaker, command, &error, is_logged),
     };
     let _ = io::stdout().write_all(&said);
     status
@@ -178,11 +195,11 @@ fn usage(command: &Command) -> String {
 }
 
 /// Says what failed, in one line, and to the host's log if that was asked for; the answer is the exit status.
-fn report(command: &Command, error: &Error, is_logged: bool) -> u8 {
+fn report(speaker: Speaker, command: &Command, error: &Error, is_logged: bool) -> u8 {
     let line = words(error).replace('\n', " ");
-    let _ = writeln!(io::stderr(), "vhd-util {}: {line}", command.name);
+    let _ = writeln!(io::stderr(), "{} {}: {line}", speaker.name, command.name);
     if is_logged {
-        let mut log = HostLog::new("vhd-util", Facility::User);
+        let mut log = HostLog::new(speaker.name, Facility::User);
         log.send(Record::now(Severity::Error, format!("{}: {line}", command.name)));
     }
     u8::try_from(errno(error)).unwrap_or(u8::MAX)
