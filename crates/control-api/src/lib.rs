@@ -17,6 +17,7 @@ mod errno;
 mod host_log;
 mod minors;
 pub mod native;
+mod owner;
 mod paths;
 mod spawn;
 
@@ -27,6 +28,7 @@ pub use host_log::{
     timestamp,
 };
 pub use minors::{HeldMinor, MINORS, Minor, make_directory};
+pub use owner::{HOTPLUG_VARIABLE, MinorRecord, Opened, Owner};
 pub use paths::{RUN_DIRECTORY_VARIABLE, RunDir};
 pub use spawn::{PROGRAM_VARIABLES, Spawned, spawn, spawn_with};
 /// The messages themselves.

@@ -12,7 +12,7 @@
 use std::{
     fmt,
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::Path,
 };
@@ -23,7 +23,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{RunDir, paths::numbers_behind};
+use crate::{Owner, RunDir, paths::numbers_behind};
 
 /// How many minors a host has.
 pub const MINORS: u16 = 16384;
@@ -58,6 +58,7 @@ impl RunDir {
 
     /// As [`allocate_minor`](Self::allocate_minor), and writes down for whom: the marker says so until it is freed.
     pub fn allocate_minor_for(&self, owner: &str) -> Result<Minor> {
+        let owner: Owner = if owner.is_empty() { Owner::Storage } else { owner.parse()? };
         let _turn = self.lock_markers()?;
         let used = self.minors()?;
         // They are ascending and differ, so the first that is not at its own place comes after a gap.
@@ -65,23 +66,19 @@ impl RunDir {
         let minor = u16::try_from(lowest).ok().and_then(Minor::new);
         let minor = minor.ok_or_else(|| os("all minors are in use", Errno::NOSPC))?;
         let path = self.marker(minor);
-        let mut marker =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).context(path.display())?;
-        if let Err(error) = marker.write_all(owner.as_bytes()) {
-            let _ = fs::remove_file(&path);
-            return Err(error).context(path.display());
-        }
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).context(path.display())?;
+        // A disk that nobody would take away must not be made for a script.
+        let kept = self.change_minor_record(minor, |record| record.owner = owner);
+        kept.inspect_err(|_| drop(fs::remove_file(&path)))?;
         Ok(minor)
     }
 
     /// For whom a minor was reserved: empty if nobody said so, none if it is free.
     pub fn minor_owner(&self, minor: Minor) -> Result<Option<String>> {
-        let path = self.marker(minor);
-        match fs::read(&path) {
-            Ok(owner) => Ok(Some(String::from_utf8_lossy(&owner).into_owned())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).context(path.display()),
-        }
+        Ok(self.minors()?.contains(&minor).then(|| match self.minor_record(minor).owner {
+            Owner::Storage => String::new(),
+            owner => owner.to_string(),
+        }))
     }
 
     /// Gives a minor back. One that a tapdisk holds, or that is not allocated, is an error.

@@ -67,12 +67,13 @@ impl Spawned {
 /// Starts a tapdisk: the program that the environment names, else the one beside our own program, else the installed
 /// one. Succeeds only when it has answered on its control socket.
 pub fn spawn(run: &RunDir) -> Result<Spawned> {
-    start(run, program())
+    spawn_with(run, &[])
 }
 
-/// As [`spawn`], with more in the environment of the tapdisk.
+/// As [`spawn`], with more in the environment of the tapdisk, which may also name the program.
 pub fn spawn_with(run: &RunDir, variables: &[(&str, OsString)]) -> Result<Spawned> {
-    let mut command = program();
+    let given = |name: &str| variables.iter().find(|variable| variable.0 == name).map(|variable| variable.1.clone());
+    let mut command = program(|name| given(name).or_else(|| env::var_os(name)));
     command.envs(variables.iter().map(|(name, value)| (name, value)));
     start(run, command)
 }
@@ -96,8 +97,8 @@ fn start(run: &RunDir, mut command: Command) -> Result<Spawned> {
     }
 }
 
-fn program() -> Command {
-    if let Some(named) = named_program(|variable| env::var_os(variable)) {
+fn program(variable: impl Fn(&str) -> Option<OsString>) -> Command {
+    if let Some(named) = named_program(variable) {
         return Command::new(named);
     }
     let beside = env::current_exe().ok().and_then(|ours| Some(ours.parent()?.join(NAME)));

@@ -114,6 +114,7 @@ impl Process {
             offer: OFFER,
             features: RingFeatures::default(),
             read_only: false,
+            answered: false,
         };
         let grants: Arc<dyn xen::Grants> = match &self.budget {
             Some(budget) => Arc::new(BudgetedGrants::new(self.grants.clone(), budget.share().unwrap())),

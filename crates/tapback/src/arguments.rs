@@ -66,6 +66,11 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=QUEUES_MAX))]
     pub queues: u32,
 
+    /// When the tapdisk of a device has gone: fail (the guest is told), restart (another tapdisk gets the same image), or
+    /// run:COMMAND (the guest waits if it ends with 0)
+    #[arg(long, value_name = "ACTION", value_parser = on_death, default_value = "fail")]
+    pub on_death: DeathAction,
+
     /// Write lines to this file, too; SIGHUP opens it anew
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
@@ -100,6 +105,26 @@ impl Arguments {
     }
 }
 
+/// What is done when a tapdisk has gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeathAction {
+    /// The guest is told.
+    Fail,
+    /// Another tapdisk gets the same image.
+    Restart,
+    /// A command takes care of it.
+    Run(String),
+}
+
+fn on_death(text: &str) -> Result<DeathAction, String> {
+    match text.split_once(':') {
+        None if text == "fail" => Ok(DeathAction::Fail),
+        None if text == "restart" => Ok(DeathAction::Restart),
+        Some(("run", command)) if !command.trim().is_empty() => Ok(DeathAction::Run(command.to_owned())),
+        _ => Err("neither fail, restart, nor run:COMMAND".to_owned()),
+    }
+}
+
 fn kind(text: &str) -> Result<String, String> {
     let is_name = !text.is_empty() && !text.contains(['/', '@', ':']) && Path::new(text).is_ok();
     is_name.then(|| text.to_owned()).ok_or_else(|| "no name of a node".to_owned())
@@ -115,6 +140,15 @@ mod tests {
 
     fn read(line: &str) -> Option<Arguments> {
         Arguments::try_parse_from(std::iter::once("tapback").chain(line.split_whitespace())).ok()
+    }
+
+    #[test]
+    fn what_is_done_about_a_tapdisk_that_has_gone_is_one_of_three() {
+        assert_eq!(on_death("run:xl pause $OXTAP_DOMAIN"), Ok(DeathAction::Run("xl pause $OXTAP_DOMAIN".into())));
+        assert_eq!((on_death("fail"), on_death("restart")), (Ok(DeathAction::Fail), Ok(DeathAction::Restart)));
+        for wrong in ["", "run", "run:", "run: ", "fail:x", "xl pause"] {
+            assert!(on_death(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

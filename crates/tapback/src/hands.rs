@@ -3,6 +3,7 @@
 mod agent;
 mod done;
 mod image;
+mod loss;
 
 use std::{
     collections::VecDeque,
@@ -31,7 +32,7 @@ use done::DONE;
 use image::Image;
 
 use crate::{
-    DeviceName, Disk, Host, ImageNodes, LetGo, Reports,
+    DeviceName, Disk, Exit, Host, ImageNodes, LetGo, Reports, Rescued,
     agent::{RestEnd, RestNodes},
     device::{REFUSED_PAUSE, Shared},
     directory::{Change, Directory, StateChange},
@@ -62,6 +63,14 @@ pub(crate) enum JobEnd {
     Disconnected(LetGo),
     /// A ring that somebody else has let go of.
     LetGo(LetGo),
+    /// The process of a disk has gone.
+    Exited(Disk, Exit),
+    /// Somebody was asked to help.
+    Helped(Result<Rescued>),
+    /// Another tapdisk was asked to serve the ring.
+    TakenUp(Result<(Disk, RingConnected)>),
+    /// The frontend has had the time to close.
+    Overdue,
 }
 
 enum Told {
@@ -109,6 +118,12 @@ pub(crate) struct Hands {
     job: Option<Task<()>>,
     /// Nothing more will be written for the guest, and what was written is durable.
     is_done: bool,
+    /// Tells when the process of the disk has gone.
+    process: Option<Task<()>>,
+    help: Option<Task<()>>,
+    /// The disk of a process that has gone, until it is given up.
+    lost_disk: Option<Disk>,
+    overdue: Option<Task<()>>,
     trouble: Option<Error>,
     looks: u64,
 }
@@ -151,6 +166,10 @@ impl Hands {
             follow: None,
             job: None,
             is_done: true,
+            process: None,
+            help: None,
+            lost_disk: None,
+            overdue: None,
             trouble: None,
             looks: 0,
         };
@@ -394,6 +413,10 @@ impl Hands {
                 // An image that has changed meanwhile may be changed now.
                 self.shared.nudge();
             }
+            JobEnd::Exited(disk, exit) => self.note_exit(disk, &exit).await,
+            JobEnd::Helped(helped) => self.note_helped(helped).await,
+            JobEnd::TakenUp(taken) => self.note_taken_up(taken).await,
+            JobEnd::Overdue => self.events.push_back(Event::Overdue),
         }
     }
 
@@ -473,6 +496,7 @@ impl Hands {
         if matches!(self.image, Image::Released) {
             self.image = Image::None;
         }
+        self.overdue = None;
         self.note("offered");
         let nodes = self.host.offer.nodes();
         self.publish(&nodes, &[DONE], State::InitWait).await;
@@ -541,6 +565,10 @@ impl Hands {
     fn disconnect_ring(&mut self) {
         self.follow = None;
         self.reports = Reports::new(&self.shared.came);
+        if self.is_taking_up() {
+            // It is let go of when it is known who has it.
+            return;
+        }
         let Some(disk) = self.ring_disk else {
             self.events.push_back(Event::RingDisconnected);
             return;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use storage_io::Executor;
 use xen::{DomainId, store::Store};
 
-use crate::{DeviceName, Offer, Opener, Worker};
+use crate::{DeviceName, Offer, OnDeath, Opener, Worker};
 
 /// What all devices of a backend share.
 #[derive(Clone)]
@@ -24,6 +24,8 @@ pub struct Host {
     pub log: Rc<dyn Log>,
     /// What guests are offered.
     pub offer: Offer,
+    /// What is done when a tapdisk has gone.
+    pub on_death: OnDeath,
 }
 
 impl std::fmt::Debug for Host {

@@ -11,7 +11,9 @@ use futures_util::future::{Either, LocalBoxFuture, select};
 use rustix::io::Errno;
 use storage_io::{Executor, Signal};
 
-use crate::{DeviceName, Disk, LetGo, NewImage, Reports, TurnBack, Worker, connection::Connection};
+use crate::{
+    DeviceName, Disk, Exit, LetGo, NewImage, Reports, TurnBack, Worker, connection::Connection, supervision::exit,
+};
 
 /// The tapdisks of a host, asked in their native protocol. Each question takes a connection of its own.
 #[derive(Clone)]
@@ -153,6 +155,10 @@ impl Worker for Tapdisks {
 
     fn disconnect(&self, disk: Disk, device: DeviceName) -> LocalBoxFuture<'static, Result<LetGo>> {
         Box::pin(self.clone().disconnect(disk, device))
+    }
+
+    fn exit(&self, disk: Disk) -> LocalBoxFuture<'static, Exit> {
+        Box::pin(exit(self.executor.clone(), self.run.clone(), disk.pid))
     }
 
     fn watch(&self, disk: Disk, device: DeviceName, reports: Rc<Reports>) -> LocalBoxFuture<'static, Result<()>> {

@@ -105,6 +105,16 @@ impl Watcher {
     pub async fn until_none_is_served(&self) {
         self.devices.over.until(|| self.devices.known.borrow().values().all(Device::is_over)).await;
     }
+
+    /// Tells, for as long as this serves, whether any of its devices has a disk of this number.
+    pub fn users(&self) -> impl Fn(u16) -> bool + 'static {
+        let devices = Rc::downgrade(&self.devices);
+        move |minor| {
+            let Some(devices) = devices.upgrade() else { return false };
+            let known = devices.known.borrow();
+            known.values().any(|device| device.summary().disk.is_some_and(|disk| disk.minor == minor))
+        }
+    }
 }
 
 impl std::fmt::Debug for Watcher {

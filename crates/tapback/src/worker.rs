@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use block_core::Result;
 use control_api::native::{ConnectRing, RingConnected};
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{LocalBoxFuture, pending};
 
-use crate::{DeviceName, Reports, TurnBack};
+use crate::{DeviceName, Exit, Reports, TurnBack};
 
 /// A disk that a tapdisk has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +45,11 @@ pub trait Worker {
     /// write access any more. Rings that are not connected are as good, and so is a process that has gone. After an error
     /// nothing is known: whoever asked asks again.
     fn disconnect(&self, disk: Disk, device: DeviceName) -> LocalBoxFuture<'static, Result<LetGo>>;
+
+    /// Ends when the process of a disk has gone, whoever has started it.
+    fn exit(&self, _: Disk) -> LocalBoxFuture<'static, Exit> {
+        Box::pin(pending())
+    }
 
     /// Tells what happens to a device's rings until they are not connected any more. After an error whoever asked asks
     /// again: what holds already is told at once.

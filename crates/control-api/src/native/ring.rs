@@ -44,8 +44,8 @@ pub struct ConnectRing {
     /// How long rings of other guests are waited for, that may be leaving by themselves, before they are held.
     #[serde(default)]
     pub hold_ms: u64,
-    /// Rings that are connected already, or none: a guest that was served before has requests in its rings, and only
-    /// whoever served it knows which of them are answered.
+    /// Rings that are connected already, or in which everything is answered, or none: a guest that was served before has
+    /// requests in its rings, and only whoever served it knows which of them were taken.
     #[serde(default)]
     pub adopt: bool,
 }

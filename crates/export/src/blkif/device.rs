@@ -8,6 +8,7 @@ use std::{
 };
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
+use rustix::io::Errno;
 use storage_io::{Executor, Task};
 use virtual_disk::{DiskQueue, Geometry};
 use wire::blkif::{Abi, Limits};
@@ -44,6 +45,9 @@ pub struct RingOptions {
     pub features: RingFeatures,
     /// The guest may only read, whatever the disk permits: what would change it fails.
     pub read_only: bool,
+    /// Somebody has served it before and has gone: it is served only if everything in it has been answered, since nobody
+    /// knows what was asked besides.
+    pub answered: bool,
 }
 
 /// A ring that is served, on the thread of its queue. Dropping it lets go of the ring at once; what storage still holds
@@ -112,6 +116,14 @@ impl ConnectedRing {
             let unused = give_back_unused(queue.executor().clone(), Rc::downgrade(kept));
             queue.executor().spawn(unused)
         });
+        if options.answered {
+            if !ring.is_answered() {
+                let words = "it was lost: nobody knows which requests in it were taken";
+                return Err(Error::from_os(words, Errno::NOTCONN.into()));
+            }
+            // Of the last answers the guest may not have been told.
+            channel.notify();
+        }
         let pages = Pages::new(grants, *domain, kept);
         let doorbell = Doorbell::new(queue.executor(), channel, controls.clone());
         let source = RingSource::new(queue, ring, pages, doorbell, geometry, options, controls.clone());

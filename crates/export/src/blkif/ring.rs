@@ -101,6 +101,11 @@ impl<M: Words> Ring<M> {
         self.req_cons.wrapping_sub(self.rsp_prod)
     }
 
+    /// Whether every request that the guest has ever put there has its answer.
+    pub(super) fn is_answered(&self) -> bool {
+        self.memory.load(REQ_PROD, Ordering::Acquire) == self.rsp_prod
+    }
+
     /// How far the guest has got. Read once for each batch.
     fn produced(&self) -> Result<u32, BrokenRing> {
         let produced = self.memory.load(REQ_PROD, Ordering::Acquire);

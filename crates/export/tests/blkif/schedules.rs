@@ -157,6 +157,7 @@ fn schedule(seed: u64) {
         offer: OFFER,
         features: RingFeatures::default(),
         read_only: false,
+        answered: false,
     };
     let ring = ConnectedRing::connect(&disk.queue(), Arc::new(OnePage(file)), &bells, &options).unwrap();
     let count = 300;

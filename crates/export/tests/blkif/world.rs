@@ -119,7 +119,7 @@ impl Drop for World {
 /// What every ring is offered that a test says nothing else of.
 pub(crate) fn options(pages: Vec<GrantRef>, port: Port, abi: Abi) -> RingOptions {
     let features = RingFeatures::default();
-    RingOptions { domain: GUEST, pages, port, abi, offer: OFFER, features, read_only: false }
+    RingOptions { domain: GUEST, pages, port, abi, offer: OFFER, features, read_only: false, answered: false }
 }
 
 /// What a frontend's ring is offered that says nothing else.

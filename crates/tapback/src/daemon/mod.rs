@@ -19,6 +19,7 @@ use std::{
     pin::pin,
     process::{self, ExitCode},
     rc::Rc,
+    time::Duration,
 };
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
@@ -36,12 +37,17 @@ use xen::{
     store::{Address, Store},
 };
 
-use crate::{Arguments, Finder, Host, Log, Offer, Tapdisks, Watcher};
+use crate::{
+    Arguments, DeathAction, Finder, Host, Log, Offer, OnDeath, RunCommand, SameImage, Tapdisks, Watcher,
+    owners::{Keeper, SCRIPT_TIME},
+};
 use log::DaemonLog;
 use seat::Seat;
 
 /// Says on which platform guests are: as it does to a tapdisk.
 const PLATFORM_VARIABLE: &str = "OXTAP_XEN";
+/// How long the command for a tapdisk that has gone may take.
+const COMMAND_MAX: Duration = Duration::from_secs(30);
 
 /// Runs the program.
 pub fn main() -> ExitCode {
@@ -99,10 +105,12 @@ fn serve(arguments: &Arguments, run: &RunDir, address: Address, starter: Starter
         let host = Rc::new(host(&executor, &store, domain, arguments, run, log.clone()));
         let kinds = arguments.kinds.iter();
         let watchers: Vec<Watcher> = kinds.map(|kind| Watcher::start_for(&host, kind, arguments.domain)).collect();
+        // Who serves one guest does not look after the disks of others.
+        let keeper = arguments.domain.is_none().then(|| Keeper::start(&host, run, SCRIPT_TIME, &watchers));
         log.info(format!("serving {} in domain {domain}", arguments.kinds.join(", ")));
         starter.let_go()?;
         let ended = until_end(&executor, &signals, &watchers, arguments.domain, &log).await;
-        drop((watchers, pid_file));
+        drop((keeper, watchers, pid_file));
         ended
     });
     // What it was about to do is done by whoever comes next.
@@ -140,6 +148,15 @@ fn host(
             barrier: !arguments.no_barrier,
             ..Offer::default()
         },
+        on_death: on_death(executor, run, &arguments.on_death),
+    }
+}
+
+fn on_death(executor: &Executor, run: &RunDir, action: &DeathAction) -> OnDeath {
+    match action {
+        DeathAction::Fail => OnDeath::Fail,
+        DeathAction::Restart => OnDeath::Help(Rc::new(SameImage::new(executor, run.clone(), &[]))),
+        DeathAction::Run(command) => OnDeath::Help(Rc::new(RunCommand::new(executor, command, COMMAND_MAX))),
     }
 }
 

@@ -44,6 +44,7 @@ impl Hands {
 
     async fn obey(&mut self, action: Action) {
         match action {
+            Action::Launch if self.has_lost_ring() => self.take_up(),
             Action::Launch => {
                 self.release_image();
                 self.open_image();

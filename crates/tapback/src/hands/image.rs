@@ -28,6 +28,14 @@ pub(super) enum Image {
     Failed {
         nodes: ImageNodes,
     },
+    /// The process that had it has gone.
+    Lost {
+        nodes: ImageNodes,
+    },
+    /// That happened to a ring, and another process is asked to serve it.
+    TakingUp {
+        nodes: ImageNodes,
+    },
     /// The device has ended, and does not need it before it begins anew.
     Released,
 }
@@ -44,14 +52,23 @@ impl Hands {
     pub(super) async fn update_image(&mut self) {
         let is_ready = self.image_nodes.are_ready();
         let stays = match &self.image {
-            Image::Released => true,
+            Image::Released | Image::TakingUp { .. } => true,
             Image::None => !is_ready,
             Image::Open { .. } if self.machine.ring() != Ring::None => true,
-            Image::Open { nodes, .. } | Image::Opening { nodes, .. } | Image::Failed { nodes } => {
-                is_ready && nodes.mean_the_same(&self.image_nodes)
-            }
+            Image::Lost { .. } if self.machine.ring() != Ring::None && !self.has_lost_ring() => true,
+            Image::Open { nodes, .. }
+            | Image::Opening { nodes, .. }
+            | Image::Failed { nodes }
+            | Image::Lost { nodes } => nodes.mean_the_same(&self.image_nodes) && (is_ready || self.has_lost_ring()),
         };
         if stays {
+            return;
+        }
+        if self.has_lost_ring() {
+            if is_ready {
+                // It revives the channel; a ring that waits is taken up with it.
+                self.tell_agent(AgentEvent::Start).await;
+            }
             return;
         }
         self.tell_agent(AgentEvent::Stop).await;
@@ -126,6 +143,8 @@ impl Hands {
     }
 
     pub(super) fn release_image(&mut self) {
+        self.process = None;
+        self.close_lost_disk();
         if let Image::Open { disk, .. } = std::mem::replace(&mut self.image, Image::None) {
             self.host.opener.close(&self.name, disk);
             self.events.push_back(Event::Image(false));
@@ -137,6 +156,7 @@ impl Hands {
         let named = self.host.opener.nodes(disk);
         let nodes = nodes.with(&named);
         self.image = Image::Open { nodes, disk };
+        self.watch_process(disk);
         if named.is_empty() {
             return;
         }

@@ -4,7 +4,7 @@ use std::{cell::RefCell, future::Future, path::PathBuf, pin::pin, rc::Rc, time::
 
 use futures_util::future::{Either, select};
 use storage_io::{EngineChoice, Executor};
-use tapback::{DeviceName, Host, Log, Offer, Summary, Watcher};
+use tapback::{DeviceName, Host, Log, Offer, OnDeath, Summary, Watcher};
 use wire::xenstore::{Message, Operation, Path, Permission};
 use xen::{
     DomainId,
@@ -91,6 +91,7 @@ impl World {
             opener: opener.clone(),
             log: lines.clone(),
             offer: Offer::default(),
+            on_death: OnDeath::default(),
         });
         let store = store();
         let world =

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    ffi::OsString,
     fs::File,
     future::Future,
     io::{BufRead, BufReader},
@@ -11,15 +12,15 @@ use std::{
     time::Duration,
 };
 
-use control_api::{RunDir, native};
+use control_api::{Minor, Owner, RunDir, native};
 use futures_util::future::{Either, select};
 use guest::{
     Device, DeviceOptions,
     toolstack::{DiskSpec, Toolstack},
 };
 use storage_io::{EngineChoice, Executor};
-use tapback::{DeviceName, Host, Log, NamedDisks, Offer, Tapdisks, Watcher};
-use test_support::RunDirectory;
+use tapback::{DeviceName, Host, Log, NamedDisks, Offer, OnDeath, SameImage, Tapdisks, Watcher, owners::Keeper};
+use test_support::{ProcessGuard, RunDirectory, target_program};
 use wire::xenstore::Path;
 use xen::{
     DomainId,
@@ -42,16 +43,20 @@ pub(crate) struct Whole {
     pub(crate) guest: Guest,
     host: Rc<Host>,
     backend: RefCell<Backend>,
+    lines: Rc<Lines>,
     place: RunDirectory,
     xenstored: Child,
     _broker: BrokerThread,
 }
 
-struct Lines;
+/// What was logged.
+#[derive(Default)]
+struct Lines(RefCell<Vec<String>>);
 
 impl Log for Lines {
     fn note(&self, device: &DeviceName, words: &str) {
         println!("{device}: {words}");
+        self.0.borrow_mut().push(words.to_owned());
     }
 
     fn note_all(&self, kind: &str, words: &str) {
@@ -91,12 +96,29 @@ impl Disk {
 impl Whole {
     /// With a backend on this executor.
     pub(crate) fn new() -> Whole {
-        let whole = Whole::without_backend();
+        Whole::with(|_, _, _| OnDeath::Fail)
+    }
+
+    /// Tapdisks that have gone are replaced.
+    pub(crate) fn that_restarts() -> Whole {
+        Whole::with(|executor, run, variables| OnDeath::Help(Rc::new(SameImage::new(executor, run.clone(), variables))))
+    }
+
+    /// What is done about tapdisks that have gone is made of this: the executor, where tapdisks are, and what they need to
+    /// find in their environment.
+    pub(crate) fn with(on_death: impl FnOnce(&Executor, &RunDir, &[(&'static str, OsString)]) -> OnDeath) -> Whole {
+        let whole = Whole::without_backend_with(on_death);
         whole.restart_backend();
         whole
     }
 
     pub(crate) fn without_backend() -> Whole {
+        Whole::without_backend_with(|_, _, _| OnDeath::Fail)
+    }
+
+    fn without_backend_with(
+        on_death: impl FnOnce(&Executor, &RunDir, &[(&'static str, OsString)]) -> OnDeath,
+    ) -> Whole {
         let place = RunDirectory::new();
         let run = RunDir::at(place.path());
         let directory = place.scratch().to_owned();
@@ -114,20 +136,27 @@ impl Whole {
         BufReader::new(xenstored.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let executor = Executor::new(EngineChoice::Inline).unwrap();
         let store = || Store::connect(&executor, Address::Socket(directory.join("socket"))).unwrap();
+        let lines = Rc::<Lines>::default();
+        let variables = [
+            ("OXTAP_XEN", format!("hosted:{}", directory.display()).into()),
+            ("TAPDISK", target_program("tapdisk").into_os_string()),
+        ];
         let host = Rc::new(Host {
             executor: executor.clone(),
             store: store(),
             domain: DomainId(0),
             worker: Rc::new(Tapdisks::new(&executor, run.clone())),
             opener: Rc::new(NamedDisks),
-            log: Rc::new(Lines),
+            log: lines.clone(),
             offer: Offer::default(),
+            on_death: on_death(&executor, &run, &variables),
         });
         let backend = RefCell::new(Backend::Nobody);
         let toolstack = Toolstack::new(store());
         let guest = Guest::boot(&directory, DOMAIN).unwrap();
         let store = store();
-        let whole = Whole { executor, run, store, toolstack, guest, host, backend, place, xenstored, _broker: broker };
+        let whole =
+            Whole { executor, run, store, toolstack, guest, host, backend, lines, place, xenstored, _broker: broker };
         whole.run(whole.toolstack.add_domain(DOMAIN, 8192)).unwrap();
         whole
     }
@@ -175,12 +204,37 @@ impl Whole {
 
     /// What a script does: it makes a tapdisk, has it open the image, and names it.
     pub(crate) async fn run_script(&self, disk: &mut Disk) {
-        let image = disk.spec.image.clone();
-        let pid = self.tap_ctl(&["spawn"]).trim().to_owned();
-        let minor = self.run.allocate_minor().unwrap().to_string();
+        disk.minor = self.run.allocate_minor().unwrap().number();
+        self.serve(disk).await;
+    }
+
+    /// Another device gets the same disk, as scripts do it that find a tapdisk with the image.
+    pub(crate) async fn share(&self, disk: &Disk, name: &str) -> Disk {
+        let script = Some("block-tap".to_owned());
+        let spec = DiskSpec { script, ..DiskSpec::new(DOMAIN, name, &disk.spec.image) };
+        self.toolstack.add_disk(&spec).await.unwrap();
+        let other = Disk { spec, ..*disk };
+        self.wait_for(&other, "2").await;
+        self.name(&other).await;
+        other
+    }
+
+    /// Somebody starts another tapdisk for the disk.
+    pub(crate) async fn replace(&self, disk: &Disk) {
+        self.serve(&mut Disk { spec: disk.spec.clone(), ..*disk }).await;
+    }
+
+    async fn serve(&self, disk: &mut Disk) {
+        let (pid, minor) = (self.tap_ctl(&["spawn"]).trim().to_owned(), disk.minor.to_string());
         self.tap_ctl(&["attach", "-p", &pid, "-m", &minor]);
-        self.tap_ctl(&["open", "-p", &pid, "-m", &minor, "-a", &image]);
-        (disk.pid, disk.minor) = (pid.parse().unwrap(), minor.parse().unwrap());
+        self.tap_ctl(&["open", "-p", &pid, "-m", &minor, "-a", &disk.spec.image]);
+        disk.pid = pid.parse().unwrap();
+        self.name(disk).await;
+    }
+
+    /// What a script writes when it has a disk.
+    async fn name(&self, disk: &Disk) {
+        let (pid, minor) = (disk.pid, disk.minor);
         let socket = format!("/run/blktap-control/nbd{pid}.{minor}");
         for (name, value) in [("physical-device-path", socket.as_str()), ("hotplug-status", "connected")] {
             self.store.write(&disk.node(name), value.as_bytes()).await.unwrap();
@@ -228,6 +282,11 @@ impl Whole {
 
     /// Kills a tapdisk as a bug or an impatient person does.
     pub(crate) fn kill(&self, disk: &Disk) {
+        assert_eq!(self.kill_if_there(disk), 1);
+    }
+
+    /// As [`kill`](Self::kill), if it has not ended by itself.
+    pub(crate) fn kill_if_there(&self, disk: &Disk) -> u32 {
         let mut found = 0;
         for process in self.place.processes().unwrap() {
             if process.pid() == disk.pid {
@@ -236,7 +295,7 @@ impl Whole {
             }
             process.release();
         }
-        assert_eq!(found, 1);
+        found
     }
 
     /// The backend on this executor ends, and another one starts.
@@ -257,6 +316,62 @@ impl Whole {
         let Backend::Process(mut child) = self.backend.replace(Backend::Nobody) else { panic!("there is none") };
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// The disk is its script's, as when tap-ctl is called by one.
+    pub(crate) fn own(&self, disk: &Disk) {
+        let owner = Owner::Hotplug(disk.spec.backend_path().unwrap().as_str().to_owned());
+        self.run.change_minor_record(Minor::new(disk.minor).unwrap(), |record| record.owner = owner).unwrap();
+    }
+
+    /// Looks after disks whose scripts do not.
+    pub(crate) fn keeper(&self, script_time: Duration) -> Keeper {
+        let backend = self.backend.borrow();
+        let Backend::Here { watcher } = &*backend else { panic!("it is not here") };
+        Keeper::start(&self.host, &self.run, script_time, std::slice::from_ref(watcher))
+    }
+
+    /// Everything of disks that is left on the host: minors and processes.
+    pub(crate) fn left(&self) -> (usize, usize) {
+        let processes = self.place.processes().unwrap();
+        let count = processes.len();
+        processes.into_iter().for_each(ProcessGuard::release);
+        // One of them is XenStore's.
+        (self.run.minors().unwrap().len(), count - 1)
+    }
+
+    /// Lets time pass until nothing is left of any disk.
+    pub(crate) async fn until_nothing_is_left(&self) {
+        while self.left() != (0, 0) {
+            self.executor.sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// How often something was logged that begins like this.
+    pub(crate) fn told(&self, words: &str) -> usize {
+        self.lines.0.borrow().iter().filter(|line| line.starts_with(words)).count()
+    }
+
+    /// How many lines of those that tell of the end of a disk come before the first that has these words.
+    pub(crate) fn order_of(&self, words: &str) -> Option<usize> {
+        let lines = self.lines.0.borrow();
+        lines.iter().filter(|line| line.starts_with("minor ")).position(|line| line.contains(words))
+    }
+
+    /// The tapdisk that has a disk by now, as its nodes say.
+    pub(crate) async fn pid(&self, disk: &Disk) -> Option<u32> {
+        self.text(&disk.node("pid")).await.and_then(|pid| pid.parse().ok())
+    }
+
+    /// Ends when another tapdisk has the disk, by the nodes; gives it.
+    pub(crate) async fn successor(&self, disk: &Disk) -> Disk {
+        let watch = self.store.watch(&disk.node("pid"));
+        loop {
+            watch.next().await;
+            if let Some(pid) = self.pid(disk).await.filter(|pid| *pid != disk.pid) {
+                return Disk { spec: disk.spec.clone(), pid, minor: disk.minor };
+            }
+        }
     }
 
     pub(crate) async fn until_all_is_forgotten(&self) {

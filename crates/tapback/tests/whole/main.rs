@@ -5,5 +5,8 @@
 mod features;
 mod host;
 mod killed;
+mod owners;
 mod pause;
 mod stories;
+mod supervision;
+mod teardown;

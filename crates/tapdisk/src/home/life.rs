@@ -3,6 +3,7 @@
 use std::{pin::pin, rc::Rc, time::Duration};
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
+use control_api::Opened;
 use futures_util::future::{Either, select};
 use image_chain::{ChainSpec, ImageName, Writing};
 use rustix::io::Errno;
@@ -63,8 +64,21 @@ impl Home {
             let _ = self.disk.close().await;
             return Err(error);
         }
+        self.keep(Some(&open));
         self.opened.replace(Some(open));
         Ok(geometry)
+    }
+
+    /// What is open is kept where it is found when this process has gone. Nothing is from the moment on at which others may
+    /// put another image in its place.
+    fn keep(&self, open: Option<&Open>) {
+        let opened = open.and_then(|open| {
+            let image = std::str::from_utf8(open.name.as_bytes()).ok()?.to_owned();
+            let Open { is_read_only: read_only, is_shared: shared, is_buffered: buffered, is_late: late, .. } = *open;
+            Some(Opened { pid: self.pid, image, read_only, shared, buffered, late })
+        });
+        // It is a service, not a duty: without it the disk is not opened again by itself.
+        self.count(self.run.change_minor_record(self.minor, |record| record.opened = opened));
     }
 
     /// Makes the disk ask this rate limiter from now on, or none.
@@ -107,12 +121,15 @@ impl Home {
             return Ok(Quiet::default());
         }
         let quiet = self.disk.pause(deadline).await?;
+        self.keep(None);
         self.pages.pause();
         Ok(quiet)
     }
 
     pub(super) async fn quiesce(&self, deadline: Option<Duration>) -> Result<Quiet> {
-        self.disk.quiesce(deadline).await
+        let quiet = self.disk.quiesce(deadline).await?;
+        self.keep(None);
+        Ok(quiet)
     }
 
     pub(super) async fn grow(&self, bytes: Option<u64>) -> Done {
@@ -148,6 +165,7 @@ impl Home {
             }
         }
         let geometry = result?;
+        self.keep(self.opened.borrow().as_ref());
         self.count(self.pages.resume());
         Ok(geometry)
     }
@@ -197,6 +215,7 @@ impl Home {
 
     pub(super) async fn close(&self) -> Result<()> {
         self.published.words().empty_pause = None;
+        self.keep(None);
         if let Some(exports) = &*self.exports.borrow() {
             exports.stop_listening();
         }
@@ -215,6 +234,7 @@ impl Home {
     pub(super) async fn force_close(&self) -> Result<()> {
         self.is_forced.set(true);
         self.published.words().empty_pause = None;
+        self.keep(None);
         let result = self.disk.force_close().await;
         let hanging = self.rings.let_all_go().await;
         hanging.into_iter().for_each(|error| self.count(Err(error)));
@@ -226,7 +246,7 @@ impl Home {
         let exports = self.exports.borrow().clone();
         let geometry = self.disk.status().geometry();
         let writer = geometry.filter(|geometry| !device.sees(*geometry).read_only).map(|_| self.disk.writer());
-        if writer.is_some() && !adopt {
+        if writer.is_some() && !(adopt && self.rings.are_connected(device.name)) {
             self.disk.begin_writing().await.context(format!("ring {}", device.name))?;
         }
         self.rings.connect(exports, geometry, device, adopt, writer).await.map(Gave::RingConnected)

@@ -146,8 +146,8 @@ impl Device {
         Limits { flush: true, barrier: true, discard, indirect_segments: self.indirect_segments }
     }
 
-    /// How one of its rings is connected.
-    pub(super) fn options(&self, ring: &RingPlace, geometry: &Geometry) -> RingOptions {
+    /// How one of its rings is connected; one that was served before only if everything in it has been answered.
+    pub(super) fn options(&self, ring: &RingPlace, geometry: &Geometry, answered: bool) -> RingOptions {
         RingOptions {
             domain: self.domain,
             pages: ring.pages.clone(),
@@ -156,6 +156,7 @@ impl Device {
             offer: self.offer(geometry),
             features: self.features,
             read_only: self.is_read_only,
+            answered,
         }
     }
 }

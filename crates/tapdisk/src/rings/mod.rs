@@ -136,7 +136,8 @@ impl Rings {
     }
 
     /// Connects a device; its guest is served from now on. Without a platform nothing else matters. One that is to be
-    /// adopted is served already, or not at all.
+    /// adopted is served already, or everything in its rings has been answered: answers come in any order and take the places
+    /// of requests, so what is in a ring does not tell what is still to be done.
     pub(crate) async fn connect(
         self: &Rc<Self>,
         exports: Option<Rc<Exports>>,
@@ -156,14 +157,11 @@ impl Rings {
                 _ => Err(known(device.name)),
             };
         }
-        if adopt {
-            return Err(lost(device.name));
-        }
         let grants = self.budget.limit(&grants).context(format!("ring {}", device.name))?;
         let (name, entry) = (device.name, Entry::new(device, writer));
         let before = self.make_way(&entry).await.context(format!("ring {name}"))?;
         self.entries.borrow_mut().push(entry.clone());
-        let serving = self.start(&entry, &grants, &exports, &geometry).await;
+        let serving = self.start(&entry, &grants, &exports, &geometry, adopt).await;
         if let (Some(shown), Some(before)) = (entry.shown.get(), before) {
             shown.comes_after(before);
         }
@@ -177,6 +175,7 @@ impl Rings {
         grants: &Arc<dyn Grants>,
         exports: &Exports,
         geometry: &Geometry,
+        adopt: bool,
     ) -> Result<()> {
         let (changes, changing) = mailbox();
         let account = Arc::<DeviceAccount>::default();
@@ -186,7 +185,7 @@ impl Rings {
             let (up, is_up) = reply();
             let seed = RingSeed {
                 changes: changes.clone(),
-                options: entry.device.options(ring, geometry),
+                options: entry.device.options(ring, geometry, adopt),
                 device: account.clone(),
                 platform: self.platform.clone(),
                 grants: grants.clone(),
@@ -307,6 +306,11 @@ impl Rings {
         matches!(select(pin!(future), pin!(self.executor.sleep_until(end))).await, Either::Left(_))
     }
 
+    /// Whether the rings of a device are there already.
+    pub(crate) fn are_connected(&self, name: RingName) -> bool {
+        self.find(name).is_some()
+    }
+
     fn find(&self, name: RingName) -> Option<Rc<Entry>> {
         self.entries.borrow().iter().find(|entry| entry.device.name == name).cloned()
     }
@@ -359,15 +363,6 @@ impl Entry {
 /// The refusal of a ring whose last connection has not ended.
 fn leaving(name: RingName) -> Error {
     Error::from_os(format!("ring {name} is being disconnected"), Errno::BUSY.into())
-}
-
-/// The refusal to begin anew where a guest was served before. Answers come in any order and take the places of requests
-/// that were not answered: what is in such a ring says nothing of what is still to be done.
-fn lost(name: RingName) -> Error {
-    Error::from_os(
-        format!("ring {name} was lost: what its guest has asked is not known any more"),
-        Errno::NOTCONN.into(),
-    )
 }
 
 /// The refusal of a ring that is not there.

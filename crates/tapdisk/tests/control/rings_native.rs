@@ -144,20 +144,21 @@ fn connecting_and_disconnecting_again_says_the_same() {
 }
 
 #[test]
-fn only_a_ring_that_is_served_is_adopted() {
+fn only_a_ring_that_is_served_or_answered_is_adopted() {
     let hosted = Hosted::new();
     let front = hosted.front(FrontOptions::default());
     let asked = hosted.asking(DEVICE, &[&front], Abi::X86_64);
     let adopted = ConnectRing { adopt: true, ..asked.clone() };
-    assert_eq!(refusal(hosted.connect(adopted.clone())), 107, "nobody knows what was answered");
+    let writing = hosted.begin_to_write(&front, 0, [1; 512]);
+    assert_eq!(refusal(hosted.connect(adopted.clone())), 107, "nobody knows whether it was taken");
     assert_eq!(hosted.used(), 0);
     hosted.connect(asked.clone()).unwrap();
-    hosted.executor.block_on(front.write(0, &[1; 512])).unwrap();
+    hosted.executor.block_on(writing).unwrap();
     assert!(hosted.connect(adopted.clone()).unwrap().already);
     assert_eq!(refusal(hosted.connect(ConnectRing { persistent: true, ..adopted.clone() })), 114, "other parameters");
-    assert_eq!(hosted.executor.block_on(front.read(0, 1)).unwrap(), [1; 512]);
     assert!(hosted.disconnect(DEVICE, None).connected);
-    assert_eq!(refusal(hosted.connect(adopted)), 107);
+    assert!(!hosted.connect(adopted).unwrap().already, "everything in it has been answered");
+    assert_eq!(hosted.executor.block_on(front.read(0, 1)).unwrap(), [1; 512]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use block_core::Result;
 use control_api::{
-    Minor, RunDir,
+    Minor, Opened, Owner, RunDir,
     native::{DiskStatistics, Limits, RingPages, RingStatistics},
 };
 use serde_json::{Value, json};
@@ -33,6 +33,8 @@ struct Row {
     guests: Vec<RingStatistics>,
     step: Option<String>,
     trouble: Option<String>,
+    /// Who looks after it.
+    owner: Owner,
 }
 
 pub(super) fn run(arguments: &Ls) -> Result<()> {
@@ -49,8 +51,24 @@ fn rows(run: &RunDir) -> Result<Vec<Row>> {
     for minor in rows.iter().filter_map(|row| row.minor) {
         unattached.remove(&minor);
     }
-    rows.extend(unattached.into_iter().map(|minor| Row { minor: Some(minor), state: "unattached", ..Row::default() }));
+    rows.extend(unattached.into_iter().filter_map(Minor::new).map(|minor| unattached_row(run, minor)));
+    for row in &mut rows {
+        let record = row.minor.and_then(Minor::new).map(|minor| run.minor_record(minor));
+        row.owner = record.unwrap_or_default().owner;
+    }
     Ok(rows)
+}
+
+/// A minor that no tapdisk has: not yet, not any more, or since its tapdisk has gone without a word.
+fn unattached_row(run: &RunDir, minor: Minor) -> Row {
+    let row = Row { minor: Some(minor.number()), state: "unattached", ..Row::default() };
+    match run.minor_record(minor).opened {
+        Some(Opened { pid, image, .. }) => {
+            let trouble = Some(format!("tapdisk {pid} has gone"));
+            Row { pid: Some(pid), state: "lost", image: Some(image), trouble, ..row }
+        }
+        None => row,
+    }
 }
 
 /// The disks of one tapdisk; silence, and having none, is worth a line.
@@ -79,6 +97,7 @@ fn row(process: &Process, statistics: &DiskStatistics) -> Row {
         guests: disk.rings.clone(),
         step: disk.step.clone(),
         trouble: disk.trouble.clone(),
+        ..Row::default()
     }
 }
 
@@ -93,7 +112,8 @@ fn to_table(rows: &[Row]) -> String {
     for (line, row) in lines.zip(rows) {
         told += &format!("{line}\n");
         row.guests.iter().for_each(|guest| told += &format!("     guest {}\n", words::guest(guest)));
-        let remarks = [("doing", &row.step), ("trouble", &row.trouble)];
+        let owner = (row.owner != Owner::Storage).then(|| row.owner.to_string());
+        let remarks = [("owner", &owner), ("doing", &row.step), ("trouble", &row.trouble)];
         for (what, words) in remarks.into_iter().filter_map(|(what, words)| Some((what, words.as_ref()?))) {
             told += &format!("     {what}: {words}\n");
         }
@@ -125,7 +145,8 @@ fn to_json(rows: &[Row], common: &Common) -> String {
             json!({ "pid": row.pid, "minor": row.minor, "state": row.state, "bytes": row.bytes, "image": row.image,
                     "nbd_socket": row.socket, "in_flight": row.in_flight, "waiting": row.waiting,
                     "limits": row.limits, "guest_pages": row.guest_pages, "guests": row.guests,
-                    "domain_memory": memory, "grant_budget": budget, "step": row.step, "trouble": row.trouble })
+                    "domain_memory": memory, "grant_budget": budget, "owner": row.owner, "step": row.step,
+                    "trouble": row.trouble })
         })
         .collect();
     format!("{:#}\n", Value::Array(list))
@@ -155,6 +176,24 @@ mod tests {
             to_table(&rows(&run).unwrap()),
             "PID  MINOR  STATE       SIZE  BUSY  PAGES  LIMITS  IMAGE\n-    0      unattached  -     -     -      -       -\n"
         );
+    }
+
+    #[test]
+    fn a_disk_whose_tapdisk_has_gone_is_listed_with_it_and_its_owner() {
+        let directory = tempfile::tempdir().unwrap();
+        let run = RunDir::at(directory.path());
+        let minor = run.allocate_minor_for("hotplug:/local/domain/0/backend/vbd3/7/51712").unwrap();
+        let opened = Opened { pid: 70, image: "vhd:/a.vhd".into(), ..Opened::default() };
+        run.change_minor_record(minor, |record| record.opened = Some(opened)).unwrap();
+        let rows = rows(&run).unwrap();
+        assert_eq!(
+            to_table(&rows),
+            "PID  MINOR  STATE  SIZE  BUSY  PAGES  LIMITS  IMAGE\n\
+             70   0      lost   -     -     -      -       vhd:/a.vhd\n     \
+             owner: hotplug:/local/domain/0/backend/vbd3/7/51712\n     trouble: tapdisk 70 has gone\n"
+        );
+        let json: Value = serde_json::from_str(&to_json(&rows, &Common::default())).unwrap();
+        assert_eq!(json[0]["owner"], "hotplug:/local/domain/0/backend/vbd3/7/51712");
     }
 
     #[test]

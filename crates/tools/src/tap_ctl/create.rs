@@ -8,7 +8,10 @@ use std::{
 use block_core::{Result, ResultExt};
 use control_api::{Minor, OpenRequest};
 
-use super::{Failure, Options, Session, disk::open_request, minor, patience::Patience, pid, timeout, write};
+use super::{
+    Failure, Options, Session, disk::open_request, minor, minor::allocate_owned, patience::Patience, pid, timeout,
+    write,
+};
 
 pub(super) fn spawn(session: &Session, _options: &Options) -> std::result::Result<(), Failure> {
     let pid = control_api::spawn(&session.run)?.pid;
@@ -18,7 +21,7 @@ pub(super) fn spawn(session: &Session, _options: &Options) -> std::result::Resul
 
 pub(super) fn create(session: &Session, options: &Options) -> std::result::Result<(), Failure> {
     let request = open_request(options)?;
-    let minor = session.run.allocate_minor()?;
+    let minor = allocate_owned(&session.run)?;
     if let Err(error) = start(session, minor, &request) {
         // What was started has been ended; the first error is the one that matters.
         let _ = session.run.free_minor(minor);

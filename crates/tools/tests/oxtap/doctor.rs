@@ -243,11 +243,11 @@ fn programs_are_told_the_same() {
     let told = |words: &[&str]| serde_json::from_str::<Value>(&host.doctor(words).0).unwrap();
     let expected = |fate: Value| {
         json!({ "xenstore": host.socket(),
-                "ghosts": [{ "directory": GHOST, "nodes": { "hotplug-status": "connected" }, "fate": fate, "error": null }] })
+                "ghosts": [{ "directory": GHOST, "nodes": { "hotplug-status": "connected" }, "fate": fate, "error": null }], "disks": [] })
     };
     assert_eq!(told(&["--json"]), expected(Value::Null));
     assert_eq!(told(&["--json", "--repair"]), expected("removed".into()));
-    assert_eq!(told(&["--json"]), json!({ "xenstore": host.socket(), "ghosts": [] }));
+    assert_eq!(told(&["--json"]), json!({ "xenstore": host.socket(), "ghosts": [], "disks": [] }));
 }
 
 #[test]
@@ -332,7 +332,7 @@ fn a_host_without_xenstore_has_nothing_to_repair() {
         text(&output)
     };
     assert!(well(&["--repair"]).ends_with(": nothing to repair\n"));
-    assert_eq!(well(&["--json"]), "{\n  \"ghosts\": [],\n  \"xenstore\": null\n}\n");
+    assert_eq!(well(&["--json"]), "{\n  \"disks\": [],\n  \"ghosts\": [],\n  \"xenstore\": null\n}\n");
     // A server that was killed leaves its socket.
     drop(UnixListener::bind(&socket).unwrap());
     assert!(well(&[]).starts_with("no XenStore here ("));

@@ -9,7 +9,8 @@
 //!   (again), ring gone   |   v                                               v  |
 //!                        Closed <--- ring drained and gone ------------ Closing |
 //!                          ^                                                    |
-//!                          +--- frontend Closed, gone, or at its start again ---+
+//!                          +--- frontend Closed, gone, at its start again, -----+
+//!                               or overdue when it has no ring any more
 //! ```
 //!
 //! What is published follows what *is*: Closed is published only when the ring has been drained, unmapped and forgotten,
@@ -48,6 +49,8 @@ pub enum Event {
     RingBroken,
     /// The ring is drained, unmapped and forgotten.
     RingDisconnected,
+    /// The frontend was told to close, and has had the time to. What it has lost, it will not get by waiting.
+    Overdue,
     /// The directory of the device has gone.
     Removed,
     /// The directory has gone and a new one of its name has come, before anybody saw the gap.
@@ -89,6 +92,8 @@ pub struct Backend {
     ring_is_bad: bool,
     /// The frontend has left its ring while it was being connected: whatever comes of that is of no use.
     ring_is_old: bool,
+    /// The frontend does not close, and is not waited for.
+    is_overdue: bool,
     /// `Finish` was said, and nothing has begun since.
     finished: bool,
     /// The directory was replaced: begin anew once the ring has gone.
@@ -110,6 +115,7 @@ impl Backend {
             present: true,
             ring_is_bad: false,
             ring_is_old: false,
+            is_overdue: false,
             finished: false,
             recycled: false,
             forgotten: false,
@@ -191,6 +197,8 @@ impl Backend {
                     self.ring_is_old = false;
                 }
             }
+            // With a ring somebody is still served, and is waited for.
+            Event::Overdue => self.is_overdue = self.own == State::Closing && self.ring == Ring::None,
             Event::Removed => self.present = false,
             Event::Recycled => {
                 self.present = true;
@@ -292,7 +300,7 @@ impl Backend {
     /// There was a ring, or the toolstack ends the device before there was one.
     fn decide_after_ring(&mut self, actions: &mut Vec<Action>) {
         // Somebody there will react to `Closing`, unless it was we who lost the image.
-        let waits = self.frontend.is_alive();
+        let waits = self.frontend.is_alive() && !self.is_overdue;
         if waits && self.own == State::Closing {
             return;
         }
@@ -320,11 +328,13 @@ impl Backend {
         self.own = State::InitWait;
         self.finished = false;
         self.ring_is_bad = false;
+        self.is_overdue = false;
         actions.push(Action::Offer);
     }
 
     fn publish(&mut self, state: State, actions: &mut Vec<Action>) {
         self.own = state;
+        self.is_overdue = false;
         actions.push(Action::Publish(state));
     }
 

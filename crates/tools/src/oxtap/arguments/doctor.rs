@@ -14,6 +14,10 @@ use super::super::size;
 belongs to. Backends ignore it; it goes only by hand. --repair removes it if it still is as it was found, and the guest's
 directory with it if nothing else is there.
 
+A toolstack that removes a device by force does not run its script, and the script's disk stays. A backend of ours ends it
+after 15 seconds; where none runs it is told here, and --repair closes it, unless it serves a guest. Disks that the storage
+side has made are never touched.
+
 XenStore is where XENSTORED_PATH says, at the usual socket, or behind the kernel's device. The exit status is 0 if nothing
 is left to repair, also where there is no XenStore, 1 if something is, and else the number of the error."
 )]

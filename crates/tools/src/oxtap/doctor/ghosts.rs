@@ -97,7 +97,7 @@ pub(super) async fn find(store: &Store, kinds: &[String]) -> Result<Vec<Ghost>> 
 }
 
 /// The domain that we are in: a relative path begins there.
-async fn own_domain(store: &Store) -> Result<DomainId> {
+pub(super) async fn own_domain(store: &Store) -> Result<DomainId> {
     let Some(value) = store.read(&path("domid")?).await? else { return Ok(DomainId(0)) };
     let text = String::from_utf8_lossy(&value);
     let malformed = || Error::new(ErrorKind::Corrupt, format!("domid is '{}', not a number", text.escape_debug()));

@@ -1,17 +1,22 @@
-//! `oxtap doctor`: what others have left behind in XenStore, told and cleared away.
+//! `oxtap doctor`: what others have left behind, in XenStore and of disks, told and cleared away.
 
+mod disks;
 mod ghosts;
 
 use std::{fmt::Write, pin::pin, process::ExitCode, time::Duration};
 
 use block_core::{Error, Result};
+use control_api::RunDir;
 use futures_util::future::{Either, select};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 use storage_io::{EngineChoice, Executor};
 use xen::store::{Address, Store};
 
-use self::ghosts::{Fate, Ghost};
+use self::{
+    disks::Leftover,
+    ghosts::{Fate, Ghost},
+};
 use super::{arguments::Doctor, size, text};
 
 /// What a host without XenStore answers to a connection: nothing there, nobody listens, a device without a hypervisor.
@@ -30,12 +35,23 @@ pub(super) fn run(arguments: &Doctor) -> Result<ExitCode> {
         }
         Err(error) => return Err(error),
     };
-    let findings = executor.block_on(examine(&executor, &store, arguments))?;
-    let is_well = findings.iter().all(|(_, fate)| fate.as_ref().is_some_and(Fate::is_well));
+    let run = RunDir::from_environment();
+    let (findings, leftovers) = executor.block_on(async {
+        let findings = examine(&executor, &store, arguments).await?;
+        let found = patiently(&executor, arguments.patience, disks::find(&executor, &store, &run)).await?;
+        // Each step of a disk's end has its own time.
+        Ok::<_, Error>((findings, disks::examine(&executor, &run, found, arguments.repair).await))
+    })?;
+    let are_gone = findings.iter().all(|(_, fate)| fate.as_ref().is_some_and(Fate::is_well));
+    let is_well = are_gone && leftovers.iter().all(Leftover::is_well);
     if arguments.json {
-        text::print_json(&to_json(&findings, Some(&address)))?;
+        let mut told = to_json(&findings, Some(&address));
+        told["disks"] = leftovers.iter().map(Leftover::to_json).collect();
+        text::print_json(&told)?;
     } else {
-        text::print(&to_text(&findings))?;
+        let disks: String = leftovers.iter().map(Leftover::to_text).collect();
+        let ghosts = if findings.is_empty() && !disks.is_empty() { String::new() } else { to_text(&findings) };
+        text::print(&(disks + &ghosts))?;
     }
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -109,7 +125,7 @@ fn to_json(findings: &[Finding], address: Option<&Address>) -> Value {
                     "error": fate.as_ref().and_then(Fate::error).map(ToString::to_string) })
         })
         .collect();
-    json!({ "xenstore": store, "ghosts": ghosts })
+    json!({ "xenstore": store, "ghosts": ghosts, "disks": [] })
 }
 
 #[cfg(test)]

@@ -10,7 +10,10 @@ use std::{
 
 use block_core::{Result, ResultExt};
 use storage_io::{Executor, Signals};
-use tapback::{Host, NamedDisks, Offer, Tapdisks, Watcher};
+use tapback::{
+    Host, NamedDisks, Offer, OnDeath, Tapdisks, Watcher,
+    owners::{Keeper, SCRIPT_TIME},
+};
 use xen::{DomainId, store::Store};
 
 use super::{connect, executor, lines::Lines, run_directory};
@@ -26,23 +29,29 @@ pub(super) fn run(arguments: &HostedBackend) -> Result<()> {
     let executor = executor()?;
     let client = connect(&executor, &directory, 0)?;
     let log = Rc::new(Lines::to_stderr()?);
-    let watchers = start(&executor, &client, &directory, &arguments.options, &log);
+    let serving = start(&executor, &client, &directory, &arguments.options, &log);
     let kinds = arguments.options.kinds.join(", ");
     text::print(&format!("serving {kinds} of the host in {}; without us its guests go on\n", directory.display()))?;
     let ended = executor.block_on(signals.next(&executor));
-    drop((watchers, client));
+    drop((serving, client));
     executor.end_tasks();
     ended.map(drop)
 }
 
-/// Serves disks for as long as the watchers are there.
+/// Disks are served, and those that scripts have forgotten are ended.
+pub(super) struct Serving {
+    _keeper: Keeper,
+    _watchers: Vec<Watcher>,
+}
+
+/// Serves disks for as long as what it gives is there.
 pub(super) fn start(
     executor: &Executor,
     store: &Store,
     directory: &Path,
     options: &BackendOptions,
     log: &Rc<Lines>,
-) -> Vec<Watcher> {
+) -> Serving {
     let host = Rc::new(Host {
         executor: executor.clone(),
         store: store.clone(),
@@ -56,8 +65,10 @@ pub(super) fn start(
             grace: options.grace,
             ..Offer::default()
         },
+        on_death: OnDeath::default(),
     });
-    options.kinds.iter().map(|kind| Watcher::start(&host, kind)).collect()
+    let watchers: Vec<Watcher> = options.kinds.iter().map(|kind| Watcher::start(&host, kind)).collect();
+    Serving { _keeper: Keeper::start(&host, &run_directory(directory), SCRIPT_TIME, &watchers), _watchers: watchers }
 }
 
 pub(super) fn absolute(directory: &Path) -> Result<PathBuf> {

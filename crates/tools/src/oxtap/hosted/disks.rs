@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::Path, time::Duration};
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
 use control_api::{
-    Client, Minor, OpenRequest, RunDir,
+    Client, Minor, OpenRequest, Owner, RunDir,
     native::{self, Command, OpenImages},
     spawn_with,
 };
@@ -92,7 +92,7 @@ async fn prepare(
     let backend = disk.backend_path()?;
     until_state(executor, store, &backend, State::InitWait).await?;
     let platform = OsString::from(format!("hosted:{}", directory.display()));
-    let (pid, minor) = match start(run, platform, open) {
+    let (pid, minor) = match start(run, platform, open, &Owner::Hotplug(backend.as_str().to_owned())) {
         Ok(started) => started,
         Err(error) => {
             write(store, &backend, "hotplug-error", &error.to_string()).await?;
@@ -109,8 +109,8 @@ async fn prepare(
 }
 
 /// Starts a tapdisk with the image; what was taken for it is given back if that fails.
-fn start(run: &RunDir, platform: OsString, open: &OpenImages) -> Result<(u32, Minor)> {
-    let minor = run.allocate_minor().context("allocating a minor")?;
+fn start(run: &RunDir, platform: OsString, open: &OpenImages, owner: &Owner) -> Result<(u32, Minor)> {
+    let minor = run.allocate_minor_for(&owner.to_string()).context("allocating a minor")?;
     let started = spawn_with(run, &[("OXTAP_XEN", platform)]).context("starting tapdisk").and_then(|mut spawned| {
         if spawned.child.id() != spawned.pid {
             // It has put the tapdisk into the background and ended.

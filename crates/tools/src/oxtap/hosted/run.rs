@@ -30,9 +30,9 @@ pub(super) fn run(arguments: &HostedRun) -> Result<()> {
     let log = Rc::new(Lines::to_stderr()?);
     let domains = Domains::start(&executor, &directory, &log)?;
     let client = connect(&executor, &directory, 0)?;
-    let watchers = match arguments.no_backend {
-        true => Vec::new(),
-        false => backend::start(&executor, &client, &directory, &arguments.options, &log),
+    let backend = match arguments.no_backend {
+        true => None,
+        false => Some(backend::start(&executor, &client, &directory, &arguments.options, &log)),
     };
     print!("{}", how_to_go_on(&directory, run.path()));
     let served = executor.block_on(async {
@@ -42,7 +42,7 @@ pub(super) fn run(arguments: &HostedRun) -> Result<()> {
             Either::Right((never, _)) => never,
         }
     });
-    drop((watchers, client));
+    drop((backend, client));
     executor.end_tasks();
     // Nobody can reach them any more through a host that has gone.
     disks::end_all(&run)?;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::*;
 
-const EVENTS: [Event; 22] = [
+const EVENTS: [Event; 23] = [
     Event::Frontend(State::Unknown),
     Event::Frontend(State::Initialising),
     Event::Frontend(State::InitWait),
@@ -25,6 +25,7 @@ const EVENTS: [Event; 22] = [
     Event::RingConnected(false),
     Event::RingBroken,
     Event::RingDisconnected,
+    Event::Overdue,
     Event::Removed,
     Event::Recycled,
 ];
@@ -127,6 +128,20 @@ fn connected_is_published_only_with_a_ring() {
         }
         assert!(after.own != Connected || after.ring != Ring::None || after.forgotten, "{path:?} {event:?}");
     });
+}
+
+#[test]
+fn a_frontend_that_does_not_close_a_ring_that_has_gone_is_not_waited_for() {
+    let lost = [
+        (RingBroken, &[ReportBadRing, Publish(Closing)][..]),
+        (Event::Overdue, &[]),
+        (Image(false), &[DisconnectRing]),
+        (RingDisconnected, &[]),
+    ];
+    let closed = after_connecting(&[&lost[..], &[(Event::Overdue, &[Publish(Closed)])]].concat());
+    assert_eq!((closed.own(), closed.frontend()), (Closed, Connected));
+    let (_, actions) = closed.apply(Frontend(Initialising));
+    assert_eq!(actions, [Offer], "it may come back");
 }
 
 #[test]
