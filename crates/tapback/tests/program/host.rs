@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeSet,
     ffi::OsStr,
     fs::{self, File},
     future::Future,
@@ -29,11 +30,13 @@ use xen::{
 };
 
 pub(crate) const DOMAIN: DomainId = DomainId(7);
+/// Another one, for stories in which domains come and go. XenStore has a door for it.
+pub(crate) const OTHER_DOMAIN: DomainId = DomainId(8);
 /// A hang limit, not a measure.
 pub(crate) const LONG: Duration = Duration::from_secs(200);
 /// The script that leaves a disk to the backend.
 pub(crate) const OUR_SCRIPT: &str = "/etc/xen/scripts/block-oxtap";
-const PAGES: u32 = 4096;
+pub(crate) const PAGES: u32 = 4096;
 pub(crate) const DISK_BYTES: u64 = 4 << 20;
 
 pub(crate) struct Hosted {
@@ -45,7 +48,7 @@ pub(crate) struct Hosted {
     pub(crate) place: RunDirectory,
     backend: RefCell<Option<Child>>,
     xenstored: Child,
-    _broker: BrokerThread,
+    pub(crate) broker: BrokerThread,
 }
 
 impl Hosted {
@@ -63,7 +66,11 @@ impl Hosted {
         let broker = BrokerThread::start(&directory, BrokerLimits::default()).unwrap();
         broker.ask(|broker| broker.create_domain(DOMAIN, PAGES)).unwrap();
         let mut command = place.program("oxtap-xenstored");
-        let command = command.arg(&directory).arg(DOMAIN.to_string()).stdin(Stdio::null()).stdout(Stdio::piped());
+        let command = command
+            .arg(&directory)
+            .args([DOMAIN, OTHER_DOMAIN].map(|domain| domain.to_string()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
         let mut xenstored = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(xenstored.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -71,8 +78,8 @@ impl Hosted {
         let store = || Store::connect(&executor, Address::Socket(directory.join("socket"))).unwrap();
         let (toolstack, store) = (Toolstack::new(store()), store());
         let guest = Guest::boot(&directory, DOMAIN).unwrap();
-        let (backend, _broker) = (RefCell::default(), broker);
-        let host = Hosted { executor, run, store, toolstack, guest, place, backend, xenstored, _broker };
+        let backend = RefCell::default();
+        let host = Hosted { executor, run, store, toolstack, guest, place, backend, xenstored, broker };
         host.run(host.toolstack.add_domain(DOMAIN, 16384)).unwrap();
         host
     }
@@ -173,10 +180,40 @@ impl Hosted {
 
     /// A kernel of the guest takes care of the disk.
     pub(crate) async fn device(&self, spec: &DiskSpec) -> Device {
-        let socket = self.place.scratch().join(format!("socket.{DOMAIN}"));
-        let store = Store::connect(&self.executor, Address::Socket(socket)).unwrap();
-        let own = spec.frontend_path().unwrap();
-        Device::open(&self.executor, &self.guest, &store, own, DeviceOptions::default()).await.unwrap()
+        self.device_of(&self.guest, spec, DeviceOptions::default()).await
+    }
+
+    /// The same of any guest, as it likes it.
+    pub(crate) async fn device_of(&self, guest: &Guest, spec: &DiskSpec, options: DeviceOptions) -> Device {
+        let (store, own) = (self.guest_store(guest.domain()), spec.frontend_path().unwrap());
+        Device::open(&self.executor, guest, &store, own, options).await.unwrap()
+    }
+
+    /// A connection of a guest's own.
+    pub(crate) fn guest_store(&self, domain: DomainId) -> Store {
+        let socket = self.place.scratch().join(format!("socket.{domain}"));
+        Store::connect(&self.executor, Address::Socket(socket)).unwrap()
+    }
+
+    /// Another connection of the toolstack's.
+    pub(crate) fn another_store(&self) -> Store {
+        Store::connect(&self.executor, Address::Socket(self.place.scratch().join("socket"))).unwrap()
+    }
+
+    /// No device has a directory: neither one of its own, nor one that somebody has made again by mistake.
+    pub(crate) async fn no_backend_directory_is_left(&self, kind: &str) {
+        let kind: Path = format!("/local/domain/0/backend/{kind}").parse().unwrap();
+        for guest in self.store.directory(&kind).await.unwrap().unwrap_or_default() {
+            let devices = self.store.directory(&kind.join(&guest).unwrap()).await.unwrap();
+            assert_eq!(devices.unwrap_or_default(), Vec::<String>::new(), "of guest {guest}");
+        }
+    }
+
+    /// A domain comes up, with memory of its own.
+    pub(crate) async fn boot(&self, domain: DomainId) -> Guest {
+        self.broker.ask(move |broker| broker.create_domain(domain, PAGES)).unwrap();
+        self.toolstack.add_domain(domain, u64::from(PAGES) * 4).await.unwrap();
+        Guest::boot(self.place.scratch(), domain).unwrap()
     }
 
     /// A storage manager opens an image in a tapdisk of its own.
@@ -212,7 +249,16 @@ impl Hosted {
 
     /// Ends when no tapdisk is left.
     pub(crate) async fn until_no_tapdisk_is_left(&self) {
-        while !self.run.tapdisks().unwrap().is_empty() || !self.run.minors().unwrap().is_empty() {
+        self.until_only_these_are_left(&[]).await;
+    }
+
+    /// Ends when there are these disks and no others.
+    pub(crate) async fn until_only_these_are_left(&self, disks: &[(u32, Minor)]) {
+        let wanted: BTreeSet<u32> = disks.iter().map(|(pid, _)| *pid).collect();
+        let minors: BTreeSet<u16> = disks.iter().map(|(_, minor)| minor.number()).collect();
+        while self.run.tapdisks().unwrap().into_iter().collect::<BTreeSet<_>>() != wanted
+            || self.run.minors().unwrap().iter().map(|minor| minor.number()).collect::<BTreeSet<_>>() != minors
+        {
             self.executor.sleep(Duration::from_millis(5)).await;
         }
     }

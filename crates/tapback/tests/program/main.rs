@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod blocks;
 mod finding;
 mod host;
 mod life;
 mod manual;
+mod replay;
 mod script;
