@@ -68,7 +68,8 @@ fn a_snapshot_names_its_parent_and_each_answer_is_a_line() {
     assert_eq!(place.ask("query vhd -d c.vhd"), "chain depth: 2\n");
     assert_eq!(place.ask("query vhd -f -p -v a.vhd"), "64\na.vhd has no parent\nhidden: 0\n");
     assert_eq!(place.ask("query vhd a.vhd"), "");
-    let (status, stdout, _) = place.run("snapshot vhd -m -l 1 d.vhd base.raw");
+    place.ask("create vhd -r 2 fixed.vhd");
+    let (status, stdout, _) = place.run("snapshot vhd -l 1 d.vhd fixed.vhd");
     assert_eq!((status, stdout.as_str()), (28, "snapshot depth exceeded: current depth: 1, limit: 1\n"));
     assert!(!place.path("d.vhd").exists());
 }
