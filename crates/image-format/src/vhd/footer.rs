@@ -259,6 +259,13 @@ impl Footer {
         self.checksummed()
     }
 
+    /// The same of another identity.
+    #[must_use]
+    pub fn with_uuid(mut self, uuid: Uuid) -> Self {
+        self.bytes.uuid = uuid.into_bytes();
+        self.checksummed()
+    }
+
     /// The same, of a disk that was made this long.
     #[must_use]
     pub fn with_disk_bytes(&self, disk_bytes: u64) -> Self {

@@ -94,6 +94,15 @@ impl VhdImage {
         }
     }
 
+    /// Whether it should have a batmap that readers believe, and has none. Closing an image that was opened for writing puts
+    /// one there, of what is known by then.
+    pub fn has_lost_batmap(&self) -> bool {
+        match &self.body {
+            Body::Fixed => false,
+            Body::Sparse(sparse) => sparse.batmap.borrow().as_ref().is_some_and(|batmap| !batmap.is_valid),
+        }
+    }
+
     /// Bytes that its parts need in a file, up to the end of the footer.
     pub fn physical_bytes(&self) -> u64 {
         let end = match &self.body {

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// How long the last writes of a process that was killed may take.
-const BUSY_MAX: Duration = Duration::from_secs(4);
+pub(super) const BUSY_MAX: Duration = Duration::from_secs(4);
 
 /// What every new image has: an identity and a birthday.
 pub(super) fn new_image() -> Result<CreateOptions> {

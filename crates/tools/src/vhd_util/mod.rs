@@ -17,6 +17,7 @@ pub(crate) mod making;
 mod opened;
 mod parents;
 mod query;
+mod repair;
 mod set;
 mod snapshot;
 
@@ -79,6 +80,13 @@ const COMMANDS: &[Command] = &[
         usage: "<-n name> <-f hidden | marker> <-v 0..255>",
         help: EINVAL,
         run: set::run,
+    },
+    Command {
+        name: "repair",
+        letters: "n:bh",
+        usage: "<-n name> [-b the footer at the start counts]",
+        help: EINVAL,
+        run: repair::run,
     },
 ];
 

@@ -10,7 +10,7 @@ use image_format::vhd::{
 };
 use storage_io::{Access, CreateMode, Executor, LockPolicy, OpenOptions, Storage, StorageExt};
 
-use super::Session;
+use super::{Session, creating::BUSY_MAX};
 
 /// One read of this many bytes brings everything that most commands need.
 const HEAD_BYTES: u64 = 4096;
@@ -42,7 +42,23 @@ pub(super) struct OpenedVhd {
 impl OpenedVhd {
     /// Opens an image. Takes no lock: what this program changes in place, it may change under a running tapdisk.
     pub(super) async fn open(session: &Session, path: &Path, access: Access, demands: Demands) -> Result<OpenedVhd> {
-        let options = OpenOptions { access, direct: true, lock: LockPolicy::None, create: CreateMode::No };
+        OpenedVhd::open_with(session, path, access, LockPolicy::None, demands).await
+    }
+
+    /// Opens an image to change it, as its only writer. Waits a little for the last writes of one that was killed.
+    pub(super) async fn open_alone(session: &Session, path: &Path, demands: Demands) -> Result<OpenedVhd> {
+        let lock = LockPolicy::Exclusive { deadline: BUSY_MAX };
+        OpenedVhd::open_with(session, path, Access::Write, lock, demands).await
+    }
+
+    async fn open_with(
+        session: &Session,
+        path: &Path,
+        access: Access,
+        lock: LockPolicy,
+        demands: Demands,
+    ) -> Result<OpenedVhd> {
+        let options = OpenOptions { access, direct: true, lock, create: CreateMode::No };
         let storage = session.files.open(&session.executor, path, options).await?;
         OpenedVhd::read(&session.executor, storage, path, demands).await.context(path.display())
     }

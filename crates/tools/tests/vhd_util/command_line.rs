@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use super::place::{Ended, Place};
 
-const OVERVIEW: &str = "usage: vhd-util COMMAND [OPTIONS]\nCOMMAND := { create | snapshot | query | set }\n";
+const OVERVIEW: &str = "usage: vhd-util COMMAND [OPTIONS]\nCOMMAND := { create | snapshot | query | set | repair }\n";
 
 #[test]
 fn whoever_knows_no_command_is_told_them_all() {
@@ -69,7 +69,7 @@ fn debug_is_taken_anywhere_behind_the_command() {
 fn the_manual_page_has_every_command_and_every_letter() {
     let place = Place::new();
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/man/vhd-util.1")).unwrap();
-    for command in ["create", "snapshot", "query", "set"] {
+    for command in ["create", "snapshot", "query", "set", "repair"] {
         let (_, section) = page.split_once(&format!(".SS {command}\n")).expect(command);
         let section = section.split(".SS ").next().unwrap();
         let usage = place.run(&format!("{command} -h")).stdout;

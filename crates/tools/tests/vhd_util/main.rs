@@ -10,5 +10,6 @@ mod encryption;
 mod place;
 mod query;
 mod readers;
+mod repair;
 mod set;
 mod snapshot;
