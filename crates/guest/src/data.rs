@@ -1,20 +1,20 @@
 //! The data of requests: pages of the guest, granted while a request runs, or for good.
 
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    sync::Arc,
+};
 
 use block_core::Result;
 use wire::blkif::{INDIRECT_PAGES_MAX, SEGMENT_BYTES, SEGMENTS_PER_PAGE, Segment};
-use xen::{
-    Access, DomainId, GrantRef, PAGE_BYTES,
-    hosted::{EndAccess, Guest},
-};
+use xen::{Access, DomainId, EndAccess, GrantRef, Kernel, PAGE_BYTES};
 
 const PAGE_SECTORS: usize = PAGE_BYTES / 512;
 
 /// Where the pages of requests come from and go to: granted for one request each, or granted once and used again and again.
 #[derive(Debug)]
 pub(crate) struct DataPages {
-    guest: Guest,
+    kernel: Arc<dyn Kernel>,
     backend: DomainId,
     /// Pages stay granted, for reading and writing.
     are_kept: Cell<bool>,
@@ -23,8 +23,8 @@ pub(crate) struct DataPages {
 }
 
 impl DataPages {
-    pub(crate) fn new(guest: &Guest, backend: DomainId, are_kept: bool) -> DataPages {
-        DataPages { guest: guest.clone(), backend, are_kept: Cell::new(are_kept), unused: RefCell::default() }
+    pub(crate) fn new(kernel: Arc<dyn Kernel>, backend: DomainId, are_kept: bool) -> DataPages {
+        DataPages { kernel, backend, are_kept: Cell::new(are_kept), unused: RefCell::default() }
     }
 
     /// From now on pages stay granted, or not.
@@ -35,7 +35,7 @@ impl DataPages {
     /// Pages for so many sectors.
     pub(crate) fn take(&self, sectors: usize, access: Access) -> Result<Data> {
         let count = sectors.div_ceil(PAGE_SECTORS);
-        let mut data = Data { guest: self.guest.clone(), pages: Vec::with_capacity(count), sectors };
+        let mut data = Data { kernel: self.kernel.clone(), pages: Vec::with_capacity(count), sectors };
         for _ in 0..count {
             // The one that was used last: the backend has it at hand.
             let unused = if self.are_kept.get() { self.unused.borrow_mut().pop() } else { None };
@@ -45,9 +45,8 @@ impl DataPages {
     }
 
     fn grant(&self, access: Access) -> Result<(u32, GrantRef)> {
-        let page = self.guest.allocate_page()?;
         let access = if self.are_kept.get() { Access::Write } else { access };
-        Ok((page, self.guest.grant(page, self.backend, access)?))
+        self.kernel.grant_page(self.backend, access)
     }
 
     /// The pages of a request that has ended; says how many somebody still uses although they were granted for it alone.
@@ -61,14 +60,14 @@ impl DataPages {
 
     /// Takes back what stays granted and no request uses; says how many somebody still uses, which are lost.
     pub(crate) fn end(&self) -> Result<u64> {
-        Data { guest: self.guest.clone(), pages: self.unused.take(), sectors: 0 }.release()
+        Data { kernel: self.kernel.clone(), pages: self.unused.take(), sectors: 0 }.release()
     }
 }
 
 /// Granted pages with sectors in them, one segment each.
 #[derive(Debug)]
 pub(crate) struct Data {
-    guest: Guest,
+    kernel: Arc<dyn Kernel>,
     pages: Vec<(u32, GrantRef)>,
     sectors: usize,
 }
@@ -87,7 +86,7 @@ impl Data {
     /// Puts bytes into the pages, in order.
     pub(crate) fn fill(&self, bytes: &[u8]) {
         for ((page, _), part) in self.pages.iter().zip(bytes.chunks(PAGE_BYTES)) {
-            self.guest.memory().copy_in(*page as usize * PAGE_BYTES, part);
+            self.kernel.copy_in(*page, part);
         }
     }
 
@@ -95,7 +94,7 @@ impl Data {
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.sectors * 512];
         for ((page, _), part) in self.pages.iter().zip(bytes.chunks_mut(PAGE_BYTES)) {
-            self.guest.memory().copy_out(*page as usize * PAGE_BYTES, part);
+            self.kernel.copy_out(*page, part);
         }
         bytes
     }
@@ -104,9 +103,8 @@ impl Data {
     pub(crate) fn release(self) -> Result<u64> {
         let mut stray = 0;
         for (page, grant) in self.pages {
-            match self.guest.end_access(grant)? {
-                EndAccess::Ended => self.guest.free_page(page),
-                EndAccess::InUse => stray += 1,
+            if self.kernel.take_back(page, grant)? == EndAccess::InUse {
+                stray += 1;
             }
         }
         Ok(stray)

@@ -4,6 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     rc::Rc,
+    sync::Arc,
 };
 
 use block_core::{Error, ErrorKind, Result};
@@ -11,10 +12,7 @@ use storage_io::{Executor, ReplyTo, Signal, Task, reply};
 use wire::blkif::{
     Abi, DiscardFlags, IndirectPages, OperationCode, Request, RequestBody, Response, SEGMENTS_MAX, Status, Transfer,
 };
-use xen::{
-    Access, DomainId, GrantRef, Port,
-    hosted::{Guest, GuestChannel},
-};
+use xen::{Access, DomainId, EventChannel, GrantRef, Kernel, Port};
 
 use crate::{
     data::{Data, DataPages, SegmentPages},
@@ -51,7 +49,7 @@ struct Inner {
     pages: DataPages,
     options: FrontOptions,
     ring: RefCell<FrontRing>,
-    channel: Rc<GuestChannel>,
+    channel: Rc<dyn EventChannel>,
     /// Requests without a response: what they asked.
     waiting: RefCell<HashMap<u64, (OperationCode, ReplyTo<Status>)>>,
     next_id: Cell<u64>,
@@ -79,12 +77,12 @@ impl Front {
     ///
     /// # Errors
     /// What the guest has run out of.
-    pub fn new(executor: &Executor, guest: &Guest, options: FrontOptions) -> Result<Front> {
-        let ring = FrontRing::new(guest, options.backend, options.abi, options.order)?;
-        let channel = Rc::new(guest.allocate_unbound(executor, options.backend)?);
+    pub fn new(executor: &Executor, kernel: &(impl Kernel + Clone + 'static), options: FrontOptions) -> Result<Front> {
+        let ring = FrontRing::new(kernel, options.backend, options.abi, options.order)?;
+        let channel: Rc<dyn EventChannel> = Rc::from(kernel.leave_open(executor, options.backend)?);
         let inner = Rc::new(Inner {
             executor: executor.clone(),
-            pages: DataPages::new(guest, options.backend, options.persistent),
+            pages: DataPages::new(Arc::new(kernel.clone()), options.backend, options.persistent),
             options,
             ring: RefCell::new(ring),
             channel,
@@ -100,6 +98,7 @@ impl Front {
         let listening = executor.spawn(async move {
             // Who waits for an event holds nothing that would keep the disk: it may never come.
             while channel.wait().await.is_ok() {
+                channel.unmask();
                 let Some(inner) = weak.upgrade() else { return };
                 if let Err(words) = inner.take_responses() {
                     return inner.gives_up(words);

@@ -1,4 +1,4 @@
-//! A guest in software: the frontend's half of a block device, on the hosted platform.
+//! A guest in software: the frontend's half of a block device, on the hosted platform or in a domain of a real Xen.
 //!
 //! ```text
 //!   read, write, flush, discard --> Front --> FrontRing: slots in granted pages --> (a backend)

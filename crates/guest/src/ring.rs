@@ -1,20 +1,20 @@
 //! A ring in pages of a guest, granted to its backend.
 
-use std::ops::{Deref, DerefMut};
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
 
 use block_core::{Error, ErrorKind, Result};
 use wire::blkif::Abi;
-use xen::{
-    Access, DomainId, GrantRef, SharedMemory,
-    hosted::{EndAccess, Guest},
-};
+use xen::{Access, DomainId, EndAccess, GrantRef, Kernel, SharedMemory};
 
 use crate::half::FrontHalf;
 
 /// A ring in pages of a guest, granted to its backend.
 #[derive(Debug)]
 pub struct FrontRing {
-    guest: Guest,
+    kernel: Arc<dyn Kernel>,
     half: FrontHalf<SharedMemory>,
     pages: Vec<u32>,
     grants: Vec<GrantRef>,
@@ -25,14 +25,13 @@ impl FrontRing {
     ///
     /// # Errors
     /// `Invalid` if rings are never so large, or what the guest has run out of.
-    pub fn new(guest: &Guest, backend: DomainId, abi: Abi, order: u32) -> Result<FrontRing> {
+    pub fn new(kernel: &(impl Kernel + Clone + 'static), backend: DomainId, abi: Abi, order: u32) -> Result<FrontRing> {
         let slots = abi.slots(order).ok_or_else(|| Error::new(ErrorKind::Invalid, "no ring is so large"))?;
-        let pages = (0..1 << order).map(|_| guest.allocate_page()).collect::<Result<Vec<_>>>()?;
-        let memory = guest.map_pages(&pages)?;
+        let (pages, grants): (Vec<u32>, Vec<GrantRef>) = granted(kernel, backend, 1 << order)?.into_iter().unzip();
+        let memory = kernel.map_pages(&pages)?;
         memory.copy_in(0, &vec![0; memory.length()]);
         let half = FrontHalf::new(memory, abi, slots);
-        let grants = pages.iter().map(|page| guest.grant(*page, backend, Access::Write)).collect::<Result<Vec<_>>>()?;
-        Ok(FrontRing { guest: guest.clone(), half, pages, grants })
+        Ok(FrontRing { kernel: Arc::new(kernel.clone()), half, pages, grants })
     }
 
     /// The grants of its pages, in order.
@@ -57,13 +56,30 @@ impl FrontRing {
     pub(crate) fn take_back(&mut self) -> Result<usize> {
         let mut in_use = 0;
         for (grant, page) in self.grants.drain(..).zip(self.pages.drain(..)) {
-            match self.guest.end_access(grant)? {
-                EndAccess::Ended => self.guest.free_page(page),
-                EndAccess::InUse => in_use += 1,
+            if self.kernel.take_back(page, grant)? == EndAccess::InUse {
+                in_use += 1;
             }
         }
         Ok(in_use)
     }
+}
+
+/// So many pages, or none.
+fn granted(kernel: &impl Kernel, backend: DomainId, count: usize) -> Result<Vec<(u32, GrantRef)>> {
+    let mut pages = Vec::with_capacity(count);
+    while pages.len() < count {
+        match kernel.grant_page(backend, Access::Write) {
+            Ok(page) => pages.push(page),
+            Err(error) => {
+                for (page, grant) in pages {
+                    // Nobody has seen it; why there is no other is what matters.
+                    let _ = kernel.take_back(page, grant);
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(pages)
 }
 
 impl Deref for FrontRing {

@@ -1,10 +1,11 @@
 //! The doors to Xen: pages that a guest has granted, the events between it and us, and XenStore.
 //!
 //! ```text
-//!              Grants, EventChannels          what a backend needs
+//!         Grants, EventChannels; Kernel        what a backend needs; what a frontend needs
 //!               /                \
 //!            linux              hosted        two platforms behind the same words
-//!    /dev/xen/gntdev, evtchn    memory that processes share, eventfds, and a broker that knows what belongs to whom
+//!   /dev/xen/gntdev, gntalloc,  memory that processes share, eventfds, and a broker that knows what belongs to whom
+//!           evtchn
 //! ```
 //!
 //! `hosted` needs neither Xen nor root: the whole system runs on any Linux machine, in several processes, and a process
@@ -20,6 +21,7 @@ pub mod budget;
 mod channels;
 mod grants;
 mod ids;
+mod kernel;
 mod memory;
 mod words;
 
@@ -30,5 +32,6 @@ pub mod store;
 pub use channels::{EventChannel, EventChannels};
 pub use grants::{Access, CopyStatus, GrantCopy, Grants, Local, Mapping};
 pub use ids::{DomainId, GrantRef, Port};
+pub use kernel::{Account, EndAccess, Kernel};
 pub use memory::{PAGE_BYTES, SharedMemory};
 pub use words::Words;

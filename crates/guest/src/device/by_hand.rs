@@ -43,7 +43,8 @@ impl ByHand {
         self.until(State::InitWait).await?;
         let pages: Vec<u32> = grants.iter().map(|grant| grant.0).collect();
         let order = pages.len().trailing_zeros();
-        self.tree.write_ring(&RingNodes { abi, order, persistent: false, queues: vec![(pages, port.0)] }).await?;
+        let ring = RingNodes { abi, order, persistent: false, queues: vec![(pages, port.0)] };
+        self.tree.write_ring(&ring, State::Initialised).await?;
         self.until(State::Connected).await?;
         let peer = self.tree.look().await?.peer.ok_or_else(gone)?;
         let disk = self.tree.disk(&peer.path).await?;

@@ -7,6 +7,7 @@ use std::{
     future::pending,
     pin::pin,
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,7 +19,7 @@ use wire::{
     xenstore::{ErrorName, Path},
 };
 use xen::{
-    hosted::Guest,
+    Kernel,
     store::{Store, Watch},
 };
 use xenbus::{Frontend, FrontendAction as Action, FrontendEvent as Event, Outcome, Phase, State};
@@ -35,7 +36,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct Inner {
     executor: Executor,
-    guest: Guest,
+    kernel: Arc<dyn Kernel>,
     tree: Tree,
     options: DeviceOptions,
     machine: Cell<Frontend>,
@@ -81,7 +82,7 @@ impl fmt::Debug for Inner {
 impl Inner {
     pub(super) async fn open(
         executor: &Executor,
-        guest: &Guest,
+        kernel: Arc<dyn Kernel>,
         store: &Store,
         own: Path,
         options: DeviceOptions,
@@ -94,7 +95,7 @@ impl Inner {
         let (machine, first) = Frontend::new(seen.own, seen.backend);
         let inner = Inner {
             executor: executor.clone(),
-            guest: guest.clone(),
+            kernel,
             tree,
             options,
             machine: Cell::new(machine),
@@ -308,7 +309,7 @@ impl Inner {
         let count = self.options.queues.clamp(1, offers.queues_max);
         self.order.set(order);
         for _ in 0..count {
-            match Front::new(&self.executor, &self.guest, options) {
+            match Front::new(&self.executor, &self.kernel, options) {
                 Ok(front) => self.queues.borrow_mut().push(front),
                 Err(error) => {
                     self.release_rings();
@@ -316,7 +317,8 @@ impl Inner {
                 }
             }
         }
-        let written = self.tree.write_ring(&self.ring_nodes(&options)).await;
+        let state = if self.options.jumps { State::Connected } else { State::Initialised };
+        let written = self.tree.write_ring(&self.ring_nodes(&options), state).await;
         if written.is_err() {
             self.release_rings();
         }

@@ -10,7 +10,7 @@
 //! one before has left. What is watched is looked at again after every event, so an event too many changes nothing, and
 //! nothing is missed when watches were dropped for a while.
 
-use std::{rc::Rc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use block_core::Result;
 use storage_io::{Executor, Task};
@@ -18,7 +18,7 @@ use wire::{
     blkif::{Abi, INDIRECT_SEGMENTS_MAX},
     xenstore::Path,
 };
-use xen::{hosted::Guest, store::Store};
+use xen::{Kernel, store::Store};
 use xenbus::{Outcome, Phase};
 
 use inner::Inner;
@@ -45,6 +45,8 @@ pub struct DeviceOptions {
     pub segments_max: usize,
     /// Data pages stay granted between requests if the backend keeps them, too.
     pub persistent: bool,
+    /// Say `Connected` with the ring, without `Initialised` before: there are kernels, such as mini-os, that do.
+    pub jumps: bool,
     /// How long the backend may take for each step of an end.
     pub patience: Duration,
 }
@@ -57,6 +59,7 @@ impl Default for DeviceOptions {
             queues: 1,
             segments_max: INDIRECT_SEGMENTS_MAX.into(),
             persistent: false,
+            jumps: false,
             patience: Duration::from_secs(5),
         }
     }
@@ -95,12 +98,12 @@ impl Device {
     /// When XenStore cannot be asked, or there is no such device.
     pub async fn open(
         executor: &Executor,
-        guest: &Guest,
+        kernel: &(impl Kernel + Clone + 'static),
         store: &Store,
         own: Path,
         options: DeviceOptions,
     ) -> Result<Device> {
-        let (inner, first) = Inner::open(executor, guest, store, own, options).await?;
+        let (inner, first) = Inner::open(executor, Arc::new(kernel.clone()), store, own, options).await?;
         let looking = inner.clone();
         let looking = executor.spawn(async move { looking.run(first).await });
         Ok(Device(Rc::new(Handle { inner, _looking: looking })))

@@ -156,8 +156,8 @@ impl Tree {
         disk.check()
     }
 
-    /// Writes where the rings are, and `Initialised`, at once; what told of other rings goes.
-    pub(super) async fn write_ring(&self, ring: &RingNodes) -> Result<()> {
+    /// Writes where the rings are, and a state, at once; what told of other rings goes.
+    pub(super) async fn write_ring(&self, ring: &RingNodes, state: State) -> Result<()> {
         let nodes = ring.nodes();
         let body = async |transaction: &Transaction| {
             let names = transaction.directory(&self.own).await?.unwrap_or_default();
@@ -170,7 +170,7 @@ impl Tree {
             for (name, value) in &nodes {
                 transaction.write(&below(&self.own, name)?, value.as_bytes()).await?;
             }
-            transaction.write(&below(&self.own, "state")?, State::Initialised.number().to_string().as_bytes()).await
+            transaction.write(&below(&self.own, "state")?, state.number().to_string().as_bytes()).await
         };
         self.store.transaction(body).await.context("rings")
     }

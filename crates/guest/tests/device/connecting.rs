@@ -91,6 +91,29 @@ fn what_told_of_the_rings_of_another_kernel_is_swept_away() {
 }
 
 #[test]
+fn a_kernel_that_jumps_says_that_it_is_connected_as_soon_as_it_has_a_ring() {
+    let world = World::new();
+    world.run(async {
+        world.write(&world.backend("state"), "2").await;
+        let options = DeviceOptions { jumps: true, ..DeviceOptions::default() };
+        let guest = world.boot();
+        let device = world.device(&guest, options).await;
+        while world.text(&world.frontend("ring-ref")).await.is_empty() {
+            world.executor.sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(world.text(&world.frontend("state")).await, "4", "whatever the backend says");
+        drop(device);
+        world.write(&world.frontend("state"), "1").await;
+        let backend = FakeBackend::start(&world, world.disk.backend_path().unwrap(), GOOD);
+        let device = world.device(&guest, options).await;
+        device.connected().await.unwrap();
+        device.write(0, &[1; 512]).await.unwrap();
+        assert_eq!(device.shutdown(Duration::from_secs(5)).await, Outcome::AtItsStart);
+        assert_eq!((backend.connections(), guest.account().unwrap().used), (1, 0));
+    });
+}
+
+#[test]
 fn a_guest_without_pages_says_so_and_closes() {
     let world = World::new();
     let _backend = FakeBackend::start(&world, world.disk.backend_path().unwrap(), GOOD);

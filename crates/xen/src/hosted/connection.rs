@@ -22,19 +22,10 @@ use super::{
     SOCKET_NAME,
     layout::{ANSWER_BYTES, Ask, decode, encode},
 };
-use crate::DomainId;
+use crate::{Account, DomainId};
 
 /// Descriptors that come with an answer, at most.
 pub(super) const DESCRIPTORS_MAX: usize = 4;
-
-/// What a domain has granted, and what others use of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Account {
-    /// Entries of its grant table that are in use by the domain itself.
-    pub granted: u32,
-    /// Uses by others: a page that is mapped twice counts twice.
-    pub used: u32,
-}
 
 /// A connection to the broker. Any thread may ask; the answers come at once.
 #[derive(Debug)]

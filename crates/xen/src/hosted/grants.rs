@@ -10,11 +10,13 @@ use std::{
 use block_core::{Error, ErrorKind, Result};
 
 use super::{
-    connection::{Account, Connection},
+    connection::Connection,
     layout::{self, Ask, LIMITS_BYTES, PINS_BYTES, TABLE_BYTES},
     pinning,
 };
-use crate::{Access, CopyStatus, DomainId, GrantCopy, GrantRef, Grants, Local, Mapping, PAGE_BYTES, SharedMemory};
+use crate::{
+    Access, Account, CopyStatus, DomainId, GrantCopy, GrantRef, Grants, Local, Mapping, PAGE_BYTES, SharedMemory,
+};
 
 /// The pages of guests of a hosted platform. Clones are the same.
 #[derive(Clone)]

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     os::fd::OwnedFd,
     path::Path,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
 };
 
@@ -11,21 +12,12 @@ use block_core::{Error, ErrorKind, Result};
 use storage_io::Executor;
 
 use super::{
-    connection::{Account, Connection},
+    connection::Connection,
     layout::{self, Ask, GRANTS, PINS_BYTES, TABLE_BYTES},
     pinning,
     ports::Doorbell,
 };
-use crate::{Access, DomainId, GrantRef, PAGE_BYTES, Port, SharedMemory};
-
-/// What became of a grant that its guest wants back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndAccess {
-    /// Nobody has the page any more.
-    Ended,
-    /// Somebody still has it: nobody else can get it, but it must not be used for anything else yet.
-    InUse,
-}
+use crate::{Access, Account, DomainId, EndAccess, EventChannel, GrantRef, Kernel, PAGE_BYTES, Port, SharedMemory};
 
 /// A guest, as one of its kernels runs it. Clones are the same.
 #[derive(Clone, Debug)]
@@ -242,6 +234,49 @@ impl Guest {
     }
 }
 
+impl Kernel for Guest {
+    fn grant_page(&self, to: DomainId, access: Access) -> Result<(u32, GrantRef)> {
+        let page = self.allocate_page()?;
+        match self.grant(page, to, access) {
+            Ok(grant) => Ok((page, grant)),
+            Err(error) => {
+                self.free_page(page);
+                Err(error)
+            }
+        }
+    }
+
+    fn take_back(&self, page: u32, grant: GrantRef) -> Result<EndAccess> {
+        let ended = self.end_access(grant)?;
+        if ended == EndAccess::Ended {
+            self.free_page(page);
+        }
+        Ok(ended)
+    }
+
+    fn map_pages(&self, pages: &[u32]) -> Result<SharedMemory> {
+        Guest::map_pages(self, pages)
+    }
+
+    fn copy_in(&self, page: u32, bytes: &[u8]) {
+        assert!(bytes.len() <= PAGE_BYTES, "no more than a page");
+        self.memory().copy_in(page as usize * PAGE_BYTES, bytes);
+    }
+
+    fn copy_out(&self, page: u32, bytes: &mut [u8]) {
+        assert!(bytes.len() <= PAGE_BYTES, "no more than a page");
+        self.memory().copy_out(page as usize * PAGE_BYTES, bytes);
+    }
+
+    fn leave_open(&self, executor: &Executor, to: DomainId) -> Result<Box<dyn EventChannel>> {
+        Ok(Box::new(self.allocate_unbound(executor, to)?))
+    }
+
+    fn account(&self) -> Result<Account> {
+        Guest::account(self)
+    }
+}
+
 /// The guest's end of a channel; dropping it closes it.
 #[derive(Debug)]
 pub struct GuestChannel {
@@ -268,6 +303,24 @@ impl GuestChannel {
 
     /// Tells the backend.
     pub fn notify(&self) {
+        self.doorbell.notify();
+    }
+}
+
+impl EventChannel for GuestChannel {
+    fn port(&self) -> Port {
+        self.port
+    }
+
+    fn wait(&self) -> Pin<Box<dyn Future<Output = Result<()>> + '_>> {
+        Box::pin(self.doorbell.wait())
+    }
+
+    fn unmask(&self) {
+        self.doorbell.unmask();
+    }
+
+    fn notify(&self) {
         self.doorbell.notify();
     }
 }

@@ -23,9 +23,10 @@ mod ports;
 mod thread;
 
 pub use broker::{Broker, BrokerLimits};
-pub use connection::Account;
 pub use grants::HostedGrants;
-pub use guest::{EndAccess, Guest, GuestChannel};
+pub use guest::{Guest, GuestChannel};
+
+pub use crate::{Account, EndAccess};
 pub use ports::HostedChannels;
 pub use thread::BrokerThread;
 

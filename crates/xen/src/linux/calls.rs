@@ -67,6 +67,34 @@ pub(super) struct BindInterdomain {
 const _: () = assert!(size_of::<CopySegment>() == 24 && size_of::<Copies>() == 16 && size_of::<Unmap>() == 16);
 const _: () = assert!(size_of::<BindInterdomain>() == 8);
 
+/// One page of ours that is to be granted.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Allocate {
+    pub(super) domain: u16,
+    pub(super) flags: u16,
+    pub(super) count: u32,
+    /// Where in the device it is; the device says.
+    pub(super) index: u64,
+    /// Of the only page; the device says.
+    pub(super) grant: u32,
+    pub(super) pad: u32,
+}
+
+/// Others may write to the page.
+pub(super) const WRITABLE: u16 = 1;
+
+/// Pages that are to be taken back.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Deallocate {
+    pub(super) index: u64,
+    pub(super) count: u32,
+    pub(super) pad: u32,
+}
+
+const _: () = assert!(size_of::<Allocate>() == 24 && size_of::<Deallocate>() == 16);
+
 /// Numbers of ioctls.
 pub(super) mod number {
     /// Announces pages to be mapped: count (4), pad (4), index (8, out), then domain (4) and reference (4) of each.
@@ -75,6 +103,12 @@ pub(super) mod number {
     pub(in crate::linux) const UNMAP_GRANT_REF: u32 = 0x0010_4701;
     /// Copies a batch.
     pub(in crate::linux) const GRANT_COPY: u32 = 0x0010_4708;
+    /// Grants pages of ours.
+    pub(in crate::linux) const ALLOC_GREF: u32 = 0x0018_4705;
+    /// Takes pages of ours back.
+    pub(in crate::linux) const DEALLOC_GREF: u32 = 0x0010_4706;
+    /// Leaves an end open for another domain.
+    pub(in crate::linux) const BIND_UNBOUND_PORT: u32 = 0x0004_4502;
     /// Binds an end that another domain has left open.
     pub(in crate::linux) const BIND_INTERDOMAIN: u32 = 0x0008_4501;
     /// Closes an end.

@@ -22,6 +22,8 @@ use crate::{DomainId, EventChannel, EventChannels, Port};
 
 /// The device, where it usually is.
 pub(super) const DEVICE: &str = "/dev/xen/evtchn";
+/// Its name there.
+const NAME: &str = "evtchn";
 
 /// Event channels of this domain.
 #[derive(Clone, Debug)]
@@ -33,6 +35,22 @@ impl LinuxChannels {
     /// Channels by the device where it usually is.
     pub fn new() -> LinuxChannels {
         LinuxChannels { device: DEVICE.into() }
+    }
+
+    /// Channels by the device in this directory.
+    pub(super) fn in_directory(directory: &Path) -> LinuxChannels {
+        LinuxChannels { device: directory.join(NAME) }
+    }
+
+    /// Leaves an end open for a domain.
+    pub(super) fn leave_open(&self, executor: &Executor, to: DomainId) -> Result<Box<dyn EventChannel>> {
+        let device = LinuxChannels::open(&self.device)?;
+        let mut domain = u32::from(to.0);
+        let words = "leaving an event channel open";
+        // SAFETY: the argument is the number of a domain, as the call demands.
+        let port = unsafe { call(&device, number::BIND_UNBOUND_PORT, &raw mut domain, words) };
+        let port = port.context(format!("domain {to}"))?;
+        Ok(Box::new(Channel { executor: executor.clone(), device: Arc::new(device), port: Port(port) }))
     }
 
     fn open(path: &Path) -> Result<OwnedFd> {

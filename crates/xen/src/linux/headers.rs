@@ -5,7 +5,10 @@ use std::{mem::offset_of, path::Path};
 use test_support::Facts;
 
 use super::{
-    calls::{BindInterdomain, Copies, CopySegment, DESTINATION_IS_GRANTED, SOURCE_IS_GRANTED, Unmap, number},
+    calls::{
+        Allocate, BindInterdomain, Copies, CopySegment, DESTINATION_IS_GRANTED, Deallocate, SOURCE_IS_GRANTED, Unmap,
+        WRITABLE, number,
+    },
     grants::status_of,
 };
 use crate::CopyStatus;
@@ -15,6 +18,7 @@ const KERNEL: &str = "#include <stdint.h>
 #include <sys/ioctl.h>
 typedef uint16_t domid_t;
 typedef uint32_t grant_ref_t;
+#include <xen/gntalloc.h>
 #include <xen/gntdev.h>
 #include <xen/evtchn.h>
 ";
@@ -26,7 +30,7 @@ const XEN: &str = "#include <stdint.h>
 #[test]
 fn calls_of_the_devices_are_those_of_the_kernels_headers() {
     let directory = Path::new("/usr/include");
-    if ["xen/gntdev.h", "xen/evtchn.h"].iter().any(|header| !directory.join(header).exists()) {
+    if ["xen/gntalloc.h", "xen/gntdev.h", "xen/evtchn.h"].iter().any(|header| !directory.join(header).exists()) {
         test_support::skip("kernel headers", "the headers of linux-libc-dev are not there");
         return;
     }
@@ -74,7 +78,30 @@ fn calls_of_the_devices_are_those_of_the_kernels_headers() {
     facts.is(&format!("offsetof({bind}, remote_port)"), offset_of!(BindInterdomain, port));
     facts.is("sizeof(struct ioctl_evtchn_unbind)", 4);
     facts.is("sizeof(struct ioctl_evtchn_notify)", 4);
+    facts.is("IOCTL_EVTCHN_BIND_UNBOUND_PORT", number::BIND_UNBOUND_PORT);
+    facts.is("sizeof(struct ioctl_evtchn_bind_unbound_port)", 4);
+    own_pages(&mut facts);
     facts.hold(KERNEL, directory, &[]);
+}
+
+fn own_pages(facts: &mut Facts) {
+    facts.is("IOCTL_GNTALLOC_ALLOC_GREF", number::ALLOC_GREF);
+    facts.is("IOCTL_GNTALLOC_DEALLOC_GREF", number::DEALLOC_GREF);
+    facts.is("GNTALLOC_FLAG_WRITABLE", WRITABLE);
+    let allocate = "struct ioctl_gntalloc_alloc_gref";
+    facts.is(&format!("sizeof({allocate})"), size_of::<Allocate>());
+    for (field, ours) in [
+        ("domid", offset_of!(Allocate, domain)),
+        ("flags", offset_of!(Allocate, flags)),
+        ("count", offset_of!(Allocate, count)),
+        ("index", offset_of!(Allocate, index)),
+        ("gref_ids", offset_of!(Allocate, grant)),
+    ] {
+        facts.is(&format!("offsetof({allocate}, {field})"), ours);
+    }
+    facts.is("sizeof(struct ioctl_gntalloc_dealloc_gref)", size_of::<Deallocate>());
+    facts.is("offsetof(struct ioctl_gntalloc_dealloc_gref, index)", offset_of!(Deallocate, index));
+    facts.is("offsetof(struct ioctl_gntalloc_dealloc_gref, count)", offset_of!(Deallocate, count));
 }
 
 #[test]

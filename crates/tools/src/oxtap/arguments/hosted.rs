@@ -155,10 +155,11 @@ Examples:
   oxtap guest /tmp/host 1 xvda                              1000 requests
   oxtap guest /tmp/host 1 xvda --cycles 100 --queues 4      a hundred kernels, one after the other
   oxtap guest /tmp/host 1 xvda --cycles 20 --handover crash each falls over while its requests run
-  oxtap guest /tmp/host 1 xvda --hostile random-slots       it means harm"
+  oxtap guest /tmp/host 1 xvda --hostile random-slots       it means harm
+  oxtap guest /dev/xen 0 xvda --cycles 100                  in dom0, after `xl block-attach 0 ...`"
 )]
 pub struct GuestRun {
-    /// The directory of the host, as `oxtap hosted run` was told.
+    /// The directory of the host, as `oxtap hosted run` was told; or /dev/xen: this domain of a real Xen is the guest.
     pub directory: PathBuf,
     /// The number of the domain.
     pub domain: u16,
@@ -194,6 +195,9 @@ pub struct GuestRun {
     /// Keep data pages granted between requests; the backend makes use of that if the host was told so.
     #[arg(long)]
     pub persistent: bool,
+    /// Say that the disk is connected as soon as there is a ring, as mini-os does: 1, 4 instead of 1, 3, 4.
+    #[arg(long)]
+    pub jump: bool,
     /// How long the backend may take for each step.
     #[arg(long, value_name = "SECONDS", value_parser = size::parse_seconds, default_value = "5")]
     pub patience: Duration,

@@ -9,7 +9,7 @@ use guest::{
     workload::{Pace, Workload},
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use xen::hosted::Guest;
+use xen::Kernel;
 use xenbus::Outcome;
 
 use super::{GuestHost, failed, report::Report};
@@ -65,8 +65,8 @@ impl Run<'_> {
 
     /// A kernel from its start to its end.
     async fn kernel(&mut self, index: u64) -> Result<()> {
-        let (guest, store) = self.host.boot()?;
-        let device = Device::open(&self.host.executor, &guest, &store, self.host.disk.clone(), self.options()).await?;
+        let (kernel, store) = self.host.boot()?;
+        let device = Device::open(&self.host.executor, &kernel, &store, self.host.disk.clone(), self.options()).await?;
         let disk = self.within(self.arguments.patience * STEPS, "the backend does not connect", device.connected());
         let disk = disk.await??;
         // Whoever works with a disk has it open: it is not to be taken away.
@@ -87,7 +87,7 @@ impl Run<'_> {
             workload.run(&device, self.arguments.requests, self.pace()).await?;
             self.report.blocks_checked += workload.verify(&device, self.pace()).await?;
             self.shut_down(&device).await?;
-            return self.take_account(&guest);
+            return self.take_account(&kernel);
         }
         let working = {
             let (device, workload, pace) = (device.clone(), workload.clone(), self.pace());
@@ -105,7 +105,7 @@ impl Run<'_> {
             Either::Right(((), working)) => {
                 self.shut_down(&device).await?;
                 working.await?;
-                self.take_account(&guest)?;
+                self.take_account(&kernel)?;
             }
         }
         let done = workload.done();
@@ -131,8 +131,8 @@ impl Run<'_> {
     }
 
     /// A kernel that has left its disk has nothing granted any more.
-    fn take_account(&mut self, guest: &Guest) -> Result<()> {
-        let account = guest.account()?;
+    fn take_account(&mut self, kernel: &dyn Kernel) -> Result<()> {
+        let account = kernel.account()?;
         self.report.pages_granted_at_the_end += account.granted;
         self.report.pages_used_at_the_end += account.used;
         Ok(())
@@ -153,8 +153,8 @@ impl Run<'_> {
     }
 
     fn options(&self) -> DeviceOptions {
-        let GuestRun { abi, ring_order, queues, persistent, patience, .. } = *self.arguments;
-        DeviceOptions { abi, order: ring_order, queues, persistent, patience, ..DeviceOptions::default() }
+        let GuestRun { abi, ring_order, queues, persistent, jump, patience, .. } = *self.arguments;
+        DeviceOptions { abi, order: ring_order, queues, persistent, jumps: jump, patience, ..DeviceOptions::default() }
     }
 
     fn pace(&self) -> Pace {

@@ -23,7 +23,7 @@ pub(super) fn run(host: &GuestHost, arguments: &GuestRun, harm: Harm) -> Result<
 }
 
 async fn act(host: &GuestHost, arguments: &GuestRun, harm: Harm) -> Result<()> {
-    let (guest, store) = host.boot()?;
+    let (guest, store) = host.boot_hosted()?;
     let by_hand = ByHand::new(&store, host.disk.clone(), arguments.patience);
     let mode = match harm {
         Harm::Ring(mode) => mode,

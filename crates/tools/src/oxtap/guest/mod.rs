@@ -9,13 +9,18 @@ mod cycles;
 mod harm;
 mod report;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
 use guest::toolstack::DiskSpec;
 use storage_io::{EngineChoice, Executor};
 use wire::xenstore::Path;
-use xen::{DomainId, hosted::Guest, store::Store};
+use xen::{
+    DomainId, Kernel,
+    hosted::Guest,
+    linux::LinuxKernel,
+    store::{Address, Store},
+};
 
 use super::{arguments::GuestRun, hosted};
 
@@ -44,7 +49,17 @@ impl GuestHost {
     }
 
     /// A kernel starts, with connections of its own.
-    fn boot(&self) -> Result<(Guest, Store)> {
+    fn boot(&self) -> Result<(Arc<dyn Kernel>, Store)> {
+        if LinuxKernel::device_in(&self.directory).exists() {
+            let kernel = LinuxKernel::open(&self.directory)?;
+            return Ok((Arc::new(kernel), Store::connect(&self.executor, Address::from_environment())?));
+        }
+        let (guest, store) = self.boot_hosted()?;
+        Ok((Arc::new(guest), store))
+    }
+
+    /// The same in a domain that does to its own memory what it likes.
+    fn boot_hosted(&self) -> Result<(Guest, Store)> {
         if !hosted::domain_socket(&self.directory, self.domain.0).exists() {
             let words = format!("there is no domain {} in {}", self.domain, self.directory.display());
             return Err(Error::new(ErrorKind::NotFound, words));
