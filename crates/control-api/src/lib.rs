@@ -27,7 +27,7 @@ pub use host_log::{
     Facility, Field, HostLog, HostLogCounters, JOURNAL_VARIABLE, Receivers, Record, SYSLOG_VARIABLE, Severity,
     timestamp,
 };
-pub use minors::{HeldMinor, MINORS, Minor, make_directory};
+pub use minors::{HeldMinor, MINORS, Marker, Minor, make_directory};
 pub use owner::{HOTPLUG_VARIABLE, MinorRecord, Opened, Owner};
 pub use paths::{RUN_DIRECTORY_VARIABLE, RunDir};
 pub use spawn::{PROGRAM_VARIABLES, Spawned, spawn, spawn_with};

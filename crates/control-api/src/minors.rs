@@ -84,6 +84,35 @@ impl RunDir {
     /// Gives a minor back. One that a tapdisk holds, or that is not allocated, is an error.
     pub fn free_minor(&self, minor: Minor) -> Result<()> {
         let _turn = self.lock_markers()?;
+        self.free_in_turn(minor)
+    }
+
+    /// As [`free_minor`](Self::free_minor), unless that has been done already and the minor is another disk's by now.
+    pub fn free_marker(&self, marker: &Marker) -> Result<()> {
+        let _turn = self.lock_markers()?;
+        if self.is_marker(marker) { self.free_in_turn(marker.minor) } else { Ok(()) }
+    }
+
+    /// The marker of a minor as it is now; none if the minor is free. It tells disks apart that have the same number one after
+    /// the other.
+    pub fn open_marker(&self, minor: Minor) -> Result<Option<Marker>> {
+        let path = self.marker(minor);
+        match File::open(&path) {
+            Ok(file) => Ok(Some(Marker { minor, file })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context(path.display()),
+        }
+    }
+
+    /// Whether the minor has not been freed since.
+    pub fn is_marker(&self, marker: &Marker) -> bool {
+        // While it is open, no other file gets its number.
+        let number = |data: io::Result<fs::Metadata>| data.ok().map(|data| (data.dev(), data.ino()));
+        let now = number(fs::symlink_metadata(self.marker(marker.minor)));
+        now.is_some() && now == number(marker.file.metadata())
+    }
+
+    fn free_in_turn(&self, minor: Minor) -> Result<()> {
         let path = self.marker(minor);
         let marker = File::open(&path).context(path.display())?;
         match flock(&marker, FlockOperation::NonBlockingLockExclusive) {
@@ -134,6 +163,20 @@ impl RunDir {
                 Err(error) => return Err(os(path.display().to_string(), error)),
             }
         }
+    }
+}
+
+/// A minor as it was allocated once.
+#[derive(Debug)]
+pub struct Marker {
+    minor: Minor,
+    file: File,
+}
+
+impl Marker {
+    /// Which one.
+    pub fn minor(&self) -> Minor {
+        self.minor
     }
 }
 
@@ -211,6 +254,22 @@ mod tests {
         assert_eq!(run.minor_owner(nobodys).unwrap().as_deref(), Some(""));
         run.free_minor(mine).unwrap();
         assert_eq!(run.minor_owner(mine).unwrap(), None);
+    }
+
+    #[test]
+    fn a_number_that_was_given_out_again_is_not_freed_by_who_knew_it_before() {
+        let Host { _directory, run } = host();
+        let minor = run.allocate_minor().unwrap();
+        let [first, second] = [0, 1].map(|_| run.open_marker(minor).unwrap().unwrap());
+        assert!(run.is_marker(&first));
+        run.free_marker(&first).unwrap();
+        assert_eq!(run.allocate_minor().unwrap(), minor);
+        assert!(!run.is_marker(&second));
+        run.free_marker(&second).unwrap();
+        assert_eq!(run.minors().unwrap(), [minor], "it is another disk's");
+        let now = run.open_marker(minor).unwrap().unwrap();
+        run.free_marker(&now).unwrap();
+        assert!(run.minors().unwrap().is_empty() && run.open_marker(minor).unwrap().is_none());
     }
 
     #[test]

@@ -39,10 +39,7 @@ pub(crate) enum Look {
 pub(crate) async fn look(host: &Host, name: &DeviceName) -> Result<Look> {
     let directory = name.directory(host.domain);
     let node = |name: &str| directory.join(name).expect("a plain name");
-    let image = join_all(ImageNodes::NAMES.map(|name| {
-        let path = node(name);
-        async move { read(&host.store, &path).await }
-    }));
+    let image = image_nodes(&host.store, &directory);
     let (frontend, own, online) = (node("frontend"), node("state"), node("online"));
     let life = join(read(&host.store, &own), read(&host.store, &online));
     let (wanted, told) = (node(agent::WANTED), node(agent::TOLD));
@@ -54,14 +51,22 @@ pub(crate) async fn look(host: &Host, name: &DeviceName) -> Result<Look> {
         let home = host.store.directory(&domain_directory(host.domain)).await?;
         return Ok(if home.is_some() { Look::Gone } else { Look::Lost });
     };
-    let image: Vec<Option<String>> = image.into_iter().map(|value| value.map(text)).collect::<Result<_>>()?;
-    let image = ImageNodes::from_values(image.try_into().expect("one for each name"));
     let Some(frontend) = frontend_path(name, &frontend) else {
         host.log.note(name, &format!("ignored: its frontend is not below its guest: {frontend}"));
         return Ok(Look::Gone);
     };
-    let own = state(Some(&own));
+    let (own, image) = (state(Some(&own)), image?);
     Ok(Look::There(Box::new(Seen { frontend, own, online: online.as_deref() != Some(b"0"), image, rest })))
+}
+
+/// What a device's directory says of its image.
+pub(crate) async fn image_nodes(store: &Store, directory: &Path) -> Result<ImageNodes> {
+    let values = join_all(ImageNodes::NAMES.map(|name| {
+        let path = directory.join(name).expect("a plain name");
+        async move { read(store, &path).await }
+    }));
+    let values: Vec<Option<String>> = values.await.into_iter().map(|value| value.map(text)).collect::<Result<_>>()?;
+    Ok(ImageNodes::from_values(values.try_into().expect("one for each name")))
 }
 
 /// Whether there is a node, whatever its value.

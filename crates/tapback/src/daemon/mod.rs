@@ -64,7 +64,7 @@ pub fn main() -> ExitCode {
 
 fn start(arguments: Arguments) -> Result<ExitCode> {
     // Before going to the background, which moves to another directory.
-    let (run, address) = (RunDir::from_environment(), address(std::env::var_os(PLATFORM_VARIABLE))?);
+    let (run, address) = (RunDir::from_environment(), store_address()?);
     match if arguments.debug { background::stay() } else { background::leave()? } {
         Process::Daemon(starter) => serve(&arguments, &run, address, starter),
         Process::Started(status) => Ok(status),
@@ -72,6 +72,10 @@ fn start(arguments: Arguments) -> Result<ExitCode> {
 }
 
 /// Where XenStore is: on this host, or on the one without Xen that the environment names.
+pub(crate) fn store_address() -> Result<Address> {
+    address(std::env::var_os(PLATFORM_VARIABLE))
+}
+
 fn address(platform: Option<std::ffi::OsString>) -> Result<Address> {
     let platform = platform.unwrap_or_default();
     match platform.to_str().map(|platform| platform.split_once(':').unwrap_or((platform, ""))) {
@@ -194,7 +198,7 @@ async fn until_end(
 }
 
 /// The domain that this is, as XenStore says; the first if it does not.
-async fn own_domain(store: &Store) -> Result<DomainId> {
+pub(crate) async fn own_domain(store: &Store) -> Result<DomainId> {
     let node = StorePath::new("domid").expect("a plain name");
     let Some(value) = store.read(&node).await? else { return Ok(DomainId(0)) };
     let number = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());

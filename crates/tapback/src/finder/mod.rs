@@ -26,7 +26,10 @@ use crate::{DeviceName, Disk, ImageNodes, Log, Opener, image::named_disk};
 
 use names::{is_our_script, wishes};
 use own::OwnDisks;
-use search::Search;
+
+pub(crate) use names::Wish;
+pub(crate) use own::{begin, terminate};
+pub(crate) use search::Search;
 
 /// Finds the disks that devices mean. See the [module](self).
 #[derive(Clone)]

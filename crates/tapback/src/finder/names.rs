@@ -13,7 +13,7 @@ const HEXADECIMAL: u32 = 16;
 
 /// A disk that would do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(crate) enum Wish {
     /// That of this process and number.
     Named(Disk),
     /// The one with this number.
@@ -29,7 +29,7 @@ pub(super) enum Wish {
 
 impl Wish {
     /// Whether a disk of this process would do.
-    pub(super) fn is_met_by(&self, pid: u32, disk: &DiskSummary) -> bool {
+    pub(crate) fn is_met_by(&self, pid: u32, disk: &DiskSummary) -> bool {
         match self {
             Wish::Named(named) => *named == Disk { pid, minor: disk.minor },
             Wish::Minor(minor) => disk.minor == *minor,

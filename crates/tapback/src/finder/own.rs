@@ -249,14 +249,14 @@ impl OwnDisks {
 }
 
 /// Asks a process of ours to end with which nothing can be done.
-fn terminate(pid: u32) {
+pub(crate) fn terminate(pid: u32) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, Signal::TERM);
     }
 }
 
 /// Reserves a minor and starts a process; the minor is free again if that fails.
-fn begin(run: &RunDir, owner: &str) -> Result<Disk> {
+pub(crate) fn begin(run: &RunDir, owner: &str) -> Result<Disk> {
     let minor = run.allocate_minor_for(owner).context("allocating a minor")?;
     match spawn(run).context("starting tapdisk") {
         Ok(mut spawned) => {

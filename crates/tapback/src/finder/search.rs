@@ -44,14 +44,15 @@ impl Found {
     }
 }
 
-pub(super) struct Search {
+/// The tapdisks of a host, to be asked what they have.
+pub(crate) struct Search {
     executor: Executor,
     run: RunDir,
     tapdisks: Tapdisks,
 }
 
 impl Search {
-    pub(super) fn new(executor: &Executor, run: &RunDir) -> Search {
+    pub(crate) fn new(executor: &Executor, run: &RunDir) -> Search {
         Search { executor: executor.clone(), run: run.clone(), tapdisks: Tapdisks::new(executor, run.clone()) }
     }
 
@@ -83,6 +84,21 @@ impl Search {
         found.silent.retain(|pid| !answered.contains(pid));
         found.disk = best.map(|(_, disk)| disk);
         Ok(found)
+    }
+
+    /// All disks of those who answer.
+    pub(crate) async fn disks(&self) -> Result<Vec<(u32, DiskSummary)>> {
+        let run = self.run.clone();
+        let pids = self.executor.blocking("looking for tapdisks", move || run.tapdisks()).await?;
+        let pids = pids.context(self.run.path().display())?;
+        let mut asked: FuturesUnordered<_> =
+            pids.into_iter().map(|pid| async move { (pid, self.list(pid).await) }).collect();
+        let mut patience = pin!(self.executor.sleep(ANSWER_MAX));
+        let mut all = Vec::new();
+        while let Either::Left((Some((pid, disks)), _)) = select(asked.next(), patience.as_mut()).await {
+            all.extend(disks.into_iter().map(|disk| (pid, disk)));
+        }
+        Ok(all)
     }
 
     /// What a tapdisk has. One that has gone, or cannot be understood, has nothing.

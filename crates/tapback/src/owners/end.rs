@@ -1,10 +1,10 @@
 //! The end of a disk that is nobody's any more: step by step, each as good when it was done before.
 
-use std::{os::fd::OwnedFd, path::PathBuf, pin::pin, time::Duration};
+use std::{os::fd::OwnedFd, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
 use block_core::{Error, Result, ResultExt};
 use control_api::{
-    Minor, RunDir,
+    Marker, Minor, RunDir,
     native::{Command, DiskSummary, ResultOf},
 };
 use futures_util::future::{Either, select};
@@ -40,8 +40,26 @@ pub enum Ended {
 /// # Errors
 /// With the step that failed, or has not ended. What is left can be ended by asking again.
 pub async fn end_disk(executor: &Executor, run: &RunDir, minor: Minor, note: &dyn Fn(&str)) -> Result<Ended> {
-    let number = minor.number();
-    if let Some(Holder { pid, disk, is_last }) = holder(executor, run, minor).await {
+    match run.open_marker(minor)? {
+        Some(marker) => end_marked(executor, run, marker, note).await,
+        None => Ok(Ended::Freed),
+    }
+}
+
+/// As [`end_disk`], for the disk that has this marker, and for no other that is given its number meanwhile.
+pub(crate) async fn end_marked(
+    executor: &Executor,
+    run: &RunDir,
+    marker: Marker,
+    note: &dyn Fn(&str),
+) -> Result<Ended> {
+    let (minor, number) = (marker.minor(), marker.minor().number());
+    let holder = holder(executor, run, minor).await;
+    if !run.is_marker(&marker) {
+        // Somebody else has ended it, and what was found may be the next one.
+        return Ok(Ended::Freed);
+    }
+    if let Some(Holder { pid, disk, is_last }) = holder {
         if !disk.rings.is_empty() {
             return Ok(Ended::InUse);
         }
@@ -67,7 +85,7 @@ pub async fn end_disk(executor: &Executor, run: &RunDir, minor: Minor, note: &dy
             step(executor, "waiting for its process", gone).await?;
         }
     }
-    step(executor, "free", free(executor, run, minor)).await?;
+    step(executor, "free", free(executor, run, marker)).await?;
     Ok(Ended::Freed)
 }
 
@@ -86,7 +104,11 @@ struct Holder {
 }
 
 async fn holder(executor: &Executor, run: &RunDir, minor: Minor) -> Option<Holder> {
-    for pid in run.tapdisks().unwrap_or_default() {
+    let mut pids = run.tapdisks().unwrap_or_default();
+    // Usually the marker says who it is; that the process has it is what counts.
+    let told = run.minor_record(minor).opened.map(|opened| opened.pid);
+    pids.sort_by_key(|pid| Some(*pid) != told);
+    for pid in pids {
         let asked = ask(executor, run, pid, Command::List {});
         // One that does not say what it has holds its markers: those are not freed.
         let Ok(Some(ResultOf::List(list))) = within(executor, LIST_MAX, asked).await else { continue };
@@ -101,25 +123,30 @@ async fn holder(executor: &Executor, run: &RunDir, minor: Minor) -> Option<Holde
 /// Has something done by a tapdisk; none if it has gone, or does not know the disk.
 async fn ask(executor: &Executor, run: &RunDir, pid: u32, command: Command) -> Result<Option<ResultOf>> {
     let socket: PathBuf = run.native_socket(pid);
-    let Some(mut connection) = Connection::open(executor, socket).await? else { return Ok(None) };
-    match connection.ask(command, |_| {}).await {
-        Ok(result) => Ok(Some(result)),
+    let asked = async {
+        let Some(mut connection) = Connection::open(executor, socket).await? else { return Ok(None) };
+        connection.ask(command, |_| {}).await.map(Some)
+    };
+    match asked.await {
         Err(error) if has_gone(&error) => Ok(None),
-        Err(error) => Err(error),
+        asked => asked,
     }
 }
 
+/// The process has ended, or this disk has: somebody else may be ending it at the same time.
 fn has_gone(error: &Error) -> bool {
-    [Errno::NODEV, Errno::CONNRESET].iter().any(|errno| error.os_error() == Some(errno.raw_os_error()))
+    [Errno::NODEV, Errno::CONNRESET, Errno::PIPE, Errno::SHUTDOWN]
+        .iter()
+        .any(|errno| error.os_error() == Some(errno.raw_os_error()))
 }
 
-async fn free(executor: &Executor, run: &RunDir, minor: Minor) -> Result<()> {
+async fn free(executor: &Executor, run: &RunDir, marker: Marker) -> Result<()> {
+    let marker = Arc::new(marker);
     loop {
-        let own = run.clone();
-        match executor.blocking("freeing a minor", move || own.free_minor(minor)).await? {
+        let (run, marker) = (run.clone(), marker.clone());
+        match executor.blocking("freeing a minor", move || run.free_marker(&marker)).await? {
             // The record goes after the process, not before.
             Err(error) if error.os_error() == Some(Errno::AGAIN.raw_os_error()) => executor.sleep(FREE_PAUSE).await,
-            Err(error) if error.os_error() == Some(Errno::NOENT.raw_os_error()) => return Ok(()),
             freed => return freed,
         }
     }

@@ -25,6 +25,7 @@ use control_api::{Minor, Owner, RunDir};
 use storage_io::{Executor, Moment, Task};
 use xen::{DomainId, store::Store};
 
+pub(crate) use end::end_marked;
 pub use end::{Ended, end_disk};
 
 use crate::{DeviceName, Host, Watcher, name::domain_directory, nodes::read};
@@ -66,7 +67,7 @@ pub async fn ownerless(executor: &Executor, store: &Store, domain: DomainId, run
 }
 
 /// The device that owns a disk, if one below this domain does.
-fn device_of(owner: &Owner, domain: DomainId) -> Option<DeviceName> {
+pub(crate) fn device_of(owner: &Owner, domain: DomainId) -> Option<DeviceName> {
     let directory = owner.directory(domain.0)?;
     let below = directory.strip_prefix(&format!("/local/domain/{domain}/backend/"))?;
     let mut names = below.split('/');

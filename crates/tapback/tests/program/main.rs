@@ -5,7 +5,8 @@
 mod blocks;
 mod finding;
 mod host;
+mod hotplug;
 mod life;
 mod manual;
+mod packaging;
 mod replay;
-mod script;
