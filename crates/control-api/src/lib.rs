@@ -17,9 +17,11 @@ mod errno;
 mod host_log;
 mod minors;
 pub mod native;
+mod own_directory;
 mod owner;
 mod paths;
 mod spawn;
+pub mod stale;
 
 pub use client::{Client, OpenRequest};
 pub use errno::{describe, errno, errno_of, reason, symbol};
@@ -28,6 +30,7 @@ pub use host_log::{
     timestamp,
 };
 pub use minors::{HeldMinor, MINORS, Marker, Minor, make_directory};
+pub use own_directory::OwnDirectory;
 pub use owner::{HOTPLUG_VARIABLE, MinorRecord, Opened, Owner};
 pub use paths::{RUN_DIRECTORY_VARIABLE, RunDir};
 pub use spawn::{PROGRAM_VARIABLES, Spawned, spawn, spawn_with};

@@ -20,7 +20,7 @@ use std::{
 };
 
 use block_core::{Result, ResultExt};
-use control_api::{RunDir, errno, make_directory};
+use control_api::{RunDir, errno, make_directory, stale::Turn};
 use futures_util::future::join;
 use rustix::{
     fs::Mode,
@@ -42,7 +42,6 @@ use crate::{
     receiver::receive,
     server::Server,
     shared_memory::StatisticsDirectory,
-    stale::Turn,
 };
 
 const EINVAL: u8 = 22;
@@ -128,7 +127,7 @@ fn try_engine(engine: EngineChoice) -> Result<EngineKind> {
 /// Removes what the dead have left, and listens.
 fn control_socket(run: &RunDir, pid: u32) -> Result<(Listener, Vec<u32>)> {
     let turn = Turn::wait(run).context(run.path().display())?;
-    let cleaned = turn.clean(run, pid);
+    let cleaned = turn.clean(run, Some(pid));
     Ok((Listener::bind(run.control_socket(pid))?, cleaned))
 }
 

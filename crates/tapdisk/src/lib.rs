@@ -34,7 +34,6 @@ mod listener;
 mod log;
 mod loops;
 mod native;
-mod own_directory;
 mod pages;
 mod process_limits;
 mod queues;
@@ -43,7 +42,6 @@ mod rings;
 mod server;
 mod shared_memory;
 mod slot;
-mod stale;
 mod statistics;
 mod valve;
 

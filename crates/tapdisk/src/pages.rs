@@ -16,13 +16,12 @@ use std::{
 };
 
 use block_core::{Result, ResultExt};
-use control_api::{Minor, RunDir};
+use control_api::{Minor, OwnDirectory, RunDir};
 use export::blkif::RingTraffic;
 use storage_io::Task;
 use virtual_disk::Disk;
 
 use crate::{
-    own_directory::OwnDirectory,
     rings::ShownDevice,
     shared_memory::{Record, StatisticsFile},
 };

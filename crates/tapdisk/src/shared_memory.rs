@@ -6,20 +6,12 @@
 //!                                  48 writes    56 writes done  64 sectors written  72 microseconds   80 errors
 //! ```
 
-use std::{
-    fs::{self, File},
-    io,
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-    rc::Rc,
-};
+use std::{fs::File, io, os::unix::fs::FileExt, path::PathBuf, rc::Rc};
 
 use block_core::{Error, Result, ResultExt};
-use control_api::{RunDir, make_directory};
+use control_api::{OwnDirectory, RunDir, make_directory, stale::remove_statistics};
 use export::blkif::{RingTraffic, SideTraffic};
 use virtual_disk::{RequestKind, Status};
-
-use crate::own_directory::OwnDirectory;
 
 /// Readers map a page.
 const FILE_BYTES: u64 = 4096;
@@ -45,22 +37,7 @@ impl StatisticsDirectory {
 
 impl Drop for StatisticsDirectory {
     fn drop(&mut self) {
-        remove(&self.0);
-    }
-}
-
-/// Removes a directory of statistics and the files in it, if it is ours.
-pub(crate) fn remove(path: &Path) {
-    // What cannot be removed is not worth more than the next process's attempt.
-    if let Ok(ours) = OwnDirectory::open(path) {
-        let _ = ours.remove_all("").and_then(|()| fs::remove_dir(path));
-    }
-}
-
-/// Removes the metrics pages of a process, which may be gone.
-pub(crate) fn remove_metrics(directory: &Path, pid: u32) {
-    if let Ok(ours) = OwnDirectory::open(directory) {
-        let _ = ours.remove_all(&format!("tap-{pid}-"));
+        remove_statistics(&self.0);
     }
 }
 
@@ -156,7 +133,9 @@ fn put(record: &mut [u8], at: usize, value: u64) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::{fs, os::unix::fs::symlink};
+
+    use control_api::stale::remove_metrics;
 
     use super::*;
 
@@ -190,7 +169,7 @@ mod tests {
         symlink(&precious, run.shared_memory(7)).unwrap();
         symlink(&precious, run.metrics()).unwrap();
         // As the cleaning of what the dead have left, and as a start.
-        remove(&run.shared_memory(7));
+        remove_statistics(&run.shared_memory(7));
         remove_metrics(&run.metrics(), 7);
         let (directory, missing) = StatisticsDirectory::create(&run, 7).unwrap();
         assert!(missing.is_none());

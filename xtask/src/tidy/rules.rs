@@ -25,7 +25,7 @@ const CLOCK_OWNERS: &[&str] = &[
     // The program around the executors: its start, its log, its wait for a lock.
     "crates/tapdisk/src/main.rs",
     "crates/tapdisk/src/log/",
-    "crates/tapdisk/src/stale.rs",
+    "crates/control-api/src/stale.rs",
     "crates/tools/",
     "crates/test-support/",
     "xtask/",

@@ -19,7 +19,7 @@ use std::{
 };
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
-use control_api::{RunDir, make_directory};
+use control_api::{OwnDirectory, RunDir, make_directory};
 use futures_util::{FutureExt, future::LocalBoxFuture};
 use landlock::{
     ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
@@ -29,7 +29,6 @@ use rustix::io::Errno;
 use storage_io::{Executor, OpenOptions, Opener, Storage};
 
 use super::DIRECTORIES_VARIABLE;
-use crate::own_directory::OwnDirectory;
 
 /// What is refused unless it is granted: all that this version of the kernel's interface knows. Older kernels know the
 /// first of them, which hold the door; devices and shortening came later.

@@ -22,14 +22,14 @@ const OTHERS_WRITE: Mode = Mode::WGRP.union(Mode::WOTH);
 
 /// A directory that belongs to the user that we are, and that nobody else may write to.
 #[derive(Debug)]
-pub(crate) struct OwnDirectory(OwnedFd);
+pub struct OwnDirectory(OwnedFd);
 
 impl OwnDirectory {
     /// Opens it, or makes it where there is none. A link, or an empty directory, of somebody else makes room.
     ///
     /// # Errors
     /// What is there does not belong to us, and cannot be removed.
-    pub(crate) fn make(path: &Path) -> Result<OwnDirectory> {
+    pub fn make(path: &Path) -> Result<OwnDirectory> {
         if let Err(refused) = make_new(path) {
             if refused != Errno::EXIST {
                 return Err(os(refused)).context(path.display());
@@ -48,7 +48,7 @@ impl OwnDirectory {
     ///
     /// # Errors
     /// It is not there, it is a link, it belongs to somebody else, or others may write to it.
-    pub(crate) fn open(path: &Path) -> Result<OwnDirectory> {
+    pub fn open(path: &Path) -> Result<OwnDirectory> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = openat(CWD, path, flags, Mode::empty()).map_err(os).context(path.display())?;
         let stat = fstat(&opened).map_err(os).context(path.display())?;
@@ -60,14 +60,20 @@ impl OwnDirectory {
     }
 
     /// Makes a file; one that was left under this name is removed.
-    pub(crate) fn create(&self, name: &str) -> io::Result<File> {
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn create(&self, name: &str) -> io::Result<File> {
         self.remove(name)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?.into())
     }
 
     /// Removes a file, or a link, if it is there.
-    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
         match unlinkat(&self.0, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
@@ -75,7 +81,10 @@ impl OwnDirectory {
     }
 
     /// Removes the files and links whose names begin so.
-    pub(crate) fn remove_all(&self, prefix: &str) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn remove_all(&self, prefix: &str) -> io::Result<()> {
         for entry in Dir::read_from(&self.0)? {
             let entry = entry?;
             let is_meant = entry.file_name().to_bytes().starts_with(prefix.as_bytes());

@@ -14,7 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use control_api::RunDir;
 use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
@@ -22,7 +21,7 @@ use rustix::{
     process::{Pid, test_kill_process},
 };
 
-use crate::shared_memory;
+use crate::{OwnDirectory, RunDir};
 
 /// The lock is held for milliseconds; whoever waits longer does without cleaning.
 const TURN_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -32,14 +31,17 @@ const PREFIXES: [&str; 7] = ["ctl", "oxtap", "nbdclient", "nbdserver-new", "nbds
 
 /// The turn to change what lies in the run directory; dropping it ends the turn.
 #[derive(Debug)]
-pub(crate) struct Turn {
+pub struct Turn {
     _directory: File,
     is_ours: bool,
 }
 
 impl Turn {
     /// Waits for the turn, in bounded time.
-    pub(crate) fn wait(run: &RunDir) -> std::io::Result<Turn> {
+    ///
+    /// # Errors
+    /// There is no run directory.
+    pub fn wait(run: &RunDir) -> std::io::Result<Turn> {
         let directory = File::open(run.path())?;
         let deadline = Instant::now() + TURN_WAIT_MAX;
         loop {
@@ -53,22 +55,45 @@ impl Turn {
         }
     }
 
-    /// Removes what the dead have left, and what a dead process of our own number has. Gives their numbers.
-    pub(crate) fn clean(&self, run: &RunDir, ours: u32) -> Vec<u32> {
+    /// Removes what the dead have left, and what a dead process of our own number has if we are to have one. Gives their
+    /// numbers.
+    pub fn clean(&self, run: &RunDir, ours: Option<u32>) -> Vec<u32> {
         let mut cleaned = Vec::new();
         if !self.is_ours {
             return cleaned;
         }
         for (pid, paths) in sockets(run.path()) {
-            if pid == ours || is_gone(run, pid) {
+            if Some(pid) == ours || is_gone(run, pid) {
                 // The control socket goes last, by which the rest is found.
                 paths.iter().rev().for_each(|path| drop(fs::remove_file(path)));
-                shared_memory::remove(&run.shared_memory(pid));
-                shared_memory::remove_metrics(&run.metrics(), pid);
+                remove_statistics(&run.shared_memory(pid));
+                remove_metrics(&run.metrics(), pid);
                 cleaned.push(pid);
             }
         }
         cleaned
+    }
+}
+
+/// Processes that are no more and have left something, and how many sockets each. It is there to be seen, and may go any moment
+/// with the start of another.
+pub fn left_by_the_dead(run: &RunDir) -> BTreeMap<u32, usize> {
+    let all = sockets(run.path()).into_iter().filter(|(pid, _)| is_gone(run, *pid));
+    all.map(|(pid, paths)| (pid, paths.len())).collect()
+}
+
+/// Removes a directory of statistics and the files in it, if it is ours.
+pub fn remove_statistics(path: &Path) {
+    // What cannot be removed is not worth more than the next process's attempt.
+    if let Ok(ours) = OwnDirectory::open(path) {
+        let _ = ours.remove_all("").and_then(|()| fs::remove_dir(path));
+    }
+}
+
+/// Removes the metrics pages of a process, which may be gone.
+pub fn remove_metrics(directory: &Path, pid: u32) {
+    if let Ok(ours) = OwnDirectory::open(directory) {
+        let _ = ours.remove_all(&format!("tap-{pid}-"));
     }
 }
 
@@ -159,13 +184,14 @@ mod tests {
         fs::write(run.shared_memory(NOBODY).join("vdi-3"), "").unwrap();
         fs::write(run.path().join(format!("ctl{}", NOBODY + 2)), "no socket").unwrap();
 
-        let cleaned = Turn::wait(&run).unwrap().clean(&run, 4711);
+        assert_eq!(left_by_the_dead(&run), [(NOBODY, 4)].into());
+        let cleaned = Turn::wait(&run).unwrap().clean(&run, Some(4711));
         assert_eq!(cleaned, [NOBODY]);
         let kept = [format!("ctl{}", NOBODY + 1), format!("ctl{}", NOBODY + 2), "ctl1".into(), "tapdisk".into()];
         let mut kept = kept.to_vec();
         kept.sort();
         assert_eq!(names(run.path()), kept);
-        assert!(!run.shared_memory(NOBODY).exists());
+        assert!(!run.shared_memory(NOBODY).exists() && left_by_the_dead(&run).is_empty());
     }
 
     #[test]
@@ -173,7 +199,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let run = RunDir::at(place.path());
         drop((UnixListener::bind(run.control_socket(1)).unwrap(), UnixListener::bind(place.path().join("nbd1.0"))));
-        assert_eq!(Turn::wait(&run).unwrap().clean(&run, 1), [1]);
+        assert_eq!(Turn::wait(&run).unwrap().clean(&run, Some(1)), [1]);
         assert_eq!(names(place.path()), [] as [&str; 0]);
     }
 }
