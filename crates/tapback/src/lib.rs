@@ -40,6 +40,7 @@ mod refused;
 mod reports;
 mod ring;
 mod supervision;
+pub mod survey;
 mod tapdisk;
 mod watcher;
 mod worker;

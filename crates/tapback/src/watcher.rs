@@ -115,6 +115,16 @@ impl Watcher {
             known.values().any(|device| device.summary().disk.is_some_and(|disk| disk.minor == minor))
         }
     }
+
+    /// Tells, for as long as this serves, whether this device of a guest is one of its devices.
+    pub fn servers(&self) -> impl Fn(DomainId, u32) -> bool + 'static {
+        let devices = Rc::downgrade(&self.devices);
+        move |domain, device| {
+            let Some(devices) = devices.upgrade() else { return false };
+            let known = devices.known.borrow();
+            known.iter().any(|(name, served)| name.domain == domain && name.device == device && !served.is_over())
+        }
+    }
 }
 
 impl std::fmt::Debug for Watcher {

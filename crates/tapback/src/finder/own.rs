@@ -233,7 +233,12 @@ impl OwnDisks {
         let Some(minor) = Minor::new(minor) else { return Ok(()) };
         for _ in 0..LET_GO_LOOKS_MAX {
             let run = self.run.clone();
-            match self.executor.blocking("freeing a minor", move || run.free_minor(minor)).await? {
+            let freeing = move || match run.minor_record(minor).opened {
+                // Another process has it by now, which has taken the place of one that went.
+                Some(opened) if opened.pid != pid => Ok(()),
+                _ => run.free_minor(minor),
+            };
+            match self.executor.blocking("freeing a minor", freeing).await? {
                 Err(error) if error.os_error() == Some(Errno::AGAIN.raw_os_error()) => {
                     self.executor.sleep(LET_GO_PAUSE).await;
                 }

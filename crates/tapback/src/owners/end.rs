@@ -17,7 +17,7 @@ use storage_io::Executor;
 use crate::{connection::Connection, supervision::exit};
 
 /// A tapdisk says at once what it has.
-const LIST_MAX: Duration = Duration::from_secs(5);
+pub(super) const LIST_MAX: Duration = Duration::from_secs(5);
 /// Closing may take so long; then it is done by force.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
 /// What waits for nothing takes no longer; a hang limit.
@@ -121,7 +121,7 @@ async fn holder(executor: &Executor, run: &RunDir, minor: Minor) -> Option<Holde
 }
 
 /// Has something done by a tapdisk; none if it has gone, or does not know the disk.
-async fn ask(executor: &Executor, run: &RunDir, pid: u32, command: Command) -> Result<Option<ResultOf>> {
+pub(super) async fn ask(executor: &Executor, run: &RunDir, pid: u32, command: Command) -> Result<Option<ResultOf>> {
     let socket: PathBuf = run.native_socket(pid);
     let asked = async {
         let Some(mut connection) = Connection::open(executor, socket).await? else { return Ok(None) };
@@ -153,11 +153,15 @@ async fn free(executor: &Executor, run: &RunDir, marker: Marker) -> Result<()> {
 }
 
 /// A step, which has a name and does not take for ever.
-async fn step<T>(executor: &Executor, name: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) async fn step<T>(
+    executor: &Executor,
+    name: &'static str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
     within(executor, STEP_MAX, work).await.context(name)
 }
 
-async fn within<T>(executor: &Executor, time: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) async fn within<T>(executor: &Executor, time: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
     let (work, late) = (pin!(work), pin!(executor.sleep(time)));
     let first = select(work, late).await;
     match first {

@@ -8,10 +8,12 @@
 //! ```
 //!
 //! A toolstack that removes a device by force skips its script, which is what would end the disk. So we do, after giving the
-//! script some time. What the storage side has made is never ended here, and a device's directory below another domain says
+//! script some time. Rings that are still connected though their device has gone, as when the backend was killed before
+//! it went, are let go of in the same way. What the storage side has made is never ended here, and a device's directory below another domain says
 //! nothing to us.
 
 mod end;
+mod rings;
 
 use std::{
     cell::RefCell,
@@ -27,11 +29,14 @@ use xen::{DomainId, store::Store};
 
 pub(crate) use end::end_marked;
 pub use end::{Ended, end_disk};
+pub use rings::{StrayRing, let_go_of, stray_rings};
 
-use crate::{DeviceName, Host, Watcher, name::domain_directory, nodes::read};
+use crate::{DeviceName, Disk, Host, Watcher, name::domain_directory, nodes::read};
 
 /// How long a script may take to end the disk of a device that has gone.
 pub const SCRIPT_TIME: Duration = Duration::from_secs(15);
+/// What is logged of rings whose kind of device nobody knows any more.
+const STRAYS: &str = "rings";
 /// How often is looked, in a script's time.
 const LOOKS: u32 = 10;
 
@@ -87,8 +92,11 @@ struct Inner {
     run: RunDir,
     script_time: Duration,
     users: Vec<Box<dyn Fn(u16) -> bool>>,
+    servers: Vec<Box<dyn Fn(DomainId, u32) -> bool>>,
     /// Disks that are being ended.
     ending: RefCell<BTreeSet<Minor>>,
+    /// Rings that are being let go of.
+    leaving: RefCell<BTreeSet<StrayRing>>,
 }
 
 impl Keeper {
@@ -96,8 +104,11 @@ impl Keeper {
     /// uses stays, whosever it is.
     pub fn start(host: &Rc<Host>, run: &RunDir, script_time: Duration, watchers: &[Watcher]) -> Keeper {
         let users = watchers.iter().map(|watcher| -> Box<dyn Fn(u16) -> bool> { Box::new(watcher.users()) }).collect();
-        let (host, run, ending) = (host.clone(), run.clone(), RefCell::default());
-        let inner = Rc::new(Inner { host, run, script_time, users, ending });
+        let servers =
+            watchers.iter().map(|watcher| -> Box<dyn Fn(DomainId, u32) -> bool> { Box::new(watcher.servers()) });
+        let (host, run, servers) = (host.clone(), run.clone(), servers.collect());
+        let (ending, leaving) = (RefCell::default(), RefCell::default());
+        let inner = Rc::new(Inner { host, run, script_time, users, servers, ending, leaving });
         let executor = inner.host.executor.clone();
         Keeper { _task: executor.spawn(inner.keep()) }
     }
@@ -107,8 +118,10 @@ impl Inner {
     async fn keep(self: Rc<Self>) {
         let executor = self.host.executor.clone();
         let mut since: BTreeMap<Minor, (DeviceName, Moment)> = BTreeMap::new();
+        let mut strays: BTreeMap<StrayRing, Moment> = BTreeMap::new();
         loop {
             executor.sleep(self.script_time / LOOKS).await;
+            strays = self.look_at_rings(strays).await;
             let Host { store, domain, .. } = &*self.host;
             // What cannot be looked at is not gone: the time begins anew.
             let found = ownerless(&executor, store, *domain, &self.run).await.unwrap_or_default();
@@ -127,6 +140,36 @@ impl Inner {
             }
             since = still;
         }
+    }
+
+    /// Lets go of rings whose devices have gone, and not just now; gives the others, and since when they are known.
+    async fn look_at_rings(self: &Rc<Self>, since: BTreeMap<StrayRing, Moment>) -> BTreeMap<StrayRing, Moment> {
+        let Host { executor, store, domain, .. } = &*self.host;
+        let found = stray_rings(executor, store, *domain, &self.run).await.unwrap_or_default();
+        let now = executor.now();
+        let mut still = BTreeMap::new();
+        for ring in found {
+            let first = since.get(&ring).copied().unwrap_or(now);
+            if self.servers.iter().any(|serves| serves(ring.domain, ring.device)) {
+                // It goes its own way, or its directory has gone with the whole store and is waited for.
+            } else if now - first < self.script_time {
+                still.insert(ring, first);
+            } else if self.leaving.borrow_mut().insert(ring) {
+                executor.spawn(self.clone().let_go(ring)).detach();
+            }
+        }
+        still
+    }
+
+    async fn let_go(self: Rc<Self>, ring: StrayRing) {
+        let Host { executor, log, .. } = &*self.host;
+        let StrayRing { disk: Disk { pid, minor }, domain, device } = ring;
+        let whose = format!("the ring of {domain}-{device} at minor {minor} of tapdisk {pid}");
+        log.note_all(STRAYS, &format!("{whose} is let go of: its device has gone while no backend ran"));
+        if let Err(error) = let_go_of(executor, &self.run, ring).await {
+            log.note_all(STRAYS, &format!("{whose}: {error}"));
+        }
+        self.leaving.borrow_mut().remove(&ring);
     }
 
     async fn end(self: Rc<Self>, minor: Minor, device: DeviceName) {

@@ -178,6 +178,16 @@ impl Hosted {
         }
     }
 
+    /// Ends when nothing is told to be wrong.
+    pub(crate) async fn until_no_error(&self, spec: &DiskSpec) {
+        let name = spec.backend_path().unwrap().as_str().replace("/local/domain/0/", "/local/domain/0/error/");
+        let node: Path = format!("{name}/error").parse().unwrap();
+        let watch = self.store.watch(&node);
+        while self.store.read(&node).await.unwrap().is_some() {
+            watch.next().await;
+        }
+    }
+
     /// A kernel of the guest takes care of the disk.
     pub(crate) async fn device(&self, spec: &DiskSpec) -> Device {
         self.device_of(&self.guest, spec, DeviceOptions::default()).await

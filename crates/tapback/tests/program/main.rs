@@ -10,3 +10,4 @@ mod life;
 mod manual;
 mod packaging;
 mod replay;
+mod supervision;

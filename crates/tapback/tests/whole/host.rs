@@ -298,9 +298,14 @@ impl Whole {
         found
     }
 
-    /// The backend on this executor ends, and another one starts.
-    pub(crate) fn restart_backend(&self) {
+    /// The backend on this executor ends.
+    pub(crate) fn stop_backend(&self) {
         drop(self.backend.replace(Backend::Nobody));
+    }
+
+    /// It ends, and another one starts.
+    pub(crate) fn restart_backend(&self) {
+        self.stop_backend();
         self.backend.replace(Backend::Here { watcher: Watcher::start(&self.host, "vbd3") });
     }
 
@@ -350,6 +355,11 @@ impl Whole {
     /// How often something was logged that begins like this.
     pub(crate) fn told(&self, words: &str) -> usize {
         self.lines.0.borrow().iter().filter(|line| line.starts_with(words)).count()
+    }
+
+    /// All that was logged here.
+    pub(crate) fn log(&self) -> String {
+        self.lines.0.borrow().join("\n")
     }
 
     /// How many lines of those that tell of the end of a disk come before the first that has these words.

@@ -105,6 +105,30 @@ fn a_disk_that_serves_a_guest_is_not_ended() {
 }
 
 #[test]
+fn a_ring_whose_device_went_while_no_backend_ran_is_let_go_of() {
+    let whole = Whole::new();
+    whole.run(async {
+        let (disk, other) = (whole.attach("xvda").await, whole.attach("xvdb").await);
+        whole.own(&disk);
+        let device = whole.device(&disk, DeviceOptions::default()).await;
+        let neighbour = whole.device(&other, DeviceOptions::default()).await;
+        device.connected().await.unwrap();
+        let workload = Workload::new(7, &neighbour.connected().await.unwrap());
+        whole.stop_backend();
+        whole.store.remove(&disk.spec.backend_path().unwrap()).await.unwrap();
+        whole.restart_backend();
+        let _keeper = whole.keeper(SCRIPT_TIME);
+        while whole.left() != (1, 1) {
+            whole.executor.sleep(SCRIPT_TIME / 10).await;
+        }
+        // That of the neighbour was never touched.
+        workload.run(&neighbour, 100, Pace::default()).await.unwrap();
+        assert_eq!(neighbour.account().connections, 1);
+        drop(device);
+    });
+}
+
+#[test]
 fn all_devices_that_vanish_at_once_are_drained_let_go_of_and_their_disks_ended() {
     let whole = Whole::new();
     whole.run(async {

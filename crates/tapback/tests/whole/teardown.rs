@@ -58,6 +58,50 @@ async fn take_away(whole: &Whole, victim: Victim, instant: u32, by_force: bool) 
     assert_eq!(whole.text(&disk.error_node()).await, None, "{victim:?} at {instant}");
 }
 
+#[test]
+fn each_step_is_logged_and_they_come_in_one_order() {
+    let whole = Whole::new();
+    whole.run(async {
+        let disk = whole.attach_with("xvda", delayed).await;
+        whole.own(&disk);
+        let device = whole.device(&disk, DeviceOptions::default()).await;
+        let workload = Workload::new(7, &device.connected().await.unwrap());
+        let load = (workload.clone(), device.clone());
+        let load = whole.executor.spawn(async move { load.0.run(&load.1, u64::MAX, Pace::default()).await });
+        workload.until(10).await;
+        assert!(whole.toolstack.remove_disk(&disk.spec, true, LONG).await.unwrap());
+        // It goes with its process; lines come there when they can.
+        let logged = || std::fs::read_to_string(whole.run.log_file(disk.pid)).unwrap();
+        let steps = ["takes no more requests", "disconnected: ", "what it was answered is durable"];
+        while !logged().contains(steps[2]) {
+            whole.executor.sleep(INSTANT).await;
+        }
+        assert_in_order(&logged(), &steps);
+        let _keeper = whole.keeper(SCRIPT_TIME);
+        whole.until_nothing_is_left().await;
+        let steps = [
+            "disconnecting",
+            "Closed",
+            "forgotten",
+            "is nobody's any more",
+            ": closing",
+            ": detaching",
+            ": waiting for tapdisk",
+            "is free",
+        ];
+        assert_in_order(&whole.log(), &steps);
+        drop(load);
+    });
+}
+
+fn assert_in_order(log: &str, steps: &[&str]) {
+    let mut rest = log;
+    for step in steps {
+        let at = rest.find(step);
+        rest = &rest[at.unwrap_or_else(|| panic!("'{step}' does not come in its turn:\n{log}"))..];
+    }
+}
+
 fn at_every_instant(victim: Victim) {
     let whole = Whole::new();
     whole.run(async {

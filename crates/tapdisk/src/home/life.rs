@@ -256,6 +256,13 @@ impl Home {
         let deadline = deadline.map(|deadline| self.executor.now() + deadline);
         let mut ended = self.rings.disconnect(name, deadline).await?;
         ended.not_durable = self.settle_writes(deadline).await.err().map(|error| error.to_string());
+        if ended.was_connected {
+            let durable = ended
+                .not_durable
+                .as_ref()
+                .map_or_else(|| "is durable".to_owned(), |why| format!("is not durable: {why}"));
+            self.log.info(format!("minor={}: ring {name} has gone; what it was answered {durable}", self.minor));
+        }
         Ok(Gave::RingDisconnected(ended))
     }
 
