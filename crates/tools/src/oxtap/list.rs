@@ -1,4 +1,5 @@
-//! `oxtap ls`: every disk of this host. Asks each tapdisk; one that does not answer in time is listed as such.
+//! `oxtap ls`: every disk of this host, and the devices of guests that have it. Asks each tapdisk, and XenStore; one that
+//! does not answer in time is listed as such.
 
 use std::collections::BTreeSet;
 
@@ -8,12 +9,14 @@ use control_api::{
     native::{DiskStatistics, Limits, RingPages, RingStatistics},
 };
 use serde_json::{Value, json};
+use tapback::survey::Shown;
 
 use super::{
     arguments::Ls,
     common::Common,
+    doctor::things::{device_json, device_words},
     host::{self, Process},
-    size, text, words,
+    size, text, words, xenstore,
 };
 
 /// One line of the list.
@@ -35,13 +38,45 @@ struct Row {
     trouble: Option<String>,
     /// Who looks after it.
     owner: Owner,
+    /// Guests' devices that have it, as XenStore shows them.
+    devices: Vec<Shown>,
 }
 
 pub(super) fn run(arguments: &Ls) -> Result<()> {
     let run = RunDir::from_environment();
-    let (rows, common) = (rows(&run)?, Common::read(&run));
-    let text = if arguments.json { to_json(&rows, &common) } else { to_table(&rows) + &common.words() };
+    // Devices first: the disk of one that is found is there, or was.
+    let devices = xenstore::devices_here(&arguments.kinds);
+    let (devices, unknown) = match devices {
+        Ok(devices) => (devices, String::new()),
+        Err(error) => (Vec::new(), format!("devices of guests are not known: {error}\n")),
+    };
+    let (mut rows, common) = (rows(&run)?, Common::read(&run));
+    join(&mut rows, devices);
+    let text = if arguments.json { to_json(&rows, &common) } else { to_table(&rows) + &unknown + &common.words() };
     text::print(&text)
+}
+
+/// Puts each device to the disk that it has: by its ring, by what its nodes name, by its image. One without a disk has a
+/// line of its own.
+fn join(rows: &mut Vec<Row>, devices: Vec<Shown>) {
+    for shown in devices {
+        let has_ring = |row: &Row| {
+            let is_its =
+                |guest: &RingStatistics| (guest.domain, guest.device) == (shown.device.domain.0, shown.device.device);
+            row.guests.iter().any(is_its)
+        };
+        let is_named =
+            |row: &Row| shown.disk.is_some_and(|disk| (row.pid, row.minor) == (Some(disk.pid), Some(disk.minor)));
+        let is_image = |row: &Row| shown.disk.is_none() && row.image.is_some() && row.image == shown.params;
+        let place = rows.iter().position(has_ring).or_else(|| rows.iter().position(is_named));
+        match place.or_else(|| rows.iter().position(is_image)) {
+            Some(place) => rows[place].devices.push(shown),
+            None => {
+                let (image, trouble) = (shown.params.clone(), shown.error.clone());
+                rows.push(Row { state: "no disk", image, trouble, devices: vec![shown], ..Row::default() });
+            }
+        }
+    }
 }
 
 fn rows(run: &RunDir) -> Result<Vec<Row>> {
@@ -111,6 +146,7 @@ fn to_table(rows: &[Row]) -> String {
     let mut told = lines.next().map(|head| format!("{head}\n")).unwrap_or_default();
     for (line, row) in lines.zip(rows) {
         told += &format!("{line}\n");
+        row.devices.iter().for_each(|shown| told += &format!("     {}\n", device_words(shown)));
         row.guests.iter().for_each(|guest| told += &format!("     guest {}\n", words::guest(guest)));
         let owner = (row.owner != Owner::Storage).then(|| row.owner.to_string());
         let remarks = [("owner", &owner), ("doing", &row.step), ("trouble", &row.trouble)];
@@ -142,11 +178,12 @@ fn to_json(rows: &[Row], common: &Common) -> String {
     let list: Vec<Value> = rows
         .iter()
         .map(|row| {
+            let devices: Vec<Value> = row.devices.iter().map(device_json).collect();
             json!({ "pid": row.pid, "minor": row.minor, "state": row.state, "bytes": row.bytes, "image": row.image,
                     "nbd_socket": row.socket, "in_flight": row.in_flight, "waiting": row.waiting,
                     "limits": row.limits, "guest_pages": row.guest_pages, "guests": row.guests,
                     "domain_memory": memory, "grant_budget": budget, "owner": row.owner, "step": row.step,
-                    "trouble": row.trouble })
+                    "trouble": row.trouble, "devices": devices })
         })
         .collect();
     format!("{:#}\n", Value::Array(list))

@@ -9,7 +9,8 @@
 //!   common      what all guests have in common; xen_memory: what Xen says of the memory of this domain
 //!   domain      what can be done to all disks of a guest
 //!   metrics     the numbers of all disks for scrapers; top: for people, live
-//!   doctor      oxtap doctor: what others have left behind in XenStore
+//!   xenstore    guests' devices, for those who only look
+//!   doctor      oxtap doctor: everything that there is, and what others have left behind
 //!   serve       oxtap serve: one image over NBD, in the foreground
 //!   demo        oxtap demo: the whole system at work on a chain with a real file system, checked by others' tools
 //!   hosted      oxtap hosted: a host without Xen; guest: a guest of it that checks every byte
@@ -40,6 +41,7 @@ mod text;
 mod top;
 mod words;
 mod xen_memory;
+mod xenstore;
 
 use std::{process::ExitCode, time::Duration};
 

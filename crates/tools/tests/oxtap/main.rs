@@ -11,6 +11,7 @@ mod limits;
 mod list;
 mod metrics;
 mod openmetrics;
+mod orphans;
 mod serve;
 mod served;
 mod tapdisk;

@@ -10,10 +10,14 @@ use super::super::{jobs::JobName, limit::Allowance, name::DiskName, size};
 #[derive(Debug, Args)]
 #[command(
     after_help = "PAGES are those of all guests of the disk, also when there are none: named by requests under way / mapped / \
-the most that were / not given back. Below the list stand the budget of grants that all guests of this host share, and the \
+the most that were / not given back. Below each disk stand the devices of guests that have it, as XenStore shows them, and \
+their rings; a device without a disk has a line of its own. Below the list stand the budget of grants that all guests of this host share, and the \
 memory of this domain as Xen tells it, where there are any."
 )]
 pub struct Ls {
+    /// The kinds of backends whose devices are shown; more than one with commas between.
+    #[arg(long = "kind", value_name = "KIND", value_delimiter = ',', value_parser = super::kind, default_value = "vbd3")]
+    pub kinds: Vec<String>,
     /// Print JSON: a list of objects.
     #[arg(long)]
     pub json: bool,

@@ -3,14 +3,21 @@
 use std::time::Duration;
 
 use clap::Args;
-use wire::xenstore::Path;
 
 use super::super::size;
 
 /// `oxtap doctor`.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "A hotplug script that writes after its device has gone makes the device's directory anew: a ghost, which no frontend
+#[command(after_help = "Lists every tapdisk, every minor and every device with its state, then what was left behind:
+- sockets of a tapdisk that was killed, and what it had under its minor;
+- what somebody has left who was killed while making a disk: a minor that no tapdisk has, a tapdisk without a disk, a disk
+  that is not open, each if it is older than 15 seconds;
+- a ring whose device has gone while no backend ran;
+- a device whose tapdisk has gone: told, but only its toolstack can detach it;
+- the directory of a device that has closed, of a guest that has gone;
+- disks of scripts, and ghosts. --repair clears all of that away but for what is said.
+
+A hotplug script that writes after its device has gone makes the device's directory anew: a ghost, which no frontend
 belongs to. Backends ignore it; it goes only by hand. --repair removes it if it still is as it was found, and the guest's
 directory with it if nothing else is there.
 
@@ -19,14 +26,13 @@ after 15 seconds; where none runs it is told here, and --repair closes it, unles
 side has made are never touched.
 
 XenStore is where XENSTORED_PATH says, at the usual socket, or behind the kernel's device. The exit status is 0 if nothing
-is left to repair, also where there is no XenStore, 1 if something is, and else the number of the error."
-)]
+is left to repair, also where there is no XenStore, 1 if something is, and else the number of the error.")]
 pub struct Doctor {
     /// Remove what was found.
     #[arg(long)]
     pub repair: bool,
     /// The kinds of backends to look at; more than one with commas between.
-    #[arg(long = "kind", value_name = "KIND", value_delimiter = ',', value_parser = kind, default_value = "vbd3")]
+    #[arg(long = "kind", value_name = "KIND", value_delimiter = ',', value_parser = super::kind, default_value = "vbd3")]
     pub kinds: Vec<String>,
     /// How long XenStore may take to be looked through, and for each repair.
     #[arg(long, value_name = "SECONDS", value_parser = size::parse_seconds, default_value = "30")]
@@ -36,17 +42,9 @@ pub struct Doctor {
     pub json: bool,
 }
 
-/// A kind is the name of a node.
-fn kind(text: &str) -> Result<String, String> {
-    if text.contains('/') {
-        return Err("a kind is one name, without /".to_owned());
-    }
-    Path::new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::super::kind;
 
     #[test]
     fn a_kind_is_one_name() {

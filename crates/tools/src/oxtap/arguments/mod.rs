@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, path::PathBuf};
 use block_core::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use wire::xenstore::Path;
 
 use super::size;
 
@@ -35,7 +36,7 @@ pub struct Arguments {
 pub enum Command {
     /// Serve an image over NBD until Ctrl-C.
     Serve(Serve),
-    /// Show every disk of this host: process, minor, state, size, limits, image.
+    /// Show every disk of this host, and which devices of guests have it.
     Ls(Ls),
     /// Watch the disks of this host at work.
     Top(Top),
@@ -69,7 +70,7 @@ pub enum Command {
     Dump(Dump),
     /// Make storage fail by rules, to test what is above it.
     Faults(Faults),
-    /// Find what others have left behind in XenStore, and clear it away.
+    /// Show everything of disks that there is on this host, and clear away what was left behind.
     Doctor(Doctor),
     /// Put the whole system to work on a VHD chain with an ext4 file system, and have others' tools check it.
     Demo(Demo),
@@ -144,6 +145,14 @@ impl Completions {
         clap_complete::generate(self.shell, &mut Arguments::command(), "oxtap", &mut io::stdout());
         Ok(())
     }
+}
+
+/// A kind is the name of a node.
+fn kind(text: &str) -> std::result::Result<String, String> {
+    if text.contains('/') {
+        return Err("a kind is one name, without /".to_owned());
+    }
+    Path::new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use storage_io::Executor;
 use tapback::owners::{Ended, Ownerless, end_disk, ownerless};
 use xen::store::Store;
 
-use super::ghosts::own_domain;
+use super::super::xenstore::own_domain;
 
 /// A disk that nobody looks after, and what has become of it if it was to be ended.
 #[derive(Debug)]

@@ -18,6 +18,8 @@ use xen::{
     store::{Store, Transaction},
 };
 
+use super::super::xenstore::own_domain;
+
 /// The node that says which frontend a device belongs to.
 const FRONTEND: &str = "frontend";
 
@@ -94,14 +96,6 @@ pub(super) async fn find(store: &Store, kinds: &[String]) -> Result<Vec<Ghost>> 
         }
     }
     Ok(ghosts)
-}
-
-/// The domain that we are in: a relative path begins there.
-pub(super) async fn own_domain(store: &Store) -> Result<DomainId> {
-    let Some(value) = store.read(&path("domid")?).await? else { return Ok(DomainId(0)) };
-    let text = String::from_utf8_lossy(&value);
-    let malformed = || Error::new(ErrorKind::Corrupt, format!("domid is '{}', not a number", text.escape_debug()));
-    text.parse().map(DomainId).map_err(|_| malformed())
 }
 
 /// All directories that are named like devices. Others are nobody's business.
