@@ -27,7 +27,10 @@ use tapback::{
 };
 use xen::{DomainId, store::Store};
 
-use super::{super::host, things::Things};
+use super::{
+    super::host,
+    things::{Things, age},
+};
 
 /// So long a process may take to end that has no disk.
 const END_MAX: Duration = Duration::from_secs(10);
@@ -112,7 +115,7 @@ impl Orphan {
                 stale::Turn::wait(run).context(run.path().display())?.clean(run, None);
                 Ok(())
             }
-            Orphan::Minor { minor, .. } => run.free_minor(*minor),
+            Orphan::Minor { minor, was } => free(run, *minor, was.as_ref().map(|was| was.0)),
             Orphan::Empty { minor, .. } => end_disk(executor, run, *minor, &|_| {}).await.map(drop),
             Orphan::Ring(ring) => let_go_of(executor, run, *ring).await,
             Orphan::Directory(device) => {
@@ -170,6 +173,16 @@ impl Orphan {
             }
         };
         json!({ "kind": kind, "pid": pid, "minor": minor, "device": device, "words": self.words() })
+    }
+}
+
+/// Frees a minor that is still as it was found; one that was given out again meanwhile is another disk's.
+fn free(run: &RunDir, minor: Minor, was: Option<u32>) -> Result<()> {
+    let Some(marker) = run.open_marker(minor)? else { return Ok(()) };
+    let is_same = run.minor_record(minor).opened.map(|opened| opened.pid) == was;
+    match is_same && (was.is_some() || age(&run.marker(minor)) >= SCRIPT_TIME) {
+        true => run.free_marker(&marker),
+        false => Err(Error::from_os("somebody has taken it meanwhile", Errno::BUSY.into())),
     }
 }
 

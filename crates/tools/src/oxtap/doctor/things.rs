@@ -148,7 +148,7 @@ pub(in super::super) fn device_json(shown: &Shown) -> Value {
 }
 
 /// How long ago a file was changed; what cannot be told is new.
-fn age(path: &Path) -> Duration {
+pub(super) fn age(path: &Path) -> Duration {
     let changed = || -> io::Result<SystemTime> { fs::symlink_metadata(path)?.modified() };
     changed().ok().and_then(|changed| changed.elapsed().ok()).unwrap_or_default()
 }
