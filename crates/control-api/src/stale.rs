@@ -98,7 +98,7 @@ pub fn remove_metrics(directory: &Path, pid: u32) {
 }
 
 /// The sockets of every process that has a control socket, that one first.
-fn sockets(directory: &Path) -> BTreeMap<u32, Vec<PathBuf>> {
+pub fn sockets(directory: &Path) -> BTreeMap<u32, Vec<PathBuf>> {
     let mut all: BTreeMap<u32, Vec<PathBuf>> = BTreeMap::new();
     let Ok(entries) = fs::read_dir(directory) else { return all };
     for entry in entries.flatten() {
@@ -129,7 +129,7 @@ fn is_gone(run: &RunDir, pid: u32) -> bool {
 }
 
 /// Whether there is such a process. One that has ended and was not waited for yet is none; one that we may not signal is.
-fn exists(pid: u32) -> bool {
+pub fn exists(pid: u32) -> bool {
     let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let is_known = number.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH));
     let state = || {

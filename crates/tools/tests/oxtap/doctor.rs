@@ -246,7 +246,7 @@ fn programs_are_told_the_same() {
     let expected = |fate: Value| {
         json!({ "xenstore": host.socket(),
                 "ghosts": [{ "directory": GHOST, "nodes": { "hotplug-status": "connected" }, "fate": fate, "error": null }],
-                "disks": [], "orphans": [], "processes": [], "minors": [], "devices": [{ "device": "vbd3/9/51712",
+                "disks": [], "orphans": [], "backends": [], "processes": [], "minors": [], "devices": [{ "device": "vbd3/9/51712",
                 "domain": 9, "number": 51712, "state": "Unknown", "frontend_state": "Unknown", "online": true,
                 "guest": false, "pid": null, "minor": null, "params": null, "error": null }] })
     };

@@ -8,7 +8,8 @@ use super::super::size;
 
 /// `oxtap doctor`.
 #[derive(Debug, Args)]
-#[command(after_help = "Lists every tapdisk, every minor and every device with its state, then what was left behind:
+#[command(
+    after_help = "Lists every backend, every tapdisk, every minor and every device with its state, then what was left behind:
 - sockets of a tapdisk that was killed, and what it had under its minor;
 - what somebody has left who was killed while making a disk: a minor that no tapdisk has, a tapdisk without a disk, a disk
   that is not open, each if it is older than 15 seconds;
@@ -26,7 +27,8 @@ after 15 seconds; where none runs it is told here, and --repair closes it, unles
 side has made are never touched.
 
 XenStore is where XENSTORED_PATH says, at the usual socket, or behind the kernel's device. The exit status is 0 if nothing
-is left to repair, also where there is no XenStore, 1 if something is, and else the number of the error.")]
+is left to repair, also where there is no XenStore, 1 if something is, and else the number of the error."
+)]
 pub struct Doctor {
     /// Remove what was found.
     #[arg(long)]

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
@@ -14,7 +14,7 @@ use tapback::{owners::StrayRing, survey::Shown};
 
 use super::super::{
     host::{self, Process},
-    words,
+    size, words,
 };
 
 /// What there is, as it was found.
@@ -23,6 +23,10 @@ pub(super) struct Things {
     pub(super) processes: Vec<Process>,
     /// How long each process has been listening.
     pub(super) process_ages: BTreeMap<u32, Duration>,
+    /// The sockets of each, by their names.
+    pub(super) sockets: BTreeMap<u32, Vec<String>>,
+    /// Backends: what they serve, and their process if it is there.
+    pub(super) backends: Vec<(String, Option<u32>)>,
     /// Processes that are no more, and how many sockets they have left.
     pub(super) dead: BTreeMap<u32, usize>,
     pub(super) minors: Vec<FoundMinor>,
@@ -61,7 +65,9 @@ impl Things {
             holder: holder(minor),
         };
         let minors = markers.into_iter().map(found).collect();
-        Ok(Things { process_ages, dead: stale::left_by_the_dead(run), minors, processes, ..Things::default() })
+        let dead = stale::left_by_the_dead(run);
+        let (sockets, backends) = (sockets(run), backends(run));
+        Ok(Things { processes, process_ages, sockets, backends, dead, minors, ..Things::default() })
     }
 
     /// Minors that belong to scripts.
@@ -77,23 +83,33 @@ impl Things {
 
     /// Each of them with its state, a line each.
     pub(super) fn to_text(&self) -> String {
-        let processes = self.processes.iter().map(process_words);
+        let backends = self.backends.iter().map(|(kind, pid)| match pid {
+            Some(pid) => format!("tapback {pid}: serves {kind}"),
+            None => format!("tapback: that of {kind} is no more"),
+        });
+        let processes = self.processes.iter().map(|process| {
+            let sockets = self.sockets.get(&process.pid).map_or(0, Vec::len);
+            format!("{}, {}", process_words(process), size::count(sockets as u64, "socket"))
+        });
         let minors = self.minors.iter().map(FoundMinor::words);
         let devices = self.devices.iter().map(device_words);
-        processes.chain(minors).chain(devices).map(|line| line + "\n").collect()
+        backends.chain(processes).chain(minors).chain(devices).map(|line| line + "\n").collect()
     }
 
-    pub(super) fn to_json(&self) -> [(&'static str, Value); 3] {
+    pub(super) fn to_json(&self) -> [(&'static str, Value); 4] {
         let process = |process: &Process| {
             let minors: Vec<u16> = process.disks().iter().map(|disk| disk.disk.minor).collect();
-            json!({ "pid": process.pid, "answers": !process.is_silent(), "minors": minors })
+            json!({ "pid": process.pid, "answers": !process.is_silent(), "minors": minors,
+                    "sockets": self.sockets.get(&process.pid) })
         };
+        let backend = |(kind, pid): &(String, Option<u32>)| json!({ "kind": kind, "pid": pid });
         let minor = |found: &FoundMinor| {
             let FoundMinor { minor, record, holder, .. } = found;
             json!({ "minor": minor.number(), "state": found.state(), "pid": holder.map(|holder| holder.0),
                     "owner": record.owner, "image": record.opened.as_ref().map(|opened| &opened.image) })
         };
         [
+            ("backends", self.backends.iter().map(backend).collect()),
             ("processes", self.processes.iter().map(process).collect()),
             ("minors", self.minors.iter().map(minor).collect()),
             ("devices", self.devices.iter().map(device_json).collect()),
@@ -145,6 +161,26 @@ pub(in super::super) fn device_json(shown: &Shown) -> Value {
     json!({ "device": device.to_string(), "domain": device.domain.0, "number": device.device,
             "state": own.name(), "frontend_state": frontend.name(), "online": online, "guest": has_guest,
             "pid": disk.map(|disk| disk.pid), "minor": disk.map(|disk| disk.minor), "params": params, "error": error })
+}
+
+fn sockets(run: &RunDir) -> BTreeMap<u32, Vec<String>> {
+    let name = |path: PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let all = stale::sockets(run.path()).into_iter();
+    all.map(|(pid, paths)| (pid, paths.into_iter().filter_map(name).collect())).collect()
+}
+
+/// Who serves devices writes that into a file, which stays if the process is killed.
+fn backends(run: &RunDir) -> Vec<(String, Option<u32>)> {
+    let files = fs::read_dir(run.path()).into_iter().flatten().flatten();
+    let mut backends: Vec<_> = files
+        .filter_map(|file| {
+            let kind = file.file_name().to_str()?.strip_prefix("tapback.")?.to_owned();
+            let pid: Option<u32> = fs::read_to_string(file.path()).ok()?.trim().parse().ok();
+            Some((kind, pid.filter(|pid| stale::exists(*pid))))
+        })
+        .collect();
+    backends.sort();
+    backends
 }
 
 /// How long ago a file was changed; what cannot be told is new.
