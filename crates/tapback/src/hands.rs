@@ -6,6 +6,7 @@ mod image;
 mod loss;
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
     pin::pin,
     rc::{Rc, Weak},
@@ -44,6 +45,7 @@ use crate::{
     refused::Refused,
     reports::Report,
     ring::read_rings,
+    signs,
 };
 
 /// Between two attempts to make a tapdisk let go, at first.
@@ -116,6 +118,9 @@ pub(crate) struct Hands {
     reports: Rc<Reports>,
     follow: Option<Task<()>>,
     job: Option<Task<()>>,
+    /// The disk to which a ring is connected now.
+    served: Rc<Cell<Option<Disk>>>,
+    _signs: Task<()>,
     /// Nothing more will be written for the guest, and what was written is durable.
     is_done: bool,
     /// Tells when the process of the disk has gone.
@@ -137,6 +142,7 @@ impl Hands {
         seen: Seen,
         losses: u64,
     ) -> Hands {
+        let served = Rc::<Cell<Option<Disk>>>::default();
         let mut hands = Hands {
             host: host.clone(),
             name: name.clone(),
@@ -165,6 +171,8 @@ impl Hands {
             reports: Reports::new(&shared.came),
             follow: None,
             job: None,
+            served: served.clone(),
+            _signs: host.executor.spawn(signs::attend(host.clone(), name.clone(), served)),
             is_done: true,
             process: None,
             help: None,
@@ -401,6 +409,7 @@ impl Hands {
             JobEnd::Connected(Ok(mut ring)) => {
                 ring.offer.barrier &= self.host.offer.barrier;
                 self.ring = Some(ring);
+                self.served.set(self.ring_disk);
                 self.follow();
                 self.events.push_back(Event::RingConnected(true));
             }
@@ -520,8 +529,7 @@ impl Hands {
         // While `Connected` is shown the guest asks, and has been answered: only the ring that was served all the time will do.
         let adopt = self.directory.shown() == State::Connected;
         let (read_only, no_discard) = (self.image_nodes.are_read_only(), !self.image_nodes.may_discard());
-        // A guest that moves within this host is here twice for a while; only one of both is served.
-        let exclusive = !read_only && !self.image_nodes.is_shared();
+        let exclusive = self.image_nodes.are_for_one();
         let ring = ConnectRing { minor: disk.minor, read_only, no_discard, adopt, exclusive, ..ring };
         self.ring_disk = Some(disk);
         self.is_done = false;
@@ -564,6 +572,7 @@ impl Hands {
 
     fn disconnect_ring(&mut self) {
         self.follow = None;
+        self.served.set(None);
         self.reports = Reports::new(&self.shared.came);
         if self.is_taking_up() {
             // It is let go of when it is known who has it.

@@ -145,6 +145,11 @@ impl ImageNodes {
         self.mode.as_deref().is_some_and(|mode| mode.contains('!'))
     }
 
+    /// Whether one guest may write, and no other meanwhile: one that moves within this host is here twice for a while.
+    pub fn are_for_one(&self) -> bool {
+        !self.are_read_only() && !self.is_shared()
+    }
+
     /// Whether guests may discard.
     pub fn may_discard(&self) -> bool {
         self.discard_enable.as_deref() != Some("0")

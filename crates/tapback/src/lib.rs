@@ -39,6 +39,7 @@ mod presence;
 mod refused;
 mod reports;
 mod ring;
+mod signs;
 mod supervision;
 pub mod survey;
 mod tapdisk;

@@ -5,7 +5,7 @@ use std::{cell::Cell, pin::pin, rc::Rc};
 use block_core::{Error, Result};
 use control_api::{
     RunDir,
-    native::{Command, ConnectRing, DiskSummary, ResultOf, RingConnected, RingDisconnected, State},
+    native::{Command, ConnectRing, DiskSummary, ResultOf, RingConnected, RingDisconnected, RingSettled, State},
 };
 use futures_util::future::{Either, LocalBoxFuture, select};
 use rustix::io::Errno;
@@ -61,6 +61,15 @@ impl Tapdisks {
             // A disk that it does not have was closed.
             Err(error) if has_no_such_ring(&error) => Ok(LetGo { is_answered: true, not_durable: None }),
             Err(error) => Err(error),
+        }
+    }
+
+    async fn settle(self, disk: Disk, device: DeviceName) -> Result<LetGo> {
+        let Some(mut connection) = self.open(disk).await? else { return Ok(LetGo::default()) };
+        let (domain, device) = (device.domain.0, device.device);
+        match connection.ask(Command::SettleRing { minor: disk.minor, domain, device }, |_| {}).await? {
+            ResultOf::SettleRing(RingSettled { not_durable, .. }) => Ok(LetGo { is_answered: true, not_durable }),
+            _ => Err(connection.not_understood("the answer to another command")),
         }
     }
 
@@ -159,6 +168,10 @@ impl Worker for Tapdisks {
 
     fn exit(&self, disk: Disk) -> LocalBoxFuture<'static, Exit> {
         Box::pin(exit(self.executor.clone(), self.run.clone(), disk.pid))
+    }
+
+    fn settle(&self, disk: Disk, device: DeviceName) -> LocalBoxFuture<'static, Result<LetGo>> {
+        Box::pin(self.clone().settle(disk, device))
     }
 
     fn watch(&self, disk: Disk, device: DeviceName, reports: Rc<Reports>) -> LocalBoxFuture<'static, Result<()>> {

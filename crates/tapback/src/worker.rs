@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use block_core::Result;
 use control_api::native::{ConnectRing, RingConnected};
-use futures_util::future::{LocalBoxFuture, pending};
+use futures_util::future::{LocalBoxFuture, pending, ready};
 
 use crate::{DeviceName, Exit, Reports, TurnBack};
 
@@ -49,6 +49,12 @@ pub trait Worker {
     /// Ends when the process of a disk has gone, whoever has started it.
     fn exit(&self, _: Disk) -> LocalBoxFuture<'static, Exit> {
         Box::pin(pending())
+    }
+
+    /// Ends with all requests answered, all durable, and without write access if nobody else writes: the guest stands still.
+    /// If it asks again, it is served again.
+    fn settle(&self, _: Disk, _: DeviceName) -> LocalBoxFuture<'static, Result<LetGo>> {
+        Box::pin(ready(Ok(LetGo::default())))
     }
 
     /// Tells what happens to a device's rings until they are not connected any more. After an error whoever asked asks

@@ -238,6 +238,10 @@ impl Control {
             self.in_time(end, self.turn_connects_back(slot, name)).await;
             return slot.disconnect_ring(name, end.map(|end| end - self.executor.now())).await;
         }
+        if let Job::SettleRing(name) = job {
+            record.run();
+            return slot.settle_ring(name).await;
+        }
         match self.in_time(end, slot.turn_of(record)).await {
             Some(true) => record.run(),
             Some(false) => return jobs::cancelled(),

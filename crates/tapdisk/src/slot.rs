@@ -69,6 +69,11 @@ impl Slot {
         self.ask(|to| Urgent::DisconnectRing(name, deadline, to)).await?
     }
 
+    /// Has home do nothing more for a guest until it asks.
+    pub(crate) async fn settle_ring(&self, name: RingName) -> Done {
+        self.ask(|to| Urgent::SettleRing(name, to)).await?
+    }
+
     pub(crate) fn minor(&self) -> Minor {
         self.held.minor()
     }

@@ -226,6 +226,9 @@ impl<S: RequestSource> Future for Serve<S> {
         if this.is_done() {
             return Poll::Ready(this.source.take().expect("a loop ends once"));
         }
+        if this.outbox.taken() == 0 && this.held.is_empty() && this.source().rests() {
+            this.writer = None;
+        }
         this.check_idle(idle);
         Poll::Pending
     }

@@ -37,6 +37,11 @@ pub trait RequestSource {
     /// waker is woken: for answers that it could not show at once.
     fn publish(&mut self);
 
+    /// Whether it has nothing to ask, and says so before it asks again: then it does not count as a writer any more.
+    fn rests(&self) -> bool {
+        false
+    }
+
     /// The disk has another size than when this source was last asked. Called before it is asked again.
     fn resized(&mut self, _geometry: &Geometry) {}
 }

@@ -109,6 +109,16 @@ pub enum Command {
         #[serde(default)]
         deadline_ms: Option<u64>,
     },
+    /// Answers what a guest's device has asked, and does nothing more for it until it asks again; all is durable then, and
+    /// the last writer has given up write access. For guests that stand still, and may go on.
+    SettleRing {
+        /// Which disk.
+        minor: u16,
+        /// The guest.
+        domain: u16,
+        /// Its device.
+        device: u32,
+    },
     /// Tells what happens to a guest's device until it is disconnected.
     WatchRing {
         /// Which disk.
@@ -144,6 +154,7 @@ impl Command {
             Command::Cancel { .. } => "cancel",
             Command::ConnectRing(_) => "connect_ring",
             Command::DisconnectRing { .. } => "disconnect_ring",
+            Command::SettleRing { .. } => "settle_ring",
             Command::WatchRing { .. } => "watch_ring",
             Command::Dump {} => "dump",
         }

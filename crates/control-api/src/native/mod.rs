@@ -36,7 +36,7 @@ pub use result::{
 };
 pub use ring::{
     ConnectRing, Handover, RingAbi, RingConnected, RingCounters, RingDisconnected, RingEvent, RingOffer, RingOperation,
-    RingPages, RingQueue, RingQueueStatistics, RingStatistics,
+    RingPages, RingQueue, RingQueueStatistics, RingSettled, RingStatistics,
 };
 pub use status::{
     Bucket, DiskStatistics, DiskSummary, ErrorCount, FailureCause, Geometry, Histogram, InFlightRequest, JobState,

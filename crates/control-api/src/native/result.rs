@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     DiskStatistics, DiskSummary, Failure, Geometry, JobState, Limits, ProcessStatistics, RingConnected,
-    RingDisconnected,
+    RingDisconnected, RingSettled,
 };
 
 /// What a command gave. In JSON an object with one member, which has the command's name.
@@ -45,6 +45,8 @@ pub enum ResultOf {
     ConnectRing(RingConnected),
     /// Of `disconnect_ring`.
     DisconnectRing(RingDisconnected),
+    /// Of `settle_ring`.
+    SettleRing(RingSettled),
     /// Of `watch_ring`: it is not connected any more.
     WatchRing(Done),
     /// Of `dump`.

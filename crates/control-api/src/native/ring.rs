@@ -127,6 +127,15 @@ pub struct RingDisconnected {
     pub not_durable: Option<String>,
 }
 
+/// Nothing is done for a guest's device until it asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingSettled {
+    /// False: it is not connected, which is as good.
+    pub connected: bool,
+    /// Why what the guest was answered is not all durable, if it is not.
+    pub not_durable: Option<String>,
+}
+
 /// What `watch_ring` tells. What holds already is told at once, so nothing is missed between two watches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -180,6 +189,9 @@ pub struct RingStatistics {
     /// No request of it is taken: another guest has the disk for itself.
     #[serde(default)]
     pub held: bool,
+    /// Nothing is done for it until its guest asks.
+    #[serde(default)]
+    pub settled: bool,
     /// The guest whose place it has taken, if it has.
     #[serde(default)]
     pub handover: Option<Handover>,

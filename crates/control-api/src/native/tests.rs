@@ -5,9 +5,10 @@
 
 use super::*;
 
-const GOLDEN: &str = include_str!("golden/v3.jsonl");
+const GOLDEN: &str = include_str!("golden/v4.jsonl");
 /// Lines of older versions.
-const OLDER: [&str; 2] = [include_str!("golden/v1.jsonl"), include_str!("golden/v2.jsonl")];
+const OLDER: [&str; 3] =
+    [include_str!("golden/v1.jsonl"), include_str!("golden/v2.jsonl"), include_str!("golden/v3.jsonl")];
 
 fn limits() -> Limits {
     let rate = |per_second, burst| Some(Rate { per_second, burst });
@@ -53,6 +54,7 @@ fn commands() -> Vec<Command> {
         Command::Cancel { job: 7 },
         Command::ConnectRing(ring()),
         Command::DisconnectRing { minor: 4, domain: 7, device: 51712, deadline_ms: Some(5000) },
+        Command::SettleRing { minor: 4, domain: 7, device: 51712 },
         Command::WatchRing { minor: 4, domain: 7, device: 51712 },
         Command::Dump {},
     ];
@@ -62,7 +64,7 @@ fn commands() -> Vec<Command> {
         Command::Close { .. } | Command::Grow(_) | Command::Limit { .. } | Command::Budget { .. } => true,
         Command::Faults(_) | Command::Jobs {} | Command::Watch { .. } | Command::Cancel { .. } => true,
         Command::ConnectRing(_) | Command::DisconnectRing { .. } | Command::WatchRing { .. } => true,
-        Command::Dump {} => true,
+        Command::SettleRing { .. } | Command::Dump {} => true,
     };
     assert!(all.iter().all(is_here));
     all
@@ -106,6 +108,7 @@ fn ring_statistics(abi: RingAbi) -> RingStatistics {
         counters: ring_counters(),
         broken: Some("a ring of 1, 2, 4, 8 or 16 pages is needed".into()),
         held: true,
+        settled: true,
         handover: Some(Handover { domain: 3, device: 51712, blackout_us: Some(4100) }),
     }
 }
@@ -315,6 +318,7 @@ fn results() -> Vec<ResultOf> {
             broken: None,
             not_durable: Some("flushing the images has not ended".into()),
         }),
+        ResultOf::SettleRing(RingSettled { connected: true, not_durable: Some("flushing has not ended".into()) }),
         ResultOf::WatchRing(Done {}),
         ResultOf::Dump(dump()),
     ];
@@ -324,6 +328,7 @@ fn results() -> Vec<ResultOf> {
         ResultOf::Close(_) | ResultOf::Grow(_) | ResultOf::Limit(_) | ResultOf::Budget(_) => true,
         ResultOf::Faults(_) | ResultOf::Jobs(_) | ResultOf::Cancel(_) | ResultOf::Dump(_) => true,
         ResultOf::ConnectRing(_) | ResultOf::DisconnectRing(_) | ResultOf::WatchRing(_) => true,
+        ResultOf::SettleRing(_) => true,
     };
     assert!(all.iter().all(is_here));
     all

@@ -7,6 +7,8 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Version {
+    /// Guests that stand still: `settle_ring`, and `settled` of rings.
+    V4 = 4,
     /// Write access that comes with the first writer: `late` of `open`, `write_access` of disks, the state `switching`;
     /// `exclusive` and `hold_ms` of `connect_ring`, `held` and `handover` of rings; `disconnect_ring` ends when all is durable, or says in `not_durable` why it is not.
     V3 = 3,
@@ -19,7 +21,7 @@ pub enum Version {
 
 impl Version {
     /// The version of this library.
-    pub const CURRENT: Version = Version::V3;
+    pub const CURRENT: Version = Version::V4;
 
     /// Its number in messages.
     pub const fn number(self) -> u32 {

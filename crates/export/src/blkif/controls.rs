@@ -35,6 +35,18 @@ pub struct RingCounters {
     pub throttled_ns: u64,
 }
 
+/// How far a ring has come that is to do nothing more until its guest asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Settling {
+    No,
+    /// It is, once it is empty and all of it is answered.
+    Wanted,
+    /// It does nothing.
+    Settled,
+    /// Its guest has asked, and waits until the ring is told to go on.
+    Asked,
+}
+
 /// What is shared between a ring's source and whoever connected it.
 #[derive(Debug)]
 pub(super) struct Controls {
@@ -44,6 +56,7 @@ pub(super) struct Controls {
     pub(super) is_stopping: Cell<bool>,
     /// None is to be taken for now.
     pub(super) is_held: Cell<bool>,
+    settling: Cell<Settling>,
     /// When requests were answered last.
     last_answer: Cell<Option<Moment>>,
     pub(super) waker: RefCell<Option<Waker>>,
@@ -74,6 +87,7 @@ impl Controls {
             domain,
             is_stopping: Cell::new(false),
             is_held: Cell::new(false),
+            settling: Cell::new(Settling::No),
             last_answer: Cell::new(None),
             waker: RefCell::default(),
             counters: Cell::default(),
@@ -99,10 +113,57 @@ impl Controls {
         if self.is_held.get() && self.table.borrow().is_empty() {
             self.changed.notify();
         }
+        if self.wants_to_settle() {
+            self.wake();
+        }
+    }
+
+    /// Nothing more is done for the guest until it asks, once all that it has asked is answered.
+    pub(super) fn settle(&self) {
+        if self.settling.get() == Settling::No && !self.is_held.get() {
+            self.settling.set(Settling::Wanted);
+            self.wake();
+        }
+    }
+
+    pub(super) fn wants_to_settle(&self) -> bool {
+        self.settling.get() == Settling::Wanted
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.settling.get() == Settling::Settled
+    }
+
+    /// Whether it does nothing until it is told to go on.
+    pub(super) fn rests(&self) -> bool {
+        matches!(self.settling.get(), Settling::Settled | Settling::Asked)
+    }
+
+    /// The ring is empty, and its guest tells of the next request.
+    pub(super) fn finds_nothing(&self) {
+        if self.wants_to_settle() && self.table.borrow().is_empty() {
+            self.settling.set(Settling::Settled);
+            self.changed.notify();
+        }
+    }
+
+    /// The guest of a ring that is settled has asked.
+    pub(super) fn asks(&self) {
+        self.settling.set(Settling::Asked);
+        self.is_held.set(true);
+        self.changed.notify();
+    }
+
+    /// Ends when it is settled, or will not be.
+    pub(super) async fn settled(&self) {
+        let ends = || self.is_gone.get() || self.is_stopping.get() || self.broken.get().is_some();
+        self.changed.until(|| !self.wants_to_settle() || ends()).await;
+        self.show_last_answer();
     }
 
     /// Holds the ring, or lets it go on.
     pub(super) fn hold(&self, is_held: bool) {
+        self.settling.set(Settling::No);
         self.is_held.set(is_held);
         self.changed.notify();
         self.wake();
@@ -189,6 +250,8 @@ pub enum RingChange {
     Unsupported(OperationCode),
     /// The ring makes no sense, or its event channel is broken, and it is not looked at any more.
     Broken(BrokenRing),
+    /// The guest of a ring that was settled has asked: it waits until the ring is told to go on.
+    Asks,
 }
 
 /// The changes of one ring since it was connected, for one who waits for them. Several may wait; each is told of all. What
@@ -199,11 +262,12 @@ pub struct RingChanges {
     geometry: Geometry,
     unsupported: usize,
     is_broken_told: bool,
+    is_asking_told: bool,
 }
 
 impl RingChanges {
     pub(super) fn new(controls: Rc<Controls>, connected_with: Geometry) -> RingChanges {
-        RingChanges { controls, geometry: connected_with, unsupported: 0, is_broken_told: false }
+        RingChanges { controls, geometry: connected_with, unsupported: 0, is_broken_told: false, is_asking_told: false }
     }
 
     /// The next change; none when the ring is connected no more.
@@ -216,6 +280,10 @@ impl RingChanges {
         if let Some(broken) = self.controls.broken.get().filter(|_| !self.is_broken_told) {
             self.is_broken_told = true;
             return Some(RingChange::Broken(broken));
+        }
+        let asks = self.controls.settling.get() == Settling::Asked;
+        if !std::mem::replace(&mut self.is_asking_told, asks) && asks {
+            return Some(RingChange::Asks);
         }
         let operation = self.controls.unsupported.borrow().get(self.unsupported).copied();
         if let Some(operation) = operation {

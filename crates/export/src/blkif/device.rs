@@ -168,6 +168,15 @@ impl ConnectedRing {
         async move { controls.at_rest().await }
     }
 
+    /// Does nothing more until its guest asks, and then not before it is told to [`go_on`](Self::go_on); it is not a writer
+    /// of the disk meanwhile. What is returned ends when all that the guest has asked is answered, and need not be waited
+    /// for. For guests that stand still.
+    pub fn settle(&self) -> impl Future<Output = ()> + 'static + use<> {
+        self.controls.settle();
+        let controls = self.controls.clone();
+        async move { controls.settled().await }
+    }
+
     /// Takes requests again.
     pub fn go_on(&self) {
         self.controls.hold(false);

@@ -117,6 +117,10 @@ impl RequestSource for MeteredRing {
         self.show();
     }
 
+    fn rests(&self) -> bool {
+        self.source.rests()
+    }
+
     fn resized(&mut self, geometry: &Geometry) {
         self.source.resized(geometry);
     }

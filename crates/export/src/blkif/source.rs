@@ -667,12 +667,23 @@ impl RequestSource for RingSource {
             if self.controls.is_held.get() {
                 return Poll::Pending;
             }
+            if self.controls.is_settled() {
+                match self.ring.arm() {
+                    Ok(false) => self.doorbell.wait(cx),
+                    Ok(true) => self.controls.asks(),
+                    Err(broken) => {
+                        self.controls.breaks(broken);
+                        continue;
+                    }
+                }
+                return Poll::Pending;
+            }
             // What was read and waits for room to be copied makes none.
             if !self.held.has_room() || self.to_guest.is_waiting() {
                 return Poll::Pending;
             }
             let looked = match self.take() {
-                Ok(0) if self.looks_again(cx) => return Poll::Pending,
+                Ok(0) if !self.controls.wants_to_settle() && self.looks_again(cx) => return Poll::Pending,
                 Ok(0) => self.ring.arm(),
                 Ok(_) => Ok(true),
                 Err(broken) => Err(broken),
@@ -683,6 +694,7 @@ impl RequestSource for RingSource {
             match looked {
                 Ok(true) => {}
                 Ok(false) => {
+                    self.controls.finds_nothing();
                     self.doorbell.wait(cx);
                     return Poll::Pending;
                 }
@@ -735,6 +747,10 @@ impl RequestSource for RingSource {
             self.ring.disarm();
             self.controls.wake();
         }
+    }
+
+    fn rests(&self) -> bool {
+        self.controls.rests()
     }
 
     fn resized(&mut self, geometry: &Geometry) {

@@ -127,6 +127,7 @@ impl Hands {
                 let ring = read_rings(&host.store, &name, &frontend, &nodes.offer(&host.offer)).await?;
                 let (read_only, no_discard) = (nodes.are_read_only(), !nodes.may_discard());
                 let ring = ConnectRing { minor: disk.minor, read_only, no_discard, adopt: true, ..ring };
+                let ring = ConnectRing { exclusive: nodes.are_for_one(), ..ring };
                 host.worker.connect(disk, ring).await
             };
             match taken.await {
@@ -179,6 +180,7 @@ impl Hands {
         let (nodes, _) = properties(&ring, image, disk.pid);
         let is_resized = self.ring.as_ref().is_some_and(|before| before.geometry != ring.geometry);
         self.ring = Some(ring);
+        self.served.set(Some(disk));
         self.follow();
         self.trouble = None;
         self.amend(&nodes, if is_resized { StateChange::Again } else { StateChange::Keep }).await;

@@ -12,6 +12,7 @@ mod pause;
 mod removal;
 mod ring_nodes;
 mod said;
+mod signs;
 mod toolstack;
 mod watcher;
 mod watches;

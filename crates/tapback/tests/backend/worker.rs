@@ -9,7 +9,7 @@ use std::{
 
 use block_core::{Error, ErrorKind, Result};
 use control_api::native::{ConnectRing, Geometry, RingConnected, RingEvent, RingOffer};
-use futures_util::future::{Either, LocalBoxFuture, select};
+use futures_util::future::{Either, LocalBoxFuture, ready, select};
 use storage_io::Signal;
 use tapback::{DeviceName, Disk, ImageNodes, LetGo, NewImage, Opener, Reports, TurnBack, Worker};
 
@@ -32,6 +32,8 @@ pub(crate) struct Inner {
     pub(crate) is_slow_to_disconnect: Cell<Option<u32>>,
     /// The next connections fail with this number.
     pub(crate) refusal: Cell<Option<i32>>,
+    /// Devices that were settled, one after the other.
+    pub(crate) settled: RefCell<Vec<(u16, u32)>>,
     /// Why what was written is not durable.
     pub(crate) not_durable: RefCell<Option<String>>,
     /// There is no process to be asked.
@@ -194,6 +196,11 @@ impl Worker for FakeWorker {
 
     fn disconnect(&self, _: Disk, device: DeviceName) -> LocalBoxFuture<'static, Result<LetGo>> {
         Box::pin(self.inner.clone().disconnect((device.domain.0, device.device)))
+    }
+
+    fn settle(&self, _: Disk, device: DeviceName) -> LocalBoxFuture<'static, Result<LetGo>> {
+        self.inner.settled.borrow_mut().push((device.domain.0, device.device));
+        Box::pin(ready(Ok(LetGo { is_answered: true, not_durable: None })))
     }
 
     fn watch(&self, _: Disk, device: DeviceName, reports: Rc<Reports>) -> LocalBoxFuture<'static, Result<()>> {

@@ -48,6 +48,8 @@ pub(crate) enum Job {
         /// How long that may take before they are let go of without.
         deadline: Option<Duration>,
     },
+    /// Do nothing more for a guest's device until its guest asks.
+    SettleRing(RingName),
     /// Forget the disk: the thread ends.
     Detach,
 }
@@ -64,6 +66,7 @@ pub(crate) enum JobKind {
     ForceClose,
     ConnectRing,
     DisconnectRing,
+    SettleRing,
     Detach,
 }
 
@@ -79,6 +82,7 @@ impl Job {
             Job::ForceClose => JobKind::ForceClose,
             Job::ConnectRing { .. } => JobKind::ConnectRing,
             Job::DisconnectRing { .. } => JobKind::DisconnectRing,
+            Job::SettleRing(_) => JobKind::SettleRing,
             Job::Detach => JobKind::Detach,
         }
     }
@@ -112,7 +116,7 @@ impl Job {
 impl JobKind {
     /// Whether it is done when those before it have been; what must be possible while others hang does not wait.
     pub(crate) fn waits_for_its_turn(self) -> bool {
-        !matches!(self, JobKind::ForceClose | JobKind::DisconnectRing)
+        !matches!(self, JobKind::ForceClose | JobKind::DisconnectRing | JobKind::SettleRing)
     }
 
     /// Its name in logs.
@@ -134,6 +138,7 @@ impl JobKind {
             JobKind::Close | JobKind::ForceClose => "close",
             JobKind::ConnectRing => "connect_ring",
             JobKind::DisconnectRing => "disconnect_ring",
+            JobKind::SettleRing => "settle_ring",
             JobKind::Detach => "detach",
         }
     }
@@ -221,6 +226,13 @@ pub(crate) enum Gave {
     RingConnected(Connected),
     /// A guest is served no more.
     RingDisconnected(Disconnected),
+    /// Nothing is done for a guest until it asks.
+    RingSettled {
+        /// Whether its device is connected at all.
+        was_connected: bool,
+        /// Why what it was answered is not all durable, if it is not.
+        not_durable: Option<String>,
+    },
 }
 
 /// How a job ended.

@@ -233,6 +233,7 @@ impl Home {
 
     pub(super) async fn force_close(&self) -> Result<()> {
         self.is_forced.set(true);
+        self.has_abandoned.set(true);
         self.published.words().empty_pause = None;
         self.keep(None);
         let result = self.disk.force_close().await;
@@ -255,7 +256,11 @@ impl Home {
     pub(super) async fn disconnect_ring(&self, name: RingName, deadline: Option<Duration>) -> Done {
         let deadline = deadline.map(|deadline| self.executor.now() + deadline);
         let mut ended = self.rings.disconnect(name, deadline).await?;
-        ended.not_durable = self.settle_writes(deadline).await.err().map(|error| error.to_string());
+        if ended.is_abandoned {
+            self.has_abandoned.set(true);
+        }
+        let settled = self.settle_writes(deadline).await.and_then(|()| self.holds_nothing_abandoned());
+        ended.not_durable = settled.err().map(|error| error.to_string());
         if ended.was_connected {
             let durable = ended
                 .not_durable
@@ -264,6 +269,22 @@ impl Home {
             self.log.info(format!("minor={}: ring {name} has gone; what it was answered {durable}", self.minor));
         }
         Ok(Gave::RingDisconnected(ended))
+    }
+
+    /// What storage holds of a guest that was let go of without its answers may still be written.
+    fn holds_nothing_abandoned(&self) -> Result<()> {
+        let is_held = self.has_abandoned.get() && self.disk.status().in_flight() > 0;
+        self.has_abandoned.set(is_held);
+        let words = "storage still holds requests of a guest that was let go of";
+        if is_held { Err(Error::new(ErrorKind::TimedOut, words)) } else { Ok(()) }
+    }
+
+    /// A guest stands still. A disk at rest has neither write access nor requests that run.
+    pub(super) async fn settle_ring(&self, name: RingName) -> Done {
+        let is_at_rest = !matches!(self.state(), DiskState::Running | DiskState::Switching | DiskState::Growing);
+        let was_connected = is_at_rest || self.rings.settle(name).await;
+        let not_durable = self.settle_writes(None).await.err().map(|error| error.to_string());
+        Ok(Gave::RingSettled { was_connected, not_durable })
     }
 
     /// Makes durable what guests were answered, and gives up write access if the last writer has gone: whoever asked tells

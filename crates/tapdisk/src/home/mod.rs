@@ -57,6 +57,8 @@ pub(crate) enum Urgent {
     TurnBack(u64, ReplyTo<bool>),
     /// Let a guest go; without its answers when this time has passed.
     DisconnectRing(RingName, Option<Duration>, ReplyTo<Done>),
+    /// Do nothing more for a guest until it asks.
+    SettleRing(RingName, ReplyTo<Done>),
     /// Draw on the budget of this rate limiter, or of none.
     DrawOn(Option<ValveName>, ReplyTo<()>),
 }
@@ -109,6 +111,7 @@ fn run(setup: Setup, up: ReplyTo<Result<Up>>) {
     let pages = Rc::new(Pages::new(&run, pid, minor));
     let budget = HostBudget::new(budget, run.grant_budget());
     let books = Books { minor, log: log.clone(), published: published.clone(), pages: pages.clone() };
+    let rings = Rings::new(&executor, &disk, platform, budget, books);
     let home = Rc::new(Home {
         executor: executor.clone(),
         disk,
@@ -123,11 +126,12 @@ fn run(setup: Setup, up: ReplyTo<Result<Up>>) {
         published,
         opened: RefCell::default(),
         exports: RefCell::default(),
-        rings: Rings::new(&executor, platform, budget, books),
+        rings,
         valve: RefCell::default(),
         is_valve_told: Cell::new(false),
         pages,
         is_forced: Cell::new(false),
+        has_abandoned: Cell::new(false),
         current: Cell::new(None),
         turning_back: Turning::default(),
     });
@@ -162,6 +166,8 @@ struct Home {
     is_valve_told: Cell<bool>,
     pages: Rc<Pages>,
     is_forced: Cell<bool>,
+    /// A guest was let go of whose requests storage may still hold.
+    has_abandoned: Cell<bool>,
     /// The job that is being done.
     current: Cell<Option<u64>>,
     turning_back: Turning,
@@ -207,6 +213,11 @@ impl Home {
                     let leaving = async move { done.answer(home.disconnect_ring(name, deadline).await) };
                     self.executor.spawn(leaving).detach();
                 }
+                Urgent::SettleRing(name, done) => {
+                    let home = self.clone();
+                    let settling = async move { done.answer(home.settle_ring(name).await) };
+                    self.executor.spawn(settling).detach();
+                }
                 Urgent::TurnBack(number, done) => {
                     let _ = done.answer(self.current.get() == Some(number) && self.turn_back());
                 }
@@ -231,6 +242,7 @@ impl Home {
             Job::ForceClose => self.force_close().await.map(nothing),
             Job::ConnectRing { device, adopt } => self.connect_ring(*device, adopt).await,
             Job::DisconnectRing { name, deadline } => self.disconnect_ring(name, deadline).await,
+            Job::SettleRing(name) => self.settle_ring(name).await,
             Job::Detach => self.detach().map(nothing),
         }
     }

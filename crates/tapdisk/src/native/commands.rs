@@ -72,6 +72,9 @@ impl Control {
                 let name = RingName { domain: domain.into(), device };
                 self.begin_job(minor, Job::DisconnectRing { name, deadline: milliseconds(deadline_ms) })
             }
+            Command::SettleRing { minor, domain, device } => {
+                self.begin_job(minor, Job::SettleRing(RingName { domain: domain.into(), device }))
+            }
             Command::WatchRing { minor, domain, device } => {
                 match self.watch_ring(minor, RingName { domain: domain.into(), device }) {
                     Ok(events) => Begun::Watching(events),

@@ -8,8 +8,8 @@ use control_api::{
     native::{
         self, Bucket, DiskStatistics, DiskSummary, Done, Dump, ErrorCount, FailureCause, Histogram, InFlightRequest,
         JobState, JobStatus, Latency, Layer, LogStatistics, LoopDump, LoopTurn, Opened, OutcomeOfJob,
-        ProcessStatistics, Progress, QueueStatistics, RequestCount, RequestPhase, Resized, ResultOf, RunningOperation,
-        State, Throttled,
+        ProcessStatistics, Progress, QueueStatistics, RequestCount, RequestPhase, Resized, ResultOf, RingSettled,
+        RunningOperation, State, Throttled,
     },
     symbol,
 };
@@ -260,7 +260,9 @@ pub(super) fn job(control: &Control, job: &JobRecord, now: Moment) -> JobStatus 
     let slot = control.find(job.minor.number());
     let step = match job.state() {
         JobState::Waiting => Some("waiting for its turn"),
-        JobState::Running if job.kind == JobKind::DisconnectRing => Some("waiting for the guest's requests to end"),
+        JobState::Running if matches!(job.kind, JobKind::DisconnectRing | JobKind::SettleRing) => {
+            Some("waiting for the guest's requests to end")
+        }
         JobState::Running => slot.as_ref().and_then(|slot| slot.status()).and_then(Status::step),
         JobState::Ended => None,
     };
@@ -295,6 +297,9 @@ pub(super) fn result_of(kind: JobKind, done: home::Done) -> Result<ResultOf> {
         (JobKind::ConnectRing, Gave::RingConnected(connected)) => ResultOf::ConnectRing(rings::connected(&connected)),
         (JobKind::DisconnectRing, Gave::RingDisconnected(ended)) => {
             ResultOf::DisconnectRing(rings::disconnected(ended))
+        }
+        (JobKind::SettleRing, Gave::RingSettled { was_connected, not_durable }) => {
+            ResultOf::SettleRing(RingSettled { connected: was_connected, not_durable })
         }
         (JobKind::Close | JobKind::ForceClose, Gave::Nothing) => ResultOf::Close(Done {}),
         (JobKind::Detach, Gave::Nothing) => ResultOf::Detach(Done {}),

@@ -25,6 +25,7 @@ pub(super) fn statistics(device: &ShownDevice) -> RingStatistics {
         counters: counters(device.counters()),
         broken: device.broken(),
         held: device.is_held(),
+        settled: device.is_settled(),
         handover: device.handover().map(|(before, blackout)| Handover {
             domain: u16::try_from(before.domain).expect("it was connected"),
             device: before.device,

@@ -288,7 +288,13 @@ impl Session {
 
 /// Whoever serves guests asks this, and on a connection for each device.
 fn is_of_a_guest(command: &Command) -> bool {
-    matches!(command, Command::ConnectRing(_) | Command::DisconnectRing { .. } | Command::WatchRing { .. })
+    matches!(
+        command,
+        Command::ConnectRing(_)
+            | Command::DisconnectRing { .. }
+            | Command::SettleRing { .. }
+            | Command::WatchRing { .. }
+    )
 }
 
 /// An error as clients get it.

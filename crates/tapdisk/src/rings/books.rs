@@ -1,7 +1,8 @@
 //! What is written down of guests' devices: for other threads, for readers of shared memory, and for people.
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
+use block_core::Error;
 use control_api::Minor;
 use export::blkif::{RingChange, RingCounters, RingPages};
 
@@ -38,6 +39,22 @@ impl Books {
         self.say(name, "goes on");
     }
 
+    /// The guest of a device stands still: all that it has asked is answered.
+    pub(super) fn settled(&self, name: RingName) {
+        self.say(name, "is settled: nothing is done until its guest asks");
+    }
+
+    /// Its guest asks after all, and must wait.
+    pub(super) fn waits(&self, name: RingName, error: &Error) {
+        self.log.warning(format!("minor={}: ring {name}: its guest asks and has to wait: {error}", self.minor));
+    }
+
+    /// It was the turn of the guest before for the last time so long before the first request of this one.
+    pub(super) fn handed_over(&self, name: RingName, before: RingName, blackout: Duration) {
+        let blackout = blackout.as_micros();
+        self.say(name, &format!("has taken the place of ring {before}: nobody was served for {blackout} us"));
+    }
+
     /// A device takes no more requests; those that it has taken are waited for.
     pub(super) fn leaves(&self, name: RingName) {
         self.say(name, "takes no more requests");
@@ -53,6 +70,7 @@ impl Books {
             RingChange::Broken(broken) => {
                 self.log.warning(format!("minor={}: ring {name} is not looked at any more: {broken}", self.minor));
             }
+            RingChange::Asks => self.say(name, "is asked for something by a guest that stood still"),
         }
     }
 

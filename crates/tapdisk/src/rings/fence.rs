@@ -26,8 +26,8 @@ impl Rings {
     ///
     /// # Errors
     /// `TimedOut` if what one of them has asked is not answered; then none is held.
-    pub(super) async fn make_way(&self, entry: &Rc<Entry>) -> Result<Option<(RingName, Option<Duration>)>> {
-        let Some(patience) = entry.device.exclusive.filter(|_| entry.writer.borrow().is_some()) else {
+    pub(super) async fn make_way(self: &Rc<Self>, entry: &Rc<Entry>) -> Result<Option<(RingName, Option<Duration>)>> {
+        let Some(patience) = entry.device.exclusive.filter(|_| entry.may_write) else {
             return Ok(None);
         };
         let domain = entry.device.name.domain;
@@ -51,9 +51,18 @@ impl Rings {
     }
 
     /// Those that were held for a device go on, if they are still there.
-    pub(super) fn give_way(&self, entry: &Entry) {
+    pub(super) fn give_way(self: &Rc<Self>, entry: &Entry) {
         for rival in entry.holds.take() {
-            if rival.go_on() {
+            if rival.life.get() != Life::Held {
+                continue;
+            }
+            if rival.may_write && rival.writer.borrow().is_none() {
+                // It was settled before it was held.
+                rival.enter(Life::Settled);
+                rival.show_held(false);
+                self.wakes(&rival);
+            } else {
+                rival.go_on();
                 self.books.goes_on(rival.device.name);
             }
         }
@@ -63,8 +72,8 @@ impl Rings {
     fn rivals(&self, domain: u32) -> Vec<Rc<Entry>> {
         let may_write = |entry: &&Rc<Entry>| {
             entry.device.name.domain != domain
-                && entry.writer.borrow().is_some()
-                && matches!(entry.life.get(), Life::Serving | Life::Leaving)
+                && entry.may_write
+                && matches!(entry.life.get(), Life::Serving | Life::Settled | Life::Leaving)
         };
         self.entries.borrow().iter().filter(may_write).cloned().collect()
     }
@@ -73,10 +82,11 @@ impl Rings {
 impl Entry {
     /// Takes no more requests; ends when those that were taken have been answered, or it has gone.
     async fn hold(&self) {
-        if self.life.get() != Life::Serving {
+        if !matches!(self.life.get(), Life::Serving | Life::Settled) {
             return self.gone().await;
         }
         self.enter(Life::Held);
+        self.show_settled(false);
         self.show_held(true);
         let mut answers = Vec::new();
         for order in &*self.orders.borrow() {
@@ -88,15 +98,11 @@ impl Entry {
         join_all(answers).await;
     }
 
-    /// Takes requests again; false if it was not held any more.
-    fn go_on(&self) -> bool {
-        if self.life.get() != Life::Held {
-            return false;
-        }
+    /// Takes requests again.
+    fn go_on(&self) {
         self.enter(Life::Serving);
         self.show_held(false);
         self.orders.borrow().iter().for_each(|order| drop(order.send(Order::GoOn)));
-        true
     }
 
     fn show_held(&self, is_held: bool) {

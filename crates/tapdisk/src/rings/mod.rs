@@ -5,6 +5,7 @@
 //!       |                                  |  ^                     ^                                  ^
 //!       |              another guest comes v  | it has gone         | disconnect                       |
 //!       |                                  Held --------------------+                                  |
+//!       |             (or Settled: the guest stands still)          |                                  |
 //!       |                                   |                                                          |
 //!       +----- a ring cannot be served, ----+------------ let go of by force, or its thread died -----+
 //!              or let go of by force
@@ -19,6 +20,7 @@ mod device;
 mod fence;
 mod platform;
 mod queue;
+mod settle;
 mod shown;
 
 use std::{
@@ -34,7 +36,7 @@ use export::blkif::{DeviceAccount, RingChange, RingCounters, RingPages};
 use futures_util::future::{Either, join_all, select};
 use rustix::io::Errno;
 use storage_io::{Executor, Moment, Receiver, Sender, Signal, mailbox, reply};
-use virtual_disk::{Geometry, Writer};
+use virtual_disk::{Disk, Geometry, Writer};
 use wire::blkif::Limits;
 use xen::Grants;
 
@@ -67,6 +69,8 @@ pub(crate) struct Connected {
 pub(crate) struct Disconnected {
     /// Whether it was connected at all.
     pub(crate) was_connected: bool,
+    /// It was let go of without the answers to all that it had asked: storage may still hold requests of it.
+    pub(crate) is_abandoned: bool,
     /// What it had done.
     pub(crate) counters: RingCounters,
     /// Its pages, after they were given back.
@@ -84,6 +88,8 @@ enum Life {
     Serving,
     /// No request of it is taken: another guest has the disk for itself.
     Held,
+    /// Its guest stands still: nothing is done before it asks.
+    Settled,
     Leaving,
     Gone,
 }
@@ -94,8 +100,9 @@ impl Life {
         matches!(
             (self, next),
             (Connecting, Serving | Gone)
-                | (Serving, Held | Leaving | Gone)
-                | (Held, Serving | Leaving | Gone)
+                | (Serving, Held | Settled | Leaving | Gone)
+                | (Held, Serving | Settled | Leaving | Gone)
+                | (Settled, Serving | Held | Leaving | Gone)
                 | (Leaving, Gone)
         )
     }
@@ -108,8 +115,12 @@ struct Entry {
     /// To each of its rings; none any more: they are let go of at once.
     orders: RefCell<Vec<Sender<Order>>>,
     shown: OnceCell<Arc<ShownDevice>>,
-    /// It may change the disk, until all its rings have gone.
+    /// Its guest may change the disk.
+    may_write: bool,
+    /// It counts as a writer until all its rings have gone, or are settled.
     writer: RefCell<Option<Writer>>,
+    /// Its guest has asked while it was being settled.
+    asks: Cell<bool>,
     /// Those that are held as long as it is there.
     holds: RefCell<Vec<Rc<Entry>>>,
     changed: Signal,
@@ -118,6 +129,7 @@ struct Entry {
 /// The rings of one disk, on its home thread.
 pub(crate) struct Rings {
     executor: Executor,
+    disk: Disk,
     platform: Platform,
     grants: OnceCell<Arc<dyn Grants>>,
     budget: HostBudget,
@@ -129,10 +141,17 @@ pub(crate) struct Rings {
 }
 
 impl Rings {
-    pub(crate) fn new(executor: &Executor, platform: Platform, budget: HostBudget, books: Books) -> Rc<Rings> {
+    pub(crate) fn new(
+        executor: &Executor,
+        disk: &Disk,
+        platform: Platform,
+        budget: HostBudget,
+        books: Books,
+    ) -> Rc<Rings> {
+        let (executor, disk) = (executor.clone(), disk.clone());
         let (grants, entries) = (OnceCell::new(), RefCell::default());
         let last_writer = Cell::new(None);
-        Rc::new(Rings { executor: executor.clone(), platform, grants, budget, entries, last_writer, books })
+        Rc::new(Rings { executor, disk, platform, grants, budget, entries, last_writer, books })
     }
 
     /// Connects a device; its guest is served from now on. Without a platform nothing else matters. One that is to be
@@ -153,7 +172,9 @@ impl Rings {
         if let Some(entry) = self.find(device.name) {
             return match entry.life.get() {
                 Life::Leaving => Err(leaving(device.name)),
-                Life::Serving | Life::Held if entry.device == device => Ok(Connected { already: true, ..connected }),
+                Life::Serving | Life::Held | Life::Settled if entry.device == device => {
+                    Ok(Connected { already: true, ..connected })
+                }
                 _ => Err(known(device.name)),
             };
         }
@@ -164,6 +185,7 @@ impl Rings {
         let serving = self.start(&entry, &grants, &exports, &geometry, adopt).await;
         if let (Some(shown), Some(before)) = (entry.shown.get(), before) {
             shown.comes_after(before);
+            self.executor.spawn(self.clone().tell_handover(entry.clone())).detach();
         }
         serving.map(|()| connected).context(format!("ring {name}"))
     }
@@ -231,6 +253,9 @@ impl Rings {
         let shown = entry.shown.get().expect("it is served");
         while let Some(change) = changing.recv().await {
             self.books.changes(shown.name(), &change);
+            if change == RingChange::Asks {
+                self.asks(&entry);
+            }
             shown.tell(change);
         }
         self.books.gone(shown, entry.life.get() == Life::Leaving);
@@ -238,9 +263,11 @@ impl Rings {
         shown.end();
     }
 
-    fn forget(&self, entry: &Rc<Entry>) {
+    fn forget(self: &Rc<Self>, entry: &Rc<Entry>) {
         self.entries.borrow_mut().retain(|other| !Rc::ptr_eq(other, entry));
-        if let (Some(_), Some(shown)) = (entry.writer.take(), entry.shown.get()) {
+        let writer = entry.writer.take();
+        drop(writer);
+        if let Some(shown) = entry.shown.get().filter(|_| entry.may_write) {
             self.last_writer.set(Some((shown.name(), shown.last_answer())));
         }
         self.give_way(entry);
@@ -252,7 +279,8 @@ impl Rings {
     pub(crate) async fn disconnect(&self, name: RingName, deadline: Option<Moment>) -> Result<Disconnected> {
         let Some(entry) = self.find(name) else { return Ok(Disconnected::default()) };
         self.leave(&entry);
-        if !self.in_time(deadline, entry.gone()).await {
+        let is_abandoned = !self.in_time(deadline, entry.gone()).await;
+        if is_abandoned {
             entry.let_go();
             if !self.in_time(Some(self.executor.now() + FORCED_GRACE), entry.gone()).await {
                 return Err(Error::new(ErrorKind::TimedOut, format!("ring {name}: its thread hangs")));
@@ -261,6 +289,7 @@ impl Rings {
         let shown = entry.shown.get();
         let ended = |shown: &Arc<ShownDevice>| Disconnected {
             was_connected: true,
+            is_abandoned,
             counters: shown.counters(),
             pages: shown.pages(),
             broken: shown.broken(),
@@ -290,7 +319,7 @@ impl Rings {
     }
 
     fn leave(&self, entry: &Entry) {
-        if matches!(entry.life.get(), Life::Serving | Life::Held) {
+        if matches!(entry.life.get(), Life::Serving | Life::Held | Life::Settled) {
             entry.enter(Life::Leaving);
             self.books.leaves(entry.device.name);
             entry.orders.borrow().iter().for_each(|order| drop(order.send(Order::Leave)));
@@ -331,7 +360,9 @@ impl Entry {
             life: Cell::new(Life::Connecting),
             orders: RefCell::default(),
             shown: OnceCell::new(),
+            may_write: writer.is_some(),
             writer: RefCell::new(writer),
+            asks: Cell::new(false),
             holds: RefCell::default(),
             changed: Signal::new(),
         })
@@ -382,18 +413,24 @@ mod tests {
     #[test]
     fn the_life_of_a_device_is_the_drawing() {
         use Life::*;
-        let all = [Connecting, Serving, Held, Leaving, Gone];
+        let all = [Connecting, Serving, Held, Settled, Leaving, Gone];
         let pairs = all.iter().flat_map(|life| all.map(|next| (*life, next)));
         let allowed: Vec<_> = pairs.filter(|(life, next)| life.may_become(*next)).collect();
         let expected = [
             (Connecting, Serving),
             (Connecting, Gone),
             (Serving, Held),
+            (Serving, Settled),
             (Serving, Leaving),
             (Serving, Gone),
             (Held, Serving),
+            (Held, Settled),
             (Held, Leaving),
             (Held, Gone),
+            (Settled, Serving),
+            (Settled, Held),
+            (Settled, Leaving),
+            (Settled, Gone),
             (Leaving, Gone),
         ];
         assert_eq!(allowed, expected);

@@ -3,7 +3,7 @@
 //! ```text
 //!   home --connect--> mapped, bound, served --Leave--> takes no more, drains, unbinds, unmaps --> gone
 //!                           |   ^                           |
-//!                      Hold +---+ GoOn                      |
+//!              Hold, Settle +---+ GoOn                      |
 //!                           |                               |
 //!                           +------ home has hung up -------+--> let go of at once ------------> gone
 //! ```
@@ -28,6 +28,8 @@ use super::{Platform, shown::ShownRing};
 pub(super) enum Order {
     /// It takes no more requests for now; home is told when those that it has taken are answered.
     Hold(ReplyTo<()>),
+    /// It does nothing more until its guest asks; home is told when all that it has taken is answered.
+    Settle(ReplyTo<()>),
     /// It takes requests again.
     GoOn,
     /// It ends: it takes no more requests and answers those that it has taken.
@@ -73,14 +75,8 @@ impl RingSeed {
         let _telling = queue.executor().spawn(tell(ring.changes(), changes.clone()));
         let leaves = loop {
             match orders.recv().await {
-                Some(Order::Hold(held)) => {
-                    let at_rest = ring.hold();
-                    let telling = async move {
-                        at_rest.await;
-                        let _ = held.answer(());
-                    };
-                    queue.executor().spawn(telling).detach();
-                }
+                Some(Order::Hold(held)) => answer_after(&queue, ring.hold(), held),
+                Some(Order::Settle(settled)) => answer_after(&queue, ring.settle(), settled),
                 Some(Order::GoOn) => ring.go_on(),
                 Some(Order::Leave) => break true,
                 None => break false,
@@ -91,6 +87,14 @@ impl RingSeed {
             select(pin!(ring.disconnect()), pin!(hung_up)).await;
         }
     }
+}
+
+fn answer_after(queue: &DiskQueue, end: impl Future<Output = ()> + 'static, to: ReplyTo<()>) {
+    let telling = async move {
+        end.await;
+        let _ = to.answer(());
+    };
+    queue.executor().spawn(telling).detach();
 }
 
 async fn tell(mut changes: RingChanges, to: Sender<RingChange>) {

@@ -33,6 +33,7 @@ pub(crate) struct ShownDevice {
     rings: Vec<ShownRing>,
     account: Arc<DeviceAccount>,
     is_held: AtomicBool,
+    is_settled: AtomicBool,
     /// The guest whose place it has taken, and when that was answered last.
     before: OnceLock<(RingName, Option<Duration>)>,
     told: Mutex<Told>,
@@ -74,6 +75,7 @@ impl ShownDevice {
             rings,
             account,
             is_held: AtomicBool::new(false),
+            is_settled: AtomicBool::new(false),
             before: OnceLock::new(),
             told: Mutex::new(told),
         })
@@ -86,6 +88,15 @@ impl ShownDevice {
 
     pub(super) fn set_held(&self, is_held: bool) {
         self.is_held.store(is_held, Ordering::Relaxed);
+    }
+
+    /// Whether nothing is done for it until its guest asks.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.is_settled.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_settled(&self, is_settled: bool) {
+        self.is_settled.store(is_settled, Ordering::Relaxed);
     }
 
     /// It takes the place of another guest, which was answered last at this time.
@@ -190,6 +201,8 @@ impl ShownDevice {
                 told.broken = Some(reason.clone());
                 RingEvent::Broken { reason }
             }
+            // Whoever talks to XenStore has nothing to do with it.
+            RingChange::Asks => return,
         };
         // Those who have gone are forgotten.
         told.watchers.iter_mut().for_each(|watchers| watchers.retain(|watcher| watcher.send(event.clone()).is_ok()));

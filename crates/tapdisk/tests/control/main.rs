@@ -32,6 +32,7 @@ mod retries;
 mod rings;
 mod rings_native;
 mod rings_when_storage_fails;
+mod settle;
 mod signals;
 mod split_requests;
 mod stale_files;
