@@ -43,7 +43,8 @@ const LAYERS: &[Layer] = &[
     // storage-io besides the design's table: sockets are served by its executor, and requests carry its buffers.
     layer("export", &["block-core", "wire", "storage-io", "xen", "virtual-disk"], &["image-format", "image-chain", "guest"]),
     layer("control-api", &["block-core", "wire"], &[]),
-    layer("tapback", &["block-core", "wire", "storage-io", "xen", "xenbus", "control-api"], &["guest"]),
+    layer("tapback", &["block-core", "wire", "storage-io", "xen", "xenbus", "control-api"],
+          &["guest", "image-format", "image-chain", "virtual-disk"]),
     layer("tapdisk", &["block-core", "wire", "storage-io", "xen", "image-format", "image-chain", "virtual-disk",
                        "export", "control-api"], &["guest"]),
     // virtual-disk and export besides the design's table: `oxtap serve` is a disk and an NBD server in one process. wire,

@@ -29,6 +29,9 @@ pub(crate) const IMAGE: &str = "/v";
 /// The longest that a host waits for the other.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What storage says to somebody who has lost a lock.
+const ESTALE: i32 = 116;
+
 /// What happened to the image.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
@@ -38,6 +41,8 @@ pub(crate) struct Ledger {
     pub(crate) writers: Vec<usize>,
     /// Writes that landed though their file did not have the lock any more.
     pub(crate) strays: usize,
+    /// Writes of a file that has lost the lock are refused, as by storage that knows of locks.
+    pub(crate) refuses: bool,
     next_file: u64,
 }
 
@@ -70,11 +75,17 @@ impl TwoHosts {
     }
 
     /// Runs one ready task of one host.
-    fn step(&self) -> bool {
+    pub(crate) fn step(&self) -> bool {
         let [a, b] = &self.hosts;
         let is_first = a.executor.random() % 2 == 0;
         let (one, other) = if is_first { (a, b) } else { (b, a) };
         one.executor.step() || other.executor.step()
+    }
+
+    /// Lets time pass until somebody waits no more. False: nobody waits.
+    pub(crate) fn advance(&self) -> bool {
+        let next = self.hosts.iter().filter_map(|host| host.executor.next_timer()).min();
+        next.inspect(|moment| self.clock.advance_to(*moment)).is_some()
     }
 
     /// Runs until `is_done`.
@@ -277,8 +288,13 @@ impl Storage for LockedFile {
             }
             if changes {
                 let mut ledger = ledger.lock().unwrap();
+                let is_stray = ledger.holder != Some(number);
+                if is_stray && ledger.refuses {
+                    let error = Error::from_os("its lock was lost", std::io::Error::from_raw_os_error(ESTALE));
+                    return Completion { buffer: operation.into_buffer(), result: Err(error) };
+                }
                 ledger.writers.push(host);
-                ledger.strays += usize::from(ledger.holder != Some(number));
+                ledger.strays += usize::from(is_stray);
             }
             storage.submit(&executor, operation, None).await
         })
