@@ -118,10 +118,13 @@ impl Inner {
     async fn keep(self: Rc<Self>) {
         let executor = self.host.executor.clone();
         let mut since: BTreeMap<Minor, (DeviceName, Moment)> = BTreeMap::new();
-        let mut strays: BTreeMap<StrayRing, Moment> = BTreeMap::new();
+        let begun = executor.now();
+        let mut strays = Some(BTreeMap::new());
         loop {
             executor.sleep(self.script_time / LOOKS).await;
-            strays = self.look_at_rings(strays).await;
+            if let Some(known) = strays.take() {
+                strays = self.look_at_rings(begun, known).await;
+            }
             let Host { store, domain, .. } = &*self.host;
             // What cannot be looked at is not gone: the time begins anew.
             let found = ownerless(&executor, store, *domain, &self.run).await.unwrap_or_default();
@@ -142,11 +145,19 @@ impl Inner {
         }
     }
 
-    /// Lets go of rings whose devices have gone, and not just now; gives the others, and since when they are known.
-    async fn look_at_rings(self: &Rc<Self>, since: BTreeMap<StrayRing, Moment>) -> BTreeMap<StrayRing, Moment> {
+    /// Lets go of rings whose devices have gone, and not just now; gives the others, and since when they are known. None if
+    /// there are none and will be none: those of devices that go while we run are let go of by the devices.
+    async fn look_at_rings(
+        self: &Rc<Self>,
+        begun: Moment,
+        since: BTreeMap<StrayRing, Moment>,
+    ) -> Option<BTreeMap<StrayRing, Moment>> {
         let Host { executor, store, domain, .. } = &*self.host;
-        let found = stray_rings(executor, store, *domain, &self.run).await.unwrap_or_default();
+        let Ok(found) = stray_rings(executor, store, *domain, &self.run).await else { return Some(since) };
         let now = executor.now();
+        if found.is_empty() && now - begun >= self.script_time {
+            return None;
+        }
         let mut still = BTreeMap::new();
         for ring in found {
             let first = since.get(&ring).copied().unwrap_or(now);
@@ -158,7 +169,7 @@ impl Inner {
                 executor.spawn(self.clone().let_go(ring)).detach();
             }
         }
-        still
+        Some(still)
     }
 
     async fn let_go(self: Rc<Self>, ring: StrayRing) {
