@@ -77,6 +77,8 @@ pub(crate) fn open(parameters: OpenParameters, has_log: bool, has_key: bool) -> 
         name: parameters.path.into(),
         is_read_only: flags.contains(OpenFlags::READ_ONLY),
         is_shared: flags.contains(OpenFlags::SHARED),
+        // Scripts open a guest's disk here before it has left where it was.
+        is_late: !flags.contains(OpenFlags::SHARED),
         is_buffered: flags.contains(OpenFlags::NO_O_DIRECT),
         timeout: Some(parameters.request_timeout).filter(|seconds| *seconds > 0).map(|s| Duration::from_secs(s.into())),
         ..Open::default()

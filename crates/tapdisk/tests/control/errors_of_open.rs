@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use crate::host::{Host, aio};
+use export::nbd::client::Client;
+
+use crate::host::{Host, aio, minor};
 
 #[test]
 fn each_mistake_has_its_number_and_names_the_image() {
@@ -60,15 +62,22 @@ fn layers_that_are_not_offered_are_refused() {
 }
 
 #[test]
-fn an_image_that_another_tapdisk_writes_is_busy() {
+fn an_image_that_another_tapdisk_writes_is_refused_to_the_next_writer_and_to_no_reader() {
     let host = Host::new();
     let image = aio(&host.raw_image("a.img", 1 << 20));
-    host.ok(&["create", "-a", &image]);
-    let (status, line) = host.fails(&["create", "-a", &image]);
-    assert!([11, 16].contains(&status), "{status}: {line}");
-    assert!(line.contains("a.img"), "{line}");
-    // Readers take no lock.
-    host.ok(&["create", "-a", &image, "-R"]);
+    let serve = || {
+        let (pid, minors) = host.attached(1);
+        host.ok(&["open", "-p", &pid.to_string(), "-m", &minors[0], "-a", &image, "-t", "1"]);
+        Client::connect_unix(&host.run.nbd_socket(pid, minor(&minors[0])), "").unwrap()
+    };
+    let (mut one, mut other) = (serve(), serve());
+    one.write(0, &[7; 512]).unwrap();
+    let error = other.write(0, &[9; 512]).unwrap_err();
+    assert!(error.to_string().contains("another writes"), "{error}");
+    let mut bytes = [0; 512];
+    other.read(4096, &mut bytes).unwrap();
+    drop(one);
+    other.write(0, &[9; 512]).unwrap();
 }
 
 #[test]

@@ -56,8 +56,8 @@ impl<'a> Hung<'a> {
     /// Lets the write go on; it must have been done.
     fn heal(mut self) {
         oxtap(self.place, &["faults", &self.disk.name(), "--none"]);
-        if self.state() != "running" {
-            self.wait_until("the disk comes to rest", |hung| hung.state() == "paused");
+        self.wait_until("the disk runs or rests", |hung| ["running", "paused"].contains(&hung.state().as_str()));
+        if self.state() == "paused" {
             oxtap(self.place, &["resume", &self.disk.name()]);
         }
         assert!(self.writing.wait().unwrap().success(), "the write was answered with an error");
