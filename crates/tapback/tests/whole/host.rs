@@ -29,6 +29,8 @@ use xen::{
 };
 
 pub(crate) const DOMAIN: DomainId = DomainId(7);
+/// What the guest becomes when it moves within the host.
+pub(crate) const NEXT_DOMAIN: DomainId = DomainId(8);
 /// A hang limit, not a measure.
 pub(crate) const LONG: Duration = Duration::from_secs(120);
 const PAGES: u32 = 2048;
@@ -123,11 +125,13 @@ impl Whole {
         let run = RunDir::at(place.path());
         let directory = place.scratch().to_owned();
         let broker = BrokerThread::start(&directory, BrokerLimits::default()).unwrap();
-        broker.ask(|broker| broker.create_domain(DOMAIN, PAGES)).unwrap();
+        for domain in [DOMAIN, NEXT_DOMAIN] {
+            broker.ask(move |broker| broker.create_domain(domain, PAGES)).unwrap();
+        }
         let mut command = place.program("oxtap-xenstored");
         let mut xenstored = command
             .arg(&directory)
-            .arg(DOMAIN.to_string())
+            .args([DOMAIN, NEXT_DOMAIN].map(|domain| domain.to_string()))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -183,6 +187,11 @@ impl Whole {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Runs `oxtap` for this host; while it runs, everything else here stands still.
+    pub(crate) fn oxtap(&self, line: &[&str]) -> std::process::Output {
+        self.place.program("oxtap").args(line).stdin(Stdio::null()).output().unwrap()
+    }
+
     /// A toolstack attaches a disk and waits; its script makes a tapdisk and names it.
     pub(crate) async fn attach(&self, name: &str) -> Disk {
         self.attach_with(name, |spec| spec).await
@@ -210,8 +219,13 @@ impl Whole {
 
     /// Another device gets the same disk, as scripts do it that find a tapdisk with the image.
     pub(crate) async fn share(&self, disk: &Disk, name: &str) -> Disk {
+        self.share_with(DOMAIN, disk, name).await
+    }
+
+    /// The same, for a device of this domain.
+    pub(crate) async fn share_with(&self, domain: DomainId, disk: &Disk, name: &str) -> Disk {
         let script = Some("block-tap".to_owned());
-        let spec = DiskSpec { script, ..DiskSpec::new(DOMAIN, name, &disk.spec.image) };
+        let spec = DiskSpec { script, ..DiskSpec::new(domain, name, &disk.spec.image) };
         self.toolstack.add_disk(&spec).await.unwrap();
         let other = Disk { spec, ..*disk };
         self.wait_for(&other, "2").await;
@@ -266,8 +280,23 @@ impl Whole {
         Device::open(&self.executor, &self.guest, &self.guest_store(), own, options).await.unwrap()
     }
 
+    /// The guest as the domain that it becomes when it moves.
+    pub(crate) fn next_guest(&self) -> Guest {
+        Guest::boot(self.place.scratch(), NEXT_DOMAIN).unwrap()
+    }
+
+    /// Its disk there.
+    pub(crate) async fn next_device(&self, guest: &Guest, disk: &Disk) -> Device {
+        let (own, store) = (disk.spec.frontend_path().unwrap(), self.store_of(NEXT_DOMAIN));
+        Device::open(&self.executor, guest, &store, own, DeviceOptions::default()).await.unwrap()
+    }
+
     pub(crate) fn guest_store(&self) -> Store {
-        let socket = self.place.scratch().join(format!("socket.{DOMAIN}"));
+        self.store_of(DOMAIN)
+    }
+
+    fn store_of(&self, domain: DomainId) -> Store {
+        let socket = self.place.scratch().join(format!("socket.{domain}"));
         Store::connect(&self.executor, Address::Socket(socket)).unwrap()
     }
 

@@ -5,8 +5,10 @@
 mod features;
 mod host;
 mod killed;
+mod migration;
 mod owners;
 mod pause;
+mod release;
 mod stories;
 mod supervision;
 mod teardown;
