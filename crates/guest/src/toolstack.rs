@@ -226,28 +226,23 @@ impl Toolstack {
     /// # Errors
     /// `Invalid` if the domain is not there or has such a disk already, or what XenStore says.
     pub async fn add_disk(&self, disk: &DiskSpec) -> Result<()> {
-        let (frontend, backend) = (disk.frontend_path()?, disk.backend_path()?);
-        let sides = [
-            (&frontend, disk.frontend_nodes()?, permissions(disk.domain, disk.backend)?),
-            (&backend, disk.backend_nodes()?, permissions(disk.backend, disk.domain)?),
-        ];
-        let home = home(disk.domain)?;
+        let plan = Plan::new(disk)?;
+        self.0.transaction(async |transaction| plan.carry_out(transaction).await).await
+    }
+
+    /// Removes a disk that may still be in use and makes its nodes anew, all at once: nobody sees it gone.
+    ///
+    /// # Errors
+    /// As [`add_disk`](Self::add_disk).
+    pub async fn replace_disk(&self, disk: &DiskSpec) -> Result<()> {
+        let plan = Plan::new(disk)?;
         let body = async |transaction: &Transaction| {
-            if transaction.read(&home).await?.is_none() {
-                return Err(Error::new(ErrorKind::NotFound, format!("there is no domain {}", disk.domain)));
-            }
-            for (directory, nodes, permissions) in &sides {
-                if transaction.read(directory).await?.is_some() {
-                    let words = format!("domain {} has a disk {} already", disk.domain, disk.name);
-                    return Err(Error::new(ErrorKind::Invalid, words));
-                }
-                transaction.write(directory, b"").await?;
-                transaction.set_permissions(directory, permissions).await?;
-                for (name, value) in nodes {
-                    transaction.write(&below(directory, name)?, value.as_bytes()).await?;
+            for side in &plan.sides {
+                if transaction.read(&side.directory).await?.is_some() {
+                    transaction.remove(&side.directory).await?;
                 }
             }
-            Ok(())
+            plan.carry_out(transaction).await
         };
         self.0.transaction(body).await
     }
@@ -307,6 +302,55 @@ impl Toolstack {
             }
         }
         Ok(has_ended)
+    }
+}
+
+/// The nodes of a disk.
+struct Plan<'d> {
+    disk: &'d DiskSpec,
+    home: Path,
+    sides: [Side; 2],
+}
+
+/// One of its two directories.
+struct Side {
+    directory: Path,
+    nodes: Vec<(&'static str, String)>,
+    permissions: Vec<Permission>,
+}
+
+impl Plan<'_> {
+    fn new(disk: &DiskSpec) -> Result<Plan<'_>> {
+        let frontend = Side {
+            directory: disk.frontend_path()?,
+            nodes: disk.frontend_nodes()?,
+            permissions: permissions(disk.domain, disk.backend)?,
+        };
+        let backend = Side {
+            directory: disk.backend_path()?,
+            nodes: disk.backend_nodes()?,
+            permissions: permissions(disk.backend, disk.domain)?,
+        };
+        Ok(Plan { disk, home: home(disk.domain)?, sides: [frontend, backend] })
+    }
+
+    async fn carry_out(&self, transaction: &Transaction) -> Result<()> {
+        let DiskSpec { domain, name, .. } = self.disk;
+        if transaction.read(&self.home).await?.is_none() {
+            return Err(Error::new(ErrorKind::NotFound, format!("there is no domain {domain}")));
+        }
+        for Side { directory, nodes, permissions } in &self.sides {
+            if transaction.read(directory).await?.is_some() {
+                let words = format!("domain {domain} has a disk {name} already");
+                return Err(Error::new(ErrorKind::Invalid, words));
+            }
+            transaction.write(directory, b"").await?;
+            transaction.set_permissions(directory, permissions).await?;
+            for (name, value) in nodes {
+                transaction.write(&below(directory, name)?, value.as_bytes()).await?;
+            }
+        }
+        Ok(())
     }
 }
 
