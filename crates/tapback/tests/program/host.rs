@@ -273,6 +273,28 @@ impl Hosted {
         }
     }
 
+    /// Ends when no tapdisk runs. What those leave that were killed is cleared away by the next one.
+    pub(crate) async fn until_no_tapdisk_runs(&self) {
+        loop {
+            let tapdisks = self.run.tapdisks().unwrap();
+            let running = self.place.processes().unwrap();
+            let is_one = running.iter().any(|process| tapdisks.contains(&process.pid()));
+            running.into_iter().for_each(ProcessGuard::release);
+            if !is_one {
+                return;
+            }
+            self.executor.sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Ends when a toolstack's script may begin.
+    pub(crate) async fn wait_until_offered(&self, spec: &DiskSpec) {
+        let watch = self.store.watch(&self.node(spec, "state"));
+        while matches!(self.text(spec, "state").await.as_deref(), None | Some("1")) {
+            watch.next().await;
+        }
+    }
+
     /// Nothing of anybody is left.
     pub(crate) fn place_is_clean(mut self) {
         self.xenstored.kill().unwrap();

@@ -3,11 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod blocks;
+mod census;
+mod cycles;
+mod disorder;
 mod finding;
 mod host;
 mod hotplug;
 mod life;
 mod manual;
 mod packaging;
+mod random;
 mod replay;
 mod supervision;
