@@ -24,7 +24,7 @@ pub(crate) struct Directory {
     frontend: Path,
     /// The state that we know to be in the node.
     shown: Cell<State>,
-    /// We have told of an error, and have not taken it back.
+    /// An error may have been told that was not taken back.
     has_error: Cell<bool>,
 }
 
@@ -47,8 +47,8 @@ pub(crate) enum StateChange {
 
 impl Directory {
     pub(crate) fn new(store: &Store, path: Path, errors: Path, frontend: Path, shown: State) -> Directory {
-        // Whoever served the device before may have told of one.
-        let (shown, has_error) = (Cell::new(shown), Cell::new(shown != State::Initialising));
+        // Whoever served the device, or another of its name, before may have told of one.
+        let (shown, has_error) = (Cell::new(shown), Cell::new(true));
         Directory { store: store.clone(), path, errors, frontend, shown, has_error }
     }
 

@@ -112,6 +112,31 @@ fn an_error_that_was_told_before_the_backend_was_killed_is_taken_back() {
 }
 
 #[test]
+fn an_error_of_a_device_that_went_unseen_is_taken_back_by_the_next_of_its_name() {
+    let host = Hosted::new(&[]);
+    host.run(async {
+        let image = format!("aio:{}", host.image("xvda").display());
+        let spec = disk("xvda", &image, "block-tap");
+        host.attach(&spec, &[]).await;
+        assert!(host.error(&spec).await.starts_with("2 no tapdisk has aio:"));
+        host.kill();
+        for directory in [spec.frontend_path().unwrap(), spec.backend_path().unwrap()] {
+            host.store.remove(&directory).await.unwrap();
+        }
+        host.start(&[]);
+        let opened = host.open(&image);
+        host.attach(&spec, &[]).await;
+        host.device(&spec).await.connected().await.unwrap();
+        let errors = "/local/domain/0/error/backend/vbd3/7".parse().unwrap();
+        while host.store.directory(&errors).await.unwrap().is_some() {
+            host.executor.sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert!(host.toolstack.remove_disk(&spec, true, LONG).await.unwrap());
+        host.close(opened);
+    });
+}
+
+#[test]
 fn what_fails_at_the_start_is_told_with_its_number() {
     let host = Hosted::without_backend();
     let mut command = host.command("tapback");
