@@ -178,7 +178,7 @@ fn disks_come_and_go_and_nothing_grows() {
         host.until_only_these_are_left(&[stored]).await;
         compare(&host, &vhd, &read);
     });
-    succeed(host.command("oxtap").arg("doctor"));
+    host.doctor_finds_nothing();
     host.close(stored);
     assert_eq!(host.end().code(), Some(0));
     host.place_is_clean();

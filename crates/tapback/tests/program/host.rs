@@ -295,6 +295,15 @@ impl Hosted {
         }
     }
 
+    /// Nor does whoever is asked whether anything is left.
+    pub(crate) fn doctor_finds_nothing(&self) {
+        let mut doctor = self.command("oxtap");
+        let output = doctor.arg("doctor").env("XENSTORED_PATH", self.place.scratch().join("socket")).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let told = String::from_utf8(output.stdout).unwrap();
+        assert!(!told.contains("no XenStore"), "{told}");
+    }
+
     /// Nothing of anybody is left.
     pub(crate) fn place_is_clean(mut self) {
         self.xenstored.kill().unwrap();

@@ -11,6 +11,7 @@ mod host;
 mod hotplug;
 mod life;
 mod manual;
+mod offers;
 mod packaging;
 mod random;
 mod replay;
