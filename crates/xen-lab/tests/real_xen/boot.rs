@@ -12,8 +12,8 @@ use xen_lab::{Images, Machine, Outcome, Packages, Verdict, static_programs};
 const COMMON: &str = include_str!("common.sh");
 /// Ten times what it takes where nothing else runs.
 const PATIENCE: Duration = Duration::from_secs(1800);
-const PACKAGES: [&str; 3] = ["tapback", "tapdisk", "tools"];
-const PROGRAMS: [&str; 5] = ["tapback", "tapdisk", "tap-ctl", "vhd-util", "oxtap"];
+const PACKAGES: [&str; 4] = ["tapback", "tapdisk", "tools", "xen-lab"];
+const PROGRAMS: [&str; 6] = ["tapback", "tapdisk", "tap-ctl", "vhd-util", "oxtap", "lab-load"];
 
 /// One machine after the other: each takes the processors that there are, and the toolstack waits for ten seconds only.
 static TURN: Mutex<()> = Mutex::new(());

@@ -1,7 +1,7 @@
 # What all stories use. A story ends with `ok NAME` or with `failed NAME WHY`; `over` is the exit status.
 failures=0
-ok() { echo "ok $1"; }
-failed() { echo "failed $1: ${*:2}"; failures=$((failures + 1)); }
+ok() { echo "ok $1: $(($(date +%s) - begun)) s"; begun=$(date +%s); }
+failed() { echo "failed $1: ${*:2}"; failures=$((failures + 1)) begun=$(date +%s); }
 over() {
     cp -r /var/log/blktap /out/ 2>/dev/null
     dmesg | grep -iE 'BUG:|WARNING:|Oops' && failed kernel 'dom0 complains'
@@ -11,29 +11,48 @@ over() {
 # A disk of a guest, served by a tapdisk, by xl's own script: KIND DEVICE ACCESS IMAGE
 disk() { echo "format=$1,vdev=$2,access=$3,backendtype=tap,target=$4"; }
 
+# With these words besides.
 start_backend() {
-    tapback --kind vbd3 --kind vbd --debug >>/out/tapback.log 2>&1 &
+    tapback --kind vbd3 --kind vbd --debug "$@" >>/out/tapback.log 2>&1 &
     backend=$!
     disown
 }
 
-ports() { lsevtchn 0 | wc -l; }
+# Pages that one domain has mapped of another, as the hypervisor knows them: a line for each, and one for their owner.
+grants() {
+    xl dmesg -c >>/out/xl-dmesg-before.txt
+    xl debug-keys g
+    xl dmesg -c | grep -E 'grant-table for remote|\[0x'
+}
 
-# Nothing may be left of what a story did: processes, numbers, nodes, ports, pages of guests that have gone.
+# All that guests' disks may leave behind: processes, numbers, files, nodes, ports, descriptors, pages of guests that have gone,
+# and of those that run.
+traces() {
+    echo "tapdisks: $(pidof tapdisk | wc -w)"
+    tap-ctl list
+    # But for what the first tapdisk makes for all.
+    ls /run/blktap-control /run/blktap-control/tapdisk 2>/dev/null | grep -vE '^(/run.*|grant-budget|tapdisk|)$'
+    for root in /local/domain/0/backend /libxl; do xenstore-ls "$root" 2>/dev/null | grep -vE '^( *type = "p|libxl)'; done
+    for guest in $(xenstore-list /local/domain); do xenstore-ls "/local/domain/$guest/device/vbd" 2>/dev/null; done
+    xl list | grep -F '(null)'
+    oxtap doctor >/tmp/doctor 2>&1 || cat /tmp/doctor
+    echo "ports: $(lsevtchn 0 | wc -l)"
+    echo "grants: $(grants | wc -l)"
+    echo "descriptors: $(ls "/proc/$backend/fd" | wc -l)"
+}
+
+# What there is now: [FILE]
+remember() { traces >"${1:-/tmp/traces}"; }
+
+# Nothing may be left of what a story did since `remember`, nor may anything have gone: NAME [FILE]
 clean() {
     for look in 1 2 3 4 5 6 7 8 9 10; do
-        left=$(
-            tap-ctl list
-            xenstore-ls /local/domain/0/backend 2>/dev/null
-            pidof tapdisk
-            xl list | grep -F '(null)'
-            oxtap doctor >/tmp/doctor 2>&1 || cat /tmp/doctor
-            [ "$(ports)" = "$ports_at_first" ] || lsevtchn 0
-        )
-        [ -n "$left" ] || return 0
+        remember /tmp/traces.now
+        if left=$(diff "${2:-/tmp/traces}" /tmp/traces.now); then return 0; fi
         sleep 0.5
     done
     failed "$1" "left behind: $left"
+    lsevtchn 0
     return 1
 }
 
@@ -44,9 +63,53 @@ guest_story() {
     lab-guest run "$@" && clean "$name" && ok "$name" || failed "$name" "status $?"
 }
 
+# A node of a guest's own: NAME VALUE [GUEST]
+tell() { xenstore-write "/local/domain/$(xl domid "${3:-guest}")/data/$1" "$2"; }
+# Waits until a guest has such a node, or has ended: NAME [GUEST]
+told() {
+    for look in $(seq 240); do
+        domain=$(xl domid "${2:-guest}" 2>/dev/null) || break
+        ! xenstore-read "/local/domain/$domain/data/$1" >/dev/null 2>&1 || return 0
+        ! xenstore-read "/local/domain/$domain/data/lab-exit" >/dev/null 2>&1 || break
+        sleep 0.25
+    done
+    echo "the guest does not say $1"
+    return 1
+}
+# What the tapdisk of an image knows, for people: PATH
+stats() { oxtap stats --json "$1"; }
+# Waits until a tapdisk has had some requests of an image since it began: PATH
+busy() {
+    for look in $(seq 240); do
+        pidof tapdisk >/dev/null || break
+        requests=$(stats "$1" 2>/dev/null | figure kicks_in)
+        [ "${requests:-0}" -lt 20 ] || return 0
+        sleep 0.25
+    done
+    echo "no guest is at work on $1"
+    return 1
+}
+# The first number of this name in what is read.
+figure() { sed -n "s/.*\"$1\": *\([0-9][0-9]*\).*/\1/p" | head -n 1; }
+
 modprobe loop
-mkdir -p /images
+mkdir -p /images /var/log/blktap
+for image in a c; do vhd-util create -n /images/$image.vhd -s 64 || exit 1; done
+truncate -s 64M /images/r.img
+# Whatever is logged to the host.
+syslogd -O /out/messages
+# Checked work until dom0 says that it is enough: DISK, then words of lab-load.
+cat >/images/work <<'GUEST'
+#!/bin/sh
+disk=$1
+shift
+until [ -e /dev/$disk ]; do sleep 0.2; done
+xenstore-write data/lab-works 1
+(until xenstore-read data/lab-stop >/dev/null 2>&1; do sleep 0.5; done; touch /tmp/stop) &
+lab-load /dev/$disk --until /tmp/stop "$@"
+GUEST
 start_backend
 # It has connections of its own.
 sleep 1
-ports_at_first=$(ports)
+begun=$(date +%s)
+remember

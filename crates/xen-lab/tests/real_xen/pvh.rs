@@ -7,7 +7,8 @@ use xen_lab::{Machine, Processor};
 use crate::boot::Told;
 
 static TOLD: LazyLock<Told> = LazyLock::new(|| {
-    let stories = [include_str!("boot_loader.sh"), include_str!("boot_loader_pvh.sh"), include_str!("migration.sh")];
+    let stories =
+        [include_str!("boot_loader.sh"), include_str!("boot_loader_pvh.sh"), include_str!("migration.sh"), "over"];
     Told::by("pvh", &stories.concat(), Machine { processor: Processor::Svm, ..Machine::default() })
 });
 
