@@ -8,8 +8,7 @@ for image in base middle leaf; do
     esac || exit 1
     # Written through a tapdisk that serves no guest.
     modprobe nbd
-    tap-ctl create -a "vhd:/images/$image.vhd" >/dev/null &&
-        eval "$(tap-ctl list -f "/images/$image.vhd" | tr ' ' '\n' | grep -E '^(pid|minor)=')" &&
+    tapdisk_without_guest "/images/$image.vhd" &&
         /sbin/nbd-client -unix "/run/blktap-control/nbd$pid.$minor" /dev/nbd0 >/dev/null || exit 1
     for place in $places; do
         dd if=/dev/urandom of=/images/chunk bs=1M count=1 2>/dev/null

@@ -30,9 +30,8 @@ grants() {
 traces() {
     echo "tapdisks: $(pidof tapdisk | wc -w)"
     tap-ctl list
-    # But for what the first tapdisk makes for all.
-    ls /run/blktap-control /run/blktap-control/tapdisk 2>/dev/null | grep -vE '^(/run.*|grant-budget|tapdisk|)$'
-    for root in /local/domain/0/backend /libxl; do xenstore-ls "$root" 2>/dev/null | grep -vE '^( *type = "p|libxl)'; done
+    ls /run/blktap-control /run/blktap-control/tapdisk
+    for root in /local/domain/0/backend /libxl; do xenstore-ls "$root" 2>/dev/null; done
     for guest in $(xenstore-list /local/domain); do xenstore-ls "/local/domain/$guest/device/vbd" 2>/dev/null; done
     xl list | grep -F '(null)'
     oxtap doctor >/tmp/doctor 2>&1 || cat /tmp/doctor
@@ -92,6 +91,11 @@ busy() {
 # The first number of this name in what is read.
 figure() { sed -n "s/.*\"$1\": *\([0-9][0-9]*\).*/\1/p" | head -n 1; }
 
+# A tapdisk that serves no guest, $pid, has an image as $minor: PATH
+tapdisk_without_guest() {
+    tap-ctl create -a "vhd:$1" >/dev/null && eval "$(tap-ctl list -f "$1" | tr ' ' '\n' | grep -E '^(pid|minor)=')"
+}
+
 modprobe loop
 mkdir -p /images /var/log/blktap
 for image in a c; do vhd-util create -n /images/$image.vhd -s 64 || exit 1; done
@@ -112,4 +116,6 @@ start_backend
 # It has connections of its own.
 sleep 1
 begun=$(date +%s)
+# The first one makes what is there for all.
+tapdisk_without_guest /images/a.vhd && tap-ctl destroy -p "$pid" -m "$minor"
 remember
