@@ -27,6 +27,7 @@ mod processes;
 mod queues;
 mod ring;
 mod stripes;
+mod stuck;
 mod usage;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -99,6 +100,7 @@ const BENCHMARKS: &[Benchmark] = &[
         summary: "failing requests while log daemons read, sleep and lack",
         run: logging::run,
     },
+    Benchmark { name: "stuck", summary: "disks that come and go beside one that hangs", run: stuck::run },
     Benchmark { name: "memory", summary: "memory of what is idle", run: memory::run },
 ];
 

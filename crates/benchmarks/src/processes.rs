@@ -47,6 +47,12 @@ impl Process {
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
+
+    /// Ends it without asking.
+    pub(crate) fn kill(&mut self) {
+        // It has ended already if this fails.
+        let _ = self.child.kill();
+    }
 }
 
 impl Drop for Process {
