@@ -13,7 +13,10 @@ const COMMON: &str = include_str!("common.sh");
 /// Ten times what it takes where nothing else runs.
 const PATIENCE: Duration = Duration::from_secs(1800);
 const PACKAGES: [&str; 4] = ["tapback", "tapdisk", "tools", "xen-lab"];
-const PROGRAMS: [&str; 6] = ["tapback", "tapdisk", "tap-ctl", "vhd-util", "oxtap", "lab-load"];
+#[rustfmt::skip]
+const PROGRAMS: [&str; 10] = [
+    "block-tapdisk", "tapback", "tapdisk", "tap-ctl", "td-rated", "vhd-util", "td-util", "cbt-util", "oxtap", "lab-load",
+];
 
 /// One machine after the other: each takes the processors that there are, and the toolstack waits for ten seconds only.
 static TURN: Mutex<()> = Mutex::new(());
@@ -42,7 +45,8 @@ impl Told {
         }
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let images = Images::prepare(&Packages::prepare().unwrap()).unwrap();
-        let files = PROGRAMS.map(|program| (format!("lab/bin/{program}"), OURS.join(program))).to_vec();
+        let programs = PROGRAMS.map(|program| (format!("lab/bin/{program}"), OURS.join(program)));
+        let files = programs.into_iter().chain(machine.files).collect();
         let script = format!("#!/bin/bash\n{COMMON}\n{stories}");
         let outcome = Machine { script, files, patience: PATIENCE, ..machine }.run(&images).unwrap();
         let log = outcome.text("script.log").unwrap_or_default();
