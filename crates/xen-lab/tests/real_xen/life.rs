@@ -15,6 +15,7 @@ static TOLD: LazyLock<Told> = LazyLock::new(|| {
         include_str!("life.sh"),
         include_str!("agreed.sh"),
         include_str!("leaving.sh"),
+        include_str!("supervision.sh"),
         "over",
     ];
     Told::by("life", &stories.concat(), Machine::default())
@@ -63,6 +64,11 @@ fn a_guest_is_destroyed_beside_another() {
 #[test]
 fn no_guest_notices_that_the_backend_was_killed() {
     TOLD.story("backend_killed_under_load");
+}
+
+#[test]
+fn a_tapdisk_that_was_killed_is_replaced_if_that_is_wanted() {
+    TOLD.story("tapdisk_killed_and_replaced");
 }
 
 #[test]
