@@ -272,6 +272,7 @@ fn a_host_that_has_lost_the_lock_writes_nothing_more_and_tells_its_guest() {
 #[test]
 fn a_write_that_lands_behind_a_lost_lock_is_seen() {
     let world = World::new(1);
+    world.may_stray.set(true);
     world.run(async {
         let guest = Guest::start(&world).await;
         guest.write();
