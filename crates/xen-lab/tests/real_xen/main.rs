@@ -6,5 +6,6 @@
 mod boot;
 mod guide;
 mod hotplug;
+mod dom0;
 mod life;
 mod pvh;

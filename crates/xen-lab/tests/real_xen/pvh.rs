@@ -7,14 +7,19 @@ use xen_lab::{Machine, Processor};
 use crate::boot::Told;
 
 static TOLD: LazyLock<Told> = LazyLock::new(|| {
-    let stories =
-        [include_str!("boot_loader.sh"), include_str!("boot_loader_pvh.sh"), include_str!("migration.sh"), "over"];
+    let (loader, pvh) = (include_str!("boot_loader.sh"), include_str!("boot_loader_pvh.sh"));
+    let stories = [loader, pvh, include_str!("kexec.sh"), include_str!("migration.sh"), "over"];
     Told::by("pvh", &stories.concat(), Machine { processor: Processor::Svm, ..Machine::default() })
 });
 
 #[test]
 fn the_layout_of_a_ring_changes_between_a_boot_loader_and_its_kernel() {
     TOLD.story("pvh_grub");
+}
+
+#[test]
+fn a_kernel_hands_its_disk_back_before_kexec() {
+    TOLD.story("kexec");
 }
 
 #[test]
