@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod boot;
+mod dom0;
 mod guide;
 mod hotplug;
-mod dom0;
 mod life;
 mod pvh;
