@@ -5,7 +5,7 @@ modprobe brd rd_nr=1 rd_size=65536
 # The kernel's own takes every vbd from now on.
 kill $backend
 while [ -d /proc/$backend ]; do sleep 0.1; done
-tapback --kind vbd3 >>/out/tapback.log 2>&1 &
+tapback --kind vbd3 --debug >>/out/tapback.log 2>&1 &
 backend=$!
 disown
 sleep 1
