@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use control_api::{
-    Minor,
+    Client, Minor, OpenRequest,
     native::{DiskSummary, State},
 };
 use guest::{Device, DeviceOptions, toolstack::DiskSpec};
@@ -124,6 +124,11 @@ impl Story<'_> {
 
     async fn start(&mut self) {
         let (pid, minor) = *self.opened.get_or_insert_with(|| self.host.open(&self.spec.image));
+        // Whoever wanted the pause may still change images when its device goes, so the disk stays at rest; the storage side
+        // brings it back when it gives it to the next one.
+        if !self.is_pause_wanted && self.disks().iter().all(|disk| disk.state == State::Paused) {
+            Client::new(&self.host.run, pid).resume(minor, &OpenRequest::default()).unwrap();
+        }
         let socket = self.host.run.nbd_socket(pid, minor).display().to_string();
         self.host.wait_until_offered(&self.spec).await;
         for (name, value) in [
