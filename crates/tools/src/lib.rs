@@ -4,6 +4,7 @@
 
 pub mod cbt_util;
 mod getopt;
+mod new_file;
 pub mod oxtap;
 pub mod tap_ctl;
 pub mod td_rated;

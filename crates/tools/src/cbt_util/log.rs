@@ -8,9 +8,11 @@ use std::{
     path::Path,
 };
 
-use block_core::{Result, ResultExt};
+use block_core::Result;
 use image_format::change_log::{HEADER_BYTES, Header};
 use rustix::io::Errno;
+
+use crate::new_file::{open_or_make, sync_directory_of};
 
 /// Bytes of a bitmap that are looked at in one go.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -25,14 +27,7 @@ pub(super) struct Log {
 impl Log {
     /// Makes a log, in a new file or over what there was. It is durable when this ends.
     pub(super) fn create(path: &Path, header: &Header) -> Result<()> {
-        let new = OpenOptions::new().write(true).create_new(true).open(path);
-        let (file, is_new) = match new {
-            Ok(file) => (file, true),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                (OpenOptions::new().write(true).open(path)?, false)
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let (file, is_new) = open_or_make(path)?;
         let made = Log { header: *header, file }.make();
         if made.is_err() && is_new {
             // The failure that led here is the one to report.
@@ -166,10 +161,4 @@ fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> Result<()> {
         io::ErrorKind::UnexpectedEof => io::Error::from(Errno::IO).into(),
         _ => error.into(),
     })
-}
-
-/// A new file's name is durable only with its directory.
-fn sync_directory_of(path: &Path) -> Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory).and_then(|directory| directory.sync_all()).context(directory.display())
 }

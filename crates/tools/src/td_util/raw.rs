@@ -2,13 +2,13 @@
 
 use std::{
     ffi::OsStr,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Seek, SeekFrom, Write},
     os::unix::fs::FileExt,
     path::Path,
 };
 
-use block_core::{Error, Result, ResultExt};
+use block_core::{Error, Result};
 use control_api::{describe, errno};
 use rustix::{
     fs::{FallocateFlags, fallocate},
@@ -16,7 +16,10 @@ use rustix::{
 };
 
 use super::{EINVAL, SPEAKER};
-use crate::getopt::{Options, leading_number};
+use crate::{
+    getopt::{Options, leading_number},
+    new_file::{open_or_make, sync_directory_of},
+};
 
 const MEBIBYTE: u64 = 1 << 20;
 const ZEROES_BYTES: usize = 1 << 20;
@@ -39,12 +42,7 @@ pub(super) fn create(path: &Path, size: &OsStr) -> Option<u8> {
 }
 
 fn make(path: &Path, bytes: u64) -> Result<()> {
-    let (file, is_new) = match OpenOptions::new().write(true).create_new(true).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            (OpenOptions::new().write(true).open(path)?, false)
-        }
-        opened => (opened?, true),
-    };
+    let (file, is_new) = open_or_make(path)?;
     let filled = fill(&file, bytes).and_then(|()| Ok(file.sync_all()?));
     if filled.is_err() && is_new {
         // The failure that led here is the one to report.
@@ -116,10 +114,4 @@ fn say(parts: &[&[u8]]) {
 
 fn status(error: &Error) -> u8 {
     u8::try_from(errno(error)).unwrap_or(u8::MAX)
-}
-
-/// A new file's name is durable only with its directory.
-fn sync_directory_of(path: &Path) -> Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory).and_then(|directory| directory.sync_all()).context(directory.display())
 }

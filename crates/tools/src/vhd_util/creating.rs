@@ -1,7 +1,7 @@
 //! A new image comes into being: whole and durable, or not at all.
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -17,6 +17,7 @@ use super::{
     Session,
     opened::{Demands, OpenedVhd},
 };
+use crate::new_file::sync_directory_of;
 
 /// How long the last writes of a process that was killed may take.
 pub(super) const BUSY_MAX: Duration = Duration::from_secs(4);
@@ -83,10 +84,4 @@ impl Target {
             let _ = fs::remove_file(&self.path);
         }
     }
-}
-
-/// A new file's name is durable only with its directory.
-fn sync_directory_of(path: &Path) -> Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory).and_then(|directory| directory.sync_all()).context(directory.display())
 }
