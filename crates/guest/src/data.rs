@@ -101,9 +101,18 @@ impl Data {
 
     /// Takes the pages back; says how many somebody still uses, which are lost.
     pub(crate) fn release(self) -> Result<u64> {
+        self.take_back(|kernel, page, grant| kernel.take_back(page, grant))
+    }
+
+    /// The same, from a backend that has not said that it is done with them.
+    pub(crate) fn retire(self) -> Result<u64> {
+        self.take_back(|kernel, page, grant| kernel.retire(page, grant))
+    }
+
+    fn take_back(self, take: impl Fn(&dyn Kernel, u32, GrantRef) -> Result<EndAccess>) -> Result<u64> {
         let mut stray = 0;
         for (page, grant) in self.pages {
-            if self.kernel.take_back(page, grant)? == EndAccess::InUse {
+            if take(&*self.kernel, page, grant)? == EndAccess::InUse {
                 stray += 1;
             }
         }

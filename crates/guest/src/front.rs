@@ -68,6 +68,8 @@ enum Life {
     Used,
     /// Its backend has let go of everything.
     Ended,
+    /// It was taken away, and nobody can be asked whether its backend is done with it.
+    Removed,
     /// Its backend may still do what it was asked to, or makes no sense: what it may touch is used for nothing else.
     Abandoned,
 }
@@ -211,6 +213,7 @@ impl Front {
         let stray = match self.0.life.get() {
             Life::Used => self.0.pages.give_back(data)?,
             Life::Ended => data.release()?,
+            Life::Removed => data.retire()?,
             Life::Abandoned => 0,
         };
         self.0.stray.set(self.0.stray.get() + stray);
@@ -249,7 +252,19 @@ impl Front {
     /// # Errors
     /// When the platform has gone.
     pub fn end(&self) -> Result<usize> {
-        self.stop(Life::Ended);
+        self.end_as(Life::Ended)
+    }
+
+    /// The same of a disk that was taken away: its backend may still be about to copy what was asked.
+    ///
+    /// # Errors
+    /// When the platform has gone.
+    pub fn remove(&self) -> Result<usize> {
+        self.end_as(Life::Removed)
+    }
+
+    fn end_as(&self, life: Life) -> Result<usize> {
+        self.stop(life);
         let in_use = self.0.ring.borrow_mut().take_back()?;
         Ok(in_use + usize::try_from(self.0.pages.end()?).expect("pages of a guest"))
     }

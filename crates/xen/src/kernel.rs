@@ -39,6 +39,16 @@ pub trait Kernel: Send + Sync + fmt::Debug {
     /// When the platform has gone.
     fn take_back(&self, page: u32, grant: GrantRef) -> Result<EndAccess>;
 
+    /// Takes a granted page back from a backend that may be about to copy and has not said that it is done. A copy that
+    /// comes too late is refused, and must not find another page by the number of the grant: neither is used again as long
+    /// as there are others.
+    ///
+    /// # Errors
+    /// When the platform has gone.
+    fn retire(&self, page: u32, grant: GrantRef) -> Result<EndAccess> {
+        self.take_back(page, grant)
+    }
+
     /// Some granted pages as one piece of memory.
     ///
     /// # Errors
@@ -77,6 +87,10 @@ impl Kernel for Arc<dyn Kernel> {
 
     fn take_back(&self, page: u32, grant: GrantRef) -> Result<EndAccess> {
         (**self).take_back(page, grant)
+    }
+
+    fn retire(&self, page: u32, grant: GrantRef) -> Result<EndAccess> {
+        (**self).retire(page, grant)
     }
 
     fn map_pages(&self, pages: &[u32]) -> Result<SharedMemory> {

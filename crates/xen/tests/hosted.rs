@@ -13,7 +13,7 @@ use std::{
 use block_core::ErrorKind;
 use storage_io::{EngineChoice, Executor, Sender, mailbox};
 use xen::{
-    Access, CopyStatus, DomainId, EventChannels, GrantCopy, GrantRef, Grants, Local, PAGE_BYTES,
+    Access, CopyStatus, DomainId, EventChannels, GrantCopy, GrantRef, Grants, Kernel, Local, PAGE_BYTES,
     hosted::{Broker, BrokerLimits, EndAccess, Guest, HostedChannels, HostedGrants, SOCKET_NAME},
 };
 
@@ -331,6 +331,19 @@ fn a_page_that_was_given_back_is_never_written_to() {
 }
 
 /// A backend that maps, and then waits to be killed; started by the test below.
+#[test]
+fn a_copy_that_comes_too_late_finds_nobody_elses_page() {
+    let world = World::new();
+    let (guest, grants) = (world.guest(), world.grants());
+    let (page, grant) = guest.grant_page(HOST, Access::Write).unwrap();
+    assert_eq!(guest.retire(page, grant).unwrap(), EndAccess::Ended);
+    // All other pages of the guest are in use, one by one, and then this one.
+    let others: Vec<_> = (0..1023).map(|_| guest.grant_page(HOST, Access::Write).unwrap()).collect();
+    assert!(!others.iter().any(|other| other.0 == page || other.1 == grant));
+    assert_ne!(write(&grants, grant, 0, b"too late"), CopyStatus::Okay);
+    assert_eq!(guest.grant_page(HOST, Access::Write).unwrap().0, page, "it is not lost");
+}
+
 #[test]
 fn process_that_maps_and_waits() {
     let Some(directory) = std::env::var_os("OXTAP_TEST_HOSTED") else { return };

@@ -57,6 +57,8 @@ pub(super) struct Inner {
     outcome: Cell<Option<Outcome>>,
     /// Counts backends: what one has not answered is asked of the next.
     generation: Cell<u64>,
+    /// The device, or its backend, was taken away: nobody says any more when the backend is done.
+    is_removed: Cell<bool>,
     holds: Cell<usize>,
     /// Requests without an answer.
     running: Cell<usize>,
@@ -111,6 +113,7 @@ impl Inner {
             shutdown_end: Cell::new(None),
             outcome: Cell::new(None),
             generation: Cell::new(0),
+            is_removed: Cell::new(false),
             holds: Cell::new(0),
             running: Cell::new(0),
             account: Cell::default(),
@@ -191,6 +194,7 @@ impl Inner {
             self.apply(event).await;
         }
         let is_there = seen.own != State::Unknown && seen.peer.is_some();
+        self.is_removed.set(!is_there || seen.backend == State::Unknown);
         self.apply(Event::Backend(if is_there { seen.backend } else { State::Unknown })).await;
         self.look_at_disk().await;
     }
@@ -204,7 +208,7 @@ impl Inner {
         (has_moved || was_made_anew) && self.shutdown_end.get().is_none()
     }
 
-    /// The old backend cannot reach our pages any more; what it has not answered is asked again.
+    /// What the old backend has not answered is asked again. It does not say when it is done with our pages.
     async fn begin_anew(&self, seen: Seen) {
         self.generation.set(self.generation.get() + 1);
         self.disk.set(None);
@@ -212,7 +216,7 @@ impl Inner {
         self.machine.set(machine);
         self.peer.replace(seen.peer);
         self.timer.set(None);
-        self.release_rings();
+        self.release_rings(Front::remove);
         if self.holds.get() > 0 {
             self.wish(Event::InUse(true));
         }
@@ -273,7 +277,8 @@ impl Inner {
             Action::StartDisk => self.count(|account| account.connections += 1),
             // Requests look at the machine before they begin.
             Action::StopDisk => {}
-            Action::ReleaseRing => self.release_rings(),
+            Action::ReleaseRing if self.is_removed.get() => self.release_rings(Front::remove),
+            Action::ReleaseRing => self.release_rings(Front::end),
             Action::RefuseClosing => {
                 // That it stays is seen from the state, too.
                 let _ = self.tree.report(ErrorName::Ebusy, "Device in use; refusing to close").await;
@@ -312,7 +317,7 @@ impl Inner {
             match Front::new(&self.executor, &self.kernel, options) {
                 Ok(front) => self.queues.borrow_mut().push(front),
                 Err(error) => {
-                    self.release_rings();
+                    self.release_rings(Front::end);
                     return Err(error);
                 }
             }
@@ -320,7 +325,7 @@ impl Inner {
         let state = if self.options.jumps { State::Connected } else { State::Initialised };
         let written = self.tree.write_ring(&self.ring_nodes(&options), state).await;
         if written.is_err() {
-            self.release_rings();
+            self.release_rings(Front::end);
         }
         written
     }
@@ -340,11 +345,11 @@ impl Inner {
         Ok(())
     }
 
-    /// The backend has let go of the rings. Requests without an answer will not get one.
-    fn release_rings(&self) {
+    /// There are no rings any more. Requests without an answer will not get one.
+    fn release_rings(&self, release: impl Fn(&Front) -> Result<usize>) {
         for front in self.queues.take() {
             // A platform that has gone has taken everything along.
-            let kept = front.end().unwrap_or_default();
+            let kept = release(&front).unwrap_or_default();
             self.count(|account| {
                 account.kept_ring_pages += kept as u64;
                 account.stray_pages += front.stray_pages();

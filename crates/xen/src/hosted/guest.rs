@@ -1,7 +1,7 @@
 //! A guest of a hosted platform: its memory, what it grants, and the ends of channels that it leaves open.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     os::fd::OwnedFd,
     path::Path,
     pin::Pin,
@@ -50,6 +50,40 @@ struct Free {
     next_page: u32,
     grants: BTreeSet<u32>,
     next_grant: u32,
+    /// Pages with their grants that a backend may still ask for: they are used when there are no others, oldest first.
+    retired: VecDeque<(u32, u32)>,
+}
+
+impl Free {
+    /// There are none that nobody asks for: what was retired first is free now.
+    fn recall(&mut self) {
+        if let Some((page, grant)) = self.retired.pop_front() {
+            self.pages.insert(page);
+            self.grants.insert(grant);
+        }
+    }
+
+    fn page(&mut self, count: u32) -> Option<u32> {
+        if self.pages.is_empty() && self.next_page < count {
+            self.next_page += 1;
+            return Some(self.next_page - 1);
+        }
+        if self.pages.is_empty() {
+            self.recall();
+        }
+        self.pages.pop_first()
+    }
+
+    fn grant(&mut self) -> Option<u32> {
+        if self.grants.is_empty() && self.next_grant < GRANTS {
+            self.next_grant += 1;
+            return Some(self.next_grant - 1);
+        }
+        if self.grants.is_empty() {
+            self.recall();
+        }
+        self.grants.pop_first()
+    }
 }
 
 impl Guest {
@@ -91,7 +125,8 @@ impl Guest {
         let last_page = kept.iter().map(|(_, page)| page + 1).max().unwrap_or(0);
         grants.extend((0..last_grant).filter(|grant| kept.iter().all(|(kept, _)| kept != grant)));
         pages.extend((0..last_page).filter(|page| kept.iter().all(|(_, kept)| kept != page)));
-        *self.free() = Free { pages, next_page: last_page, grants, next_grant: last_grant };
+        let retired = VecDeque::new();
+        *self.free() = Free { pages, next_page: last_page, grants, next_grant: last_grant, retired };
         Ok(())
     }
 
@@ -114,15 +149,8 @@ impl Guest {
     /// # Errors
     /// `LimitReached` when there is none left.
     pub fn allocate_page(&self) -> Result<u32> {
-        let mut free = self.free();
-        if let Some(page) = free.pages.pop_first() {
-            return Ok(page);
-        }
-        if free.next_page >= self.0.pages {
-            return Err(Error::new(ErrorKind::LimitReached, format!("domain {} has no page left", self.domain())));
-        }
-        free.next_page += 1;
-        Ok(free.next_page - 1)
+        let page = self.free().page(self.0.pages);
+        page.ok_or_else(|| Error::new(ErrorKind::LimitReached, format!("domain {} has no page left", self.domain())))
     }
 
     /// Some pages as one piece of memory.
@@ -143,21 +171,10 @@ impl Guest {
     /// # Errors
     /// `LimitReached` when the table is full.
     pub fn grant(&self, page: u32, to: DomainId, access: Access) -> Result<GrantRef> {
-        let grant = {
-            let mut free = self.free();
-            match free.grants.pop_first() {
-                Some(grant) => grant,
-                None if free.next_grant < GRANTS => {
-                    free.next_grant += 1;
-                    free.next_grant - 1
-                }
-                None => {
-                    let words = format!("the grant table of domain {} is full", self.domain());
-                    return Err(Error::new(ErrorKind::LimitReached, words));
-                }
-            }
-        };
-        let grant = GrantRef(grant);
+        let grant = self.free().grant().map(GrantRef).ok_or_else(|| {
+            let words = format!("the grant table of domain {} is full", self.domain());
+            Error::new(ErrorKind::LimitReached, words)
+        })?;
         self.put_entry(grant, page, layout::flags(to, access));
         Ok(grant)
     }
@@ -250,6 +267,14 @@ impl Kernel for Guest {
         let ended = self.end_access(grant)?;
         if ended == EndAccess::Ended {
             self.free_page(page);
+        }
+        Ok(ended)
+    }
+
+    fn retire(&self, page: u32, grant: GrantRef) -> Result<EndAccess> {
+        let ended = self.revoke(grant)?;
+        if ended == EndAccess::Ended {
+            self.free().retired.push_back((page, grant.0));
         }
         Ok(ended)
     }
