@@ -251,10 +251,25 @@ impl Hosted {
 
     /// A process of this host.
     pub(crate) fn process(&self, pid: u32) -> ProcessGuard {
+        self.process_if_any(pid).unwrap()
+    }
+
+    /// A process of this host, if it has not ended.
+    fn process_if_any(&self, pid: u32) -> Option<ProcessGuard> {
         let (ours, others): (Vec<_>, Vec<_>) =
             self.place.processes().unwrap().into_iter().partition(|process| process.pid() == pid);
         others.into_iter().for_each(ProcessGuard::release);
-        ours.into_iter().next().unwrap()
+        ours.into_iter().next()
+    }
+
+    /// Kills all tapdisks that there are.
+    pub(crate) fn kill_tapdisks(&self) {
+        for pid in self.run.tapdisks().unwrap() {
+            // One that ends by itself meanwhile is as dead, and leaves its socket for a moment.
+            if let Some(process) = self.process_if_any(pid) {
+                let _ = process.kill();
+            }
+        }
     }
 
     /// Ends when no tapdisk is left.
