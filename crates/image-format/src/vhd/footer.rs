@@ -18,7 +18,7 @@ const TAP_VERSION_MAX: u32 = 0x0001_0003;
 /// A version that was never released properly; its parent names are encoded differently.
 const TAP_VERSION_UNSUPPORTED: u32 = 0x0000_0001;
 /// Clocks of hosts that share a storage may differ by this much.
-const CLOCK_SKEW_SECONDS: u32 = 1800;
+pub(super) const CLOCK_SKEW_SECONDS: u32 = 1800;
 
 /// What a disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,10 +11,12 @@
 //!   map       where bytes are; loads bitmaps               write      plan, then commit: bitmap and table
 //!   tables    the table and bitmaps in memory              free       table first, then the room
 //!   create    a new image                                  close      footer, length, batmap
+//!   check     a read-only verdict
 //! ```
 
 mod batmap;
 mod blueprint;
+mod check;
 mod close;
 mod create;
 mod footer;
@@ -38,6 +40,7 @@ mod write;
 
 pub use batmap::{BatmapHeader, KeyHash, UncheckedBatmapHeader, batmap_checksum, checksummed_batmap_bytes};
 pub use blueprint::{Blueprint, CreateOptions, ParentLink};
+pub use check::{CheckOptions, Verdict, check};
 pub use create::create;
 pub use footer::{BatmapRule, DiskType, Footer, UncheckedFooter, choose_footer, disk_bytes_rounded};
 pub use geometry::DiskGeometry;

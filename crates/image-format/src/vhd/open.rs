@@ -161,7 +161,7 @@ async fn read_parent(
 }
 
 /// The path in a locator, which may begin and end anywhere in a sector.
-async fn read_name(executor: &Executor, storage: &Arc<dyn Storage>, locator: Locator) -> Result<String> {
+pub(super) async fn read_name(executor: &Executor, storage: &Arc<dyn Storage>, locator: Locator) -> Result<String> {
     let encoded = locator.encoded();
     let sectors = encoded.align_out(SECTOR);
     let index = |bytes: u64| usize::try_from(bytes).expect("bounded when the locator was checked");
@@ -183,6 +183,8 @@ async fn open_sparse(
     let entries = read_table(executor, storage, &metadata).await?;
     let batmap = read_batmap(executor, storage, &footer, &header, &metadata).await?;
     let batmap = batmap.or_else(|| lost_batmap(&footer, &header, &metadata, &entries));
+    let batmap =
+        batmap.map(|batmap| StoredBatmap { is_valid: batmap.is_valid && fits(&batmap.bits, &entries), ..batmap });
     let metadata = match &batmap {
         Some(batmap) => metadata.with_batmap(&batmap.header),
         None => metadata,
@@ -231,14 +233,25 @@ async fn read_batmap(
     if header.key_hash().is_some() {
         return Err(Error::new(ErrorKind::Unsupported, "the disk is encrypted"));
     }
-    let length = blocks.div_ceil(8).next_multiple_of(SECTOR).max(checksummed_batmap_bytes(disk_bytes));
-    if header.map_range().start().get() + length > storage.length() {
+    let place = stored_map(&header, metadata);
+    if place.end().get() > storage.length() {
         return Ok(None);
     }
-    let length = usize::try_from(length).expect("the number of blocks is bounded");
-    let map = storage.read_bytes(executor, header.map_range().start(), length).await.context("reading the batmap")?;
+    let length = usize::try_from(place.length()).expect("the number of blocks is bounded");
+    let map = storage.read_bytes(executor, place.start(), length).await.context("reading the batmap")?;
     let is_valid = header.check_map(&map, disk_bytes).is_ok();
     Ok(Some(StoredBatmap { bits: Bitmap::from_bytes(&map, metadata.blocks()), header, is_valid }))
+}
+
+/// The part of the map that says something: a bit for each block, and all that the checksum covers.
+pub(super) fn stored_map(header: &BatmapHeader, metadata: &Metadata) -> FileRange {
+    let bits = (metadata.blocks() as u64).div_ceil(8).next_multiple_of(SECTOR);
+    FileRange::new(header.map_range().start(), bits.max(checksummed_batmap_bytes(metadata.disk_bytes())))
+}
+
+/// A block that is not there is not full: a map that says so is not of this table, and says nothing.
+fn fits(map: &Bitmap, entries: &[u32]) -> bool {
+    entries.iter().enumerate().all(|(block, &entry)| entry != UNUSED_ENTRY || !map.get(block))
 }
 
 /// A batmap whose header is damaged still has its place, unless blocks lie there.
