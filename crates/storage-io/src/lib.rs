@@ -56,6 +56,7 @@ pub use stores::{
     files::Files,
     memory::MemoryStorage,
     memory_files::MemoryFiles,
+    rehearsal::RehearsalStorage,
     traced::{TracedOperation, TracedStorage},
 };
 pub use task::Task;

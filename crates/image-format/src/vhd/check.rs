@@ -59,12 +59,18 @@ pub struct Verdict {
 /// A broken rule, in words.
 type Rule = std::result::Result<(), String>;
 
-/// Looks at the image in `storage`, and changes nothing.
+/// Looks at the image in `storage`, and changes nothing. `watch` is told of each part of the blocks that was looked at: its
+/// bytes, and those of all.
 ///
 /// # Errors
 /// What the storage says; what is wrong with the image is in the verdict.
-pub async fn check(executor: &Executor, storage: &Arc<dyn Storage>, options: CheckOptions) -> Result<Verdict> {
-    let mut checker = Checker { executor, storage, options, verdict: Verdict::default() };
+pub async fn check(
+    executor: &Executor,
+    storage: &Arc<dyn Storage>,
+    options: CheckOptions,
+    watch: &dyn Fn(u64, u64),
+) -> Result<Verdict> {
+    let mut checker = Checker { executor, storage, options, watch, verdict: Verdict::default() };
     let found = checker.look().await?;
     Ok(Verdict { problem: found.err(), ..checker.verdict })
 }
@@ -73,6 +79,7 @@ struct Checker<'a> {
     executor: &'a Executor,
     storage: &'a Arc<dyn Storage>,
     options: CheckOptions,
+    watch: &'a dyn Fn(u64, u64),
     verdict: Verdict,
 }
 
@@ -314,7 +321,9 @@ impl Checker<'_> {
     /// What is not present is zero, so that a bit that is set later brings nothing to light.
     async fn bitmaps(&self, metadata: &Metadata, entries: &[u32]) -> Result<Rule> {
         let shape = metadata.shape();
+        let total = entries.iter().filter(|entry| **entry != UNUSED_ENTRY).count() as u64 * shape.block_bytes();
         for (block, &entry) in entries.iter().enumerate().filter(|(_, entry)| **entry != UNUSED_ENTRY) {
+            (self.watch)(shape.block_bytes(), total);
             let start = u64::from(entry) * SECTOR;
             let end = (start + shape.block_bytes()).min(self.storage.length() / SECTOR * SECTOR);
             let length = usize::try_from(end.saturating_sub(start)).expect("a block has at most 2 MiB");

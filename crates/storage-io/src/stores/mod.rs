@@ -10,5 +10,6 @@ mod limits;
 pub(crate) mod memory;
 pub(crate) mod memory_files;
 mod names;
+pub(crate) mod rehearsal;
 mod remote;
 pub(crate) mod traced;

@@ -11,13 +11,17 @@
 //! Start-up time matters: storage managers run this program thousands of times. So there is no thread, no ring, and no
 //! more than one read per table.
 
+mod check;
+mod check_statistics;
 mod create;
 mod creating;
+mod key;
 pub(crate) mod making;
 mod opened;
 mod parents;
 mod query;
 mod repair;
+mod scan;
 mod set;
 mod snapshot;
 
@@ -88,6 +92,23 @@ const COMMANDS: &[Command] = &[
         help: EINVAL,
         run: repair::run,
     },
+    Command {
+        name: "check",
+        letters: "n:iItpbBsRh",
+        usage: "<-n name> [-i a lost footer is fine] [-I whatever the parent is] [-t whatever the time is] \
+                [-p the parents too] [-b what is not there is zero] [-B not the table] \
+                [-s how much is written] [-R or --repair-plan: what repair would do]",
+        help: 0,
+        run: check::run,
+    },
+    Command {
+        name: "scan",
+        letters: "m:fcl:pavMh",
+        usage: "[-m glob] [-f what the start of an image says will do] [-c go on after an error] [-l volume group] \
+                [-p as a tree] [-a parents that are named, too] [-v whole paths] [-M markers and key hashes] [files]",
+        help: 0,
+        run: scan::run,
+    },
 ];
 
 /// Why a command ended before its end.
@@ -134,6 +155,11 @@ impl Session {
         said.push(b'\n');
     }
 
+    /// Adds a line to what the command says on stderr: what is not its result, and no failure either.
+    fn warn(&self, line: impl AsRef<str>) {
+        let _ = writeln!(io::stderr(), "{}: {}", self.speaker.name, line.as_ref().replace('\n', " "));
+    }
+
     /// Says that an image cannot be opened, as all commands say it.
     fn say_unopened(&self, name: &OsStr, error: &Error) {
         let (words, end) = (self.speaker.cannot_open, format!(": -{}", errno(error)));
@@ -155,6 +181,9 @@ pub fn main() -> ExitCode {
     arguments.remove(0);
     let is_logged = arguments.iter().any(|word| word == "--debug");
     arguments.retain(|word| word != "--debug");
+    if command.name == "check" {
+        arguments.iter_mut().filter(|word| *word == "--repair-plan").for_each(|word| *word = "-R".into());
+    }
     ExitCode::from(run(VHD_UTIL, command, &arguments, is_logged))
 }
 
@@ -166,7 +195,8 @@ pub(crate) fn run_for(speaker: Speaker, name: &str, arguments: &[OsString]) -> u
 
 /// Runs a command; the answer is the exit status.
 fn run(speaker: Speaker, command: &Command, arguments: &[OsString], is_logged: bool) -> u8 {
-    let options = Options::parse(command.letters, arguments).filter(|options| !options.has_operands());
+    let options = Options::parse(command.letters, arguments);
+    let options = options.filter(|options| command.name == "scan" || !options.has_operands());
     let Some(options) = options else {
         let _ = io::stdout().write_all(usage(command).as_bytes());
         return EINVAL;

@@ -25,6 +25,8 @@ pub(super) struct Demands {
     pub(super) disabled: bool,
     /// Only the copy of the footer at the start counts.
     pub(super) copy_only: bool,
+    /// The same, and nothing but the start is read.
+    pub(super) start_only: bool,
 }
 
 /// An opened VHD.
@@ -77,7 +79,7 @@ impl OpenedVhd {
             if demands.disabled { footer.check_all_but_disabled() } else { footer.check() }
         };
         let at_start = check(&head).context("footer at the start");
-        let (place, at_end) = match end_footer_place(storage.length()) {
+        let (place, at_end) = match end_footer_place(storage.length()).filter(|_| !demands.start_only) {
             Some(place) => {
                 let room = FileRange::new(place, FOOTER_BYTES as u64);
                 (Some(place), read_bytes(executor, &storage, room).await.and_then(|bytes| check(&bytes)))
@@ -86,7 +88,11 @@ impl OpenedVhd {
         };
         let at_end = at_end.context("footer");
         let end_footer = place.filter(|_| at_end.is_ok());
-        let footer = if demands.copy_only { at_start } else { choose_footer(at_start, at_end) }?;
+        let footer = if demands.copy_only || demands.start_only {
+            only_copy(at_start)
+        } else {
+            choose_footer(at_start, at_end)
+        }?;
         let header = match footer.header_offset() {
             Some(offset) => Some(read_header(executor, &storage, offset, &head).await.context("header")?),
             None => None,
@@ -126,6 +132,12 @@ impl OpenedVhd {
         }
     }
 
+    /// Where the batmap's header is, or would be.
+    pub(super) fn batmap_place(&self) -> Option<FileOffset> {
+        let header = self.header.as_ref().filter(|_| self.footer.batmap_rule() != BatmapRule::Absent)?;
+        Some(header.table_range().end())
+    }
+
     /// Where the last block ends, or the tables if there is no block. A batmap whose header is broken ends where it
     /// would if it were not.
     pub(super) async fn end_of_data(&self, executor: &Executor) -> Result<FileOffset> {
@@ -153,6 +165,14 @@ impl OpenedVhd {
     fn broken(&self, words: &str) -> Error {
         Error::new(ErrorKind::Corrupt, format!("{}: {words}", self.path.display()))
     }
+}
+
+/// The copy of the footer at the start; a fixed image has none, and what looks like one is a guest's.
+fn only_copy(at_start: Result<Footer>) -> Result<Footer> {
+    at_start.and_then(|footer| match footer.disk_type() {
+        DiskType::Fixed => Err(Error::new(ErrorKind::Corrupt, "footer at the start: a fixed disk has none")),
+        DiskType::Dynamic | DiskType::Differencing => Ok(footer),
+    })
 }
 
 /// Where the footer at the end begins. Old tools wrote one of 511 bytes.

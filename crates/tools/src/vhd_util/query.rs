@@ -21,7 +21,7 @@ const BLOCK_MEBIBYTES: u64 = 2;
 pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(), Failure> {
     let name = name(options, b'n')?;
     // One that a resize left disabled can still be looked at.
-    let demands = Demands { disabled: true, copy_only: options.has(b'b') };
+    let demands = Demands { disabled: true, copy_only: options.has(b'b'), ..Demands::default() };
     let opened = session.executor.block_on(OpenedVhd::open(session, name, Access::Read, demands));
     let vhd = opened.inspect_err(|error| session.say_unopened(name.as_os_str(), error))?;
     let query = Query { session, vhd: &vhd, name: name.as_os_str() };

@@ -29,7 +29,8 @@ pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(
     Ok(session.executor.block_on(repair(session, &vhd))?)
 }
 
-async fn repair(session: &Session, vhd: &OpenedVhd) -> Result<()> {
+/// Repairs an opened image.
+pub(super) async fn repair(session: &Session, vhd: &OpenedVhd) -> Result<()> {
     let footer = match vhd.footer.uuid() {
         // Children name their parent by it; one without it would be taken for a raw image.
         uuid if uuid.is_nil() => vhd.footer.clone().with_uuid(Uuid::new_v4()),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod bad_input;
+mod check;
 mod command_line;
 mod create;
 mod devices;
@@ -11,5 +12,6 @@ mod place;
 mod query;
 mod readers;
 mod repair;
+mod scan;
 mod set;
 mod snapshot;

@@ -1,0 +1,208 @@
+//! `scan`: one line for each of many images, as storage managers read them.
+//!
+//! ```text
+//!   files, globs, volumes --> targets --look--> line, or an error line --> a list, or a tree (-p)
+//!                                ^      |
+//!                                +-(-a)-+ parents that are named
+//! ```
+//!
+//! With `-f`, and always for a logical volume, an image is known by one read of its start. A chain that leads back to
+//! itself ends where it meets an image that was looked at.
+
+mod glob;
+mod look;
+mod tree;
+mod volumes;
+
+use std::{
+    collections::BTreeSet,
+    ffi::{OsStr, OsString},
+    io::{self, Write},
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
+
+use block_core::Error;
+use control_api::errno;
+
+use self::{
+    look::{Look, Seen, Trouble},
+    volumes::Volume,
+};
+use super::{Failure, Session, check::readable};
+use crate::{
+    getopt::Options,
+    progress::{Measure, Progress},
+};
+
+pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(), Failure> {
+    let pattern = options.value(b'm');
+    if pattern.is_none() && options.operands().is_empty() {
+        return Err(Failure::Usage);
+    }
+    let is_tree = options.has(b'p');
+    let scan = Scan {
+        session,
+        group: options.value(b'l').map(OsStr::to_os_string),
+        is_fast: options.has(b'f') && !is_tree,
+        goes_on: options.has(b'c'),
+        with_parents: options.has(b'a'),
+        is_verbose: options.has(b'v'),
+        with_markers: options.has(b'M'),
+        is_tree,
+    };
+    let targets = scan.targets(pattern, options.operands()).inspect_err(|error| complain(error))?;
+    Ok(scan.all(targets)?)
+}
+
+/// The line on stderr that storage managers log.
+fn complain(error: &Error) {
+    let _ = writeln!(io::stderr(), "scan failed: -{}. Check syslog for details", errno(error));
+}
+
+/// What to look at.
+#[derive(Clone, Debug)]
+struct Target {
+    /// As it was given, or found.
+    name: PathBuf,
+    volume: Option<Volume>,
+    /// Named as a parent that is no VHD.
+    is_raw: bool,
+}
+
+/// What was asked for.
+struct Scan<'a> {
+    session: &'a Session,
+    group: Option<OsString>,
+    is_fast: bool,
+    goes_on: bool,
+    with_parents: bool,
+    is_verbose: bool,
+    with_markers: bool,
+    is_tree: bool,
+}
+
+impl Scan<'_> {
+    /// What is named, and what fits the pattern.
+    fn targets(&self, pattern: Option<&OsStr>, names: &[OsString]) -> block_core::Result<Vec<Target>> {
+        let file = |name: PathBuf| Target { name, volume: None, is_raw: false };
+        let Some(group) = &self.group else {
+            let found = pattern.map(|pattern| glob::files(pattern, !self.is_fast)).unwrap_or_default();
+            return Ok(names.iter().map(PathBuf::from).chain(found).map(file).collect());
+        };
+        let volumes = volumes::of(group)?;
+        let wanted: Vec<&OsStr> = pattern.into_iter().chain(names.iter().map(OsString::as_os_str)).collect();
+        let fits = |volume: &Volume, wanted: &OsStr| {
+            // A volume may be named by its path.
+            let last = Path::new(wanted).file_name().unwrap_or(wanted);
+            glob::fits(last.as_bytes(), volume.name.as_bytes())
+        };
+        let fitting = volumes.iter().filter(|volume| wanted.iter().any(|wanted| fits(volume, wanted)));
+        Ok(fitting.map(|volume| volume_target(volume, false)).collect())
+    }
+
+    /// Looks at all of them, and at those that they lead to.
+    fn all(&self, mut targets: Vec<Target>) -> block_core::Result<()> {
+        let look = Look { session: self.session, is_fast: self.is_fast, with_markers: self.with_markers };
+        let volumes = match &self.group {
+            Some(group) if self.with_parents => volumes::of(group)?,
+            _ => Vec::new(),
+        };
+        let progress = Progress::begin("scan", Measure::Things("images"), targets.len() as u64);
+        let mut met: BTreeSet<PathBuf> = targets.iter().map(|target| self.identity(target)).collect();
+        let mut seen = Vec::new();
+        let mut failure = None;
+        let mut next = 0;
+        while let Some(target) = targets.get(next).cloned() {
+            next += 1;
+            progress.advance(1);
+            match self.session.executor.block_on(look.at(&target, self.group.as_deref())) {
+                Ok(found) => {
+                    let parent = if self.with_parents { self.parent_of(&found, &volumes) } else { None };
+                    if let Some(parent) = parent.filter(|parent| met.insert(self.identity(parent))) {
+                        targets.push(parent);
+                        progress.set_total(targets.len() as u64);
+                    }
+                    if !self.is_tree {
+                        self.session.say(self.line(&found));
+                    }
+                    seen.push(found);
+                }
+                Err(trouble) => {
+                    self.say_trouble(&target, &trouble);
+                    if !self.goes_on {
+                        failure = Some(trouble.error);
+                        break;
+                    }
+                }
+            }
+        }
+        drop(progress);
+        if self.is_tree {
+            tree::lines(&seen, |found| self.line(found)).into_iter().for_each(|line| self.session.say(line));
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// What a target is known by, whatever path leads to it.
+    fn identity(&self, target: &Target) -> PathBuf {
+        match &target.volume {
+            Some(volume) => PathBuf::from(&volume.name),
+            None => target.name.canonicalize().unwrap_or_else(|_| target.name.clone()),
+        }
+    }
+
+    fn parent_of(&self, found: &Seen, volumes: &[Volume]) -> Option<Target> {
+        let parent = found.parent.as_ref()?;
+        match &self.group {
+            Some(_) => {
+                let volume = volumes.iter().find(|volume| parent.name == *volume.name)?;
+                Some(volume_target(volume, parent.is_raw))
+            }
+            None => Some(Target { name: parent.path.clone()?, volume: None, is_raw: parent.is_raw }),
+        }
+    }
+
+    /// What is said of an image.
+    fn line(&self, found: &Seen) -> String {
+        let name = match &found.volume {
+            Some(volume) => volume.clone(),
+            None if !self.is_verbose => base(&found.name),
+            None if self.is_tree => found.canonical.display().to_string(),
+            None => found.name.display().to_string(),
+        };
+        let parent = match &found.parent {
+            None => "none".to_owned(),
+            Some(parent) => match &parent.path {
+                Some(path) if self.is_verbose && !self.is_fast && self.group.is_none() => path.display().to_string(),
+                _ => parent.name.clone(),
+            },
+        };
+        let marks = match &found.marks {
+            None => String::new(),
+            Some((marker, hash)) => format!(" marker={marker} keyhash={hash}"),
+        };
+        let Seen { capacity, size, hidden, .. } = found;
+        readable(&format!("vhd={name} capacity={capacity} size={size} hidden={hidden}{marks} parent={parent}"))
+    }
+
+    fn say_trouble(&self, target: &Target, trouble: &Trouble) {
+        let number = errno(&trouble.error);
+        let name = match &target.volume {
+            Some(volume) => volume.name.clone(),
+            None => target.name.display().to_string(),
+        };
+        self.session.say(readable(&format!("vhd={name} scan-error=-{number} error-message='{}'", trouble.words)));
+        if trouble.is_missing && !self.goes_on {
+            complain(&trouble.error);
+        }
+    }
+}
+
+fn volume_target(volume: &Volume, is_raw: bool) -> Target {
+    Target { name: PathBuf::from(&volume.name), volume: Some(volume.clone()), is_raw }
+}
+
+fn base(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
