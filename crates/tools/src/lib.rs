@@ -6,6 +6,7 @@ pub mod cbt_util;
 mod getopt;
 mod new_file;
 pub mod oxtap;
+pub mod progress;
 pub mod tap_ctl;
 pub mod td_rated;
 pub mod td_util;

@@ -1,17 +1,14 @@
-//! Commands of several steps: `spawn`, `create` and `destroy`.
+//! Tapdisks that are started: `spawn` and `create`.
 
 use std::{
     io::{self, IsTerminal},
     os::unix::ffi::OsStrExt,
 };
 
-use block_core::{Result, ResultExt};
+use block_core::Result;
 use control_api::{Minor, OpenRequest};
 
-use super::{
-    Failure, Options, Session, disk::open_request, minor, minor::allocate_owned, patience::Patience, pid, timeout,
-    write,
-};
+use super::{Failure, Options, Session, disk::open_request, minor::allocate_owned, write};
 
 pub(super) fn spawn(session: &Session, _options: &Options) -> std::result::Result<(), Failure> {
     let pid = control_api::spawn(&session.run)?.pid;
@@ -45,14 +42,4 @@ fn start(session: &Session, minor: Minor, request: &OpenRequest) -> Result<()> {
         }
     })?;
     Ok(())
-}
-
-pub(super) fn destroy(session: &Session, options: &Options) -> std::result::Result<(), Failure> {
-    let (pid, minor, timeout) = (pid(options)?, minor(options)?, timeout(options));
-    let client = session.client(pid, timeout);
-    let patience = Patience { session, pid, minor, timeout };
-    let closed = if options.has(b'f') { client.force_close(minor) } else { client.close(minor) };
-    patience.explain("close", closed).context("close")?;
-    patience.explain("detach", client.detach(minor)).context("detach")?;
-    Ok(session.run.free_minor(minor).context("free")?)
 }

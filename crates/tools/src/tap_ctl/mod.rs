@@ -10,6 +10,7 @@
 //! host's log. Start-up time matters here: storage managers run this program thousands of times.
 
 mod create;
+mod destroy;
 mod disk;
 mod list;
 mod minor;
@@ -53,7 +54,7 @@ const COMMANDS: &[Command] = &[
         name: "destroy",
         letters: "hp:m:t:f",
         usage: "<-p pid> <-m minor> [-t seconds] [-f force]",
-        run: create::destroy,
+        run: destroy::destroy,
     },
     Command { name: "spawn", letters: "h", usage: "", run: create::spawn },
     Command { name: "attach", letters: "hp:m:", usage: "<-p pid> <-m minor>", run: disk::attach },
