@@ -43,14 +43,15 @@ const LAYERS: &[Layer] = &[
     // storage-io besides the design's table: sockets are served by its executor, and requests carry its buffers.
     layer("export", &["block-core", "wire", "storage-io", "xen", "virtual-disk"], &["image-format", "image-chain", "guest"]),
     layer("control-api", &["block-core", "wire"], &[]),
+    layer("command-line", &[], &[]),
     layer("tapback", &["block-core", "wire", "storage-io", "xen", "xenbus", "control-api"],
           &["guest", "image-format", "image-chain", "virtual-disk"]),
     layer("tapdisk", &["block-core", "wire", "storage-io", "xen", "image-format", "image-chain", "virtual-disk",
-                       "export", "control-api"], &["guest"]),
+                       "export", "control-api", "command-line"], &["guest"]),
     // virtual-disk and export besides the design's table: `oxtap serve` is a disk and an NBD server in one process. wire,
     // because `td-rated` is a server of a protocol that is not the control protocol.
     layer("tools", &["block-core", "wire", "storage-io", "image-format", "image-chain", "virtual-disk", "export",
-                     "control-api", "xen", "xenbus", "guest", "tapback"], &[]),
+                     "control-api", "command-line", "xen", "xenbus", "guest", "tapback"], &["tapdisk"]),
     layer("simulator", &["block-core", "wire", "storage-io", "image-format", "image-chain", "virtual-disk", "export",
                          "control-api"], &[]),
     layer("benchmarks", &["block-core", "wire", "storage-io", "xen", "guest", "image-chain", "virtual-disk", "export",

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 
+use command_line::{Flag, HELP, Program, Syntax, Value};
 use storage_io::EngineChoice;
 
 use crate::rings::{BUDGET_VARIABLE, BudgetChoice, PLATFORM_VARIABLE, Platform};
@@ -12,19 +13,64 @@ pub(crate) const ENGINE_VARIABLE: &str = "OXTAP_ENGINE";
 /// With 1 in it, says what `--retry-eio` says.
 pub(crate) const RETRY_EIO_VARIABLE: &str = "OXTAP_RETRY_EIO";
 
-pub(crate) const USAGE: &str = "\
-usage: tapdisk [-D] [-h] [--engine NAME] [--retry-eio] [--no-jail]
-  -D             stay in the foreground
-  -h             show this
-  --engine NAME  how to do I/O: probe (the default: the first that works), io_uring, libaio or threads;
-                 OXTAP_ENGINE in the environment says the same
-  --retry-eio    take EIO for something that may pass, also on files and devices: with several paths to a device,
-                 another may take over; OXTAP_RETRY_EIO=1 in the environment says the same
-  OXTAP_XEN=hosted:DIRECTORY in the environment: guests are processes of this host, which has no Xen
-  OXTAP_GRANT_BUDGET=PAGES in the environment: what all tapdisks of this host map and copy of guests at one time;
-                 off: this one takes what it needs
-  --no-jail      keep all capabilities and system calls, for debuggers; not with OXTAP_IMAGE_DIRS in the environment
+const ENGINES: &[&str] = &["probe", "io_uring", "libaio", "threads"];
+
+const SYNTAX: Syntax = Syntax {
+    name: "",
+    about: "Serve disk images to virtual machines and NBD clients",
+    text: "",
+    flags: &[
+        Flag::letter(b'D', "stay in the foreground").explained("Stay in the foreground."),
+        Flag::long("engine", "how to do I/O: probe (the default: the first that works), io_uring, libaio or threads")
+            .with(Value::one_of("name", ENGINES))
+            .explained(
+                "How to do I/O: `io_uring`, `libaio`, `threads`, or `probe` for the first of them that works here, which \
+                 is the default.",
+            ),
+        Flag::long("retry-eio", "take EIO for something that may pass, also on files and devices").explained(
+            "Takes input/output errors and timeouts for something that may pass, also on files and block devices (on \
+             network file systems they always may): with several paths to a device, another may take over. Requests that \
+             fail so are tried again until their time is over. A disk may be opened with another wish.",
+        ),
+        Flag::long("no-jail", "keep all capabilities and system calls, for debuggers").explained(
+            "Give nothing up, see JAIL. For debuggers and instrumented builds; a script that `$TAPDISK` names can add it. \
+             With `OXTAP_IMAGE_DIRS` set it does not start: the two contradict each other.",
+        ),
+        HELP.explained("Print the usage."),
+    ],
+    operands: &[],
+};
+
+/// What stands in the environment, for those who did not get it right.
+const ENVIRONMENT: &str = "\
+in the environment:
+  OXTAP_ENGINE=NAME         what --engine says
+  OXTAP_RETRY_EIO=1         what --retry-eio says
+  OXTAP_XEN=hosted:DIRECTORY  guests are processes of this host, which has no Xen
+  OXTAP_GRANT_BUDGET=PAGES  what all tapdisks of this host map and copy of guests at one time; off: this one takes what
+                            it needs
+  OXTAP_IMAGE_DIRS=LIST     the only directories with images; not with --no-jail
 ";
+
+/// What the program understands.
+pub fn program() -> Program {
+    Program {
+        name: "tapdisk",
+        section: 8,
+        about: SYNTAX.about,
+        commands: vec![SYNTAX],
+        common: &[],
+        page: include_str!("../manual/tapdisk.roff"),
+    }
+}
+
+pub(crate) fn usage() -> String {
+    let lines = SYNTAX.flags.iter().map(|flag| {
+        let value = flag.value.map(|value| format!(" {}", value.name.to_uppercase())).unwrap_or_default();
+        format!("  {:<14}  {}\n", flag.name() + &value, flag.words)
+    });
+    format!("usage: tapdisk [OPTIONS]\n{}{ENVIRONMENT}", lines.collect::<String>())
+}
 
 /// What was asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,17 +109,17 @@ pub(crate) fn parse(
         platform: variable(PLATFORM_VARIABLE).map_or(Some(Platform::Xen), Platform::parse)?,
         budget: variable(BUDGET_VARIABLE).map_or(Some(BudgetChoice::Usual), BudgetChoice::parse)?,
     };
-    let mut arguments = arguments.into_iter();
-    while let Some(argument) = arguments.next() {
-        match argument.to_str()? {
-            "-h" => return Some(Arguments::Help),
-            "-D" => options.in_foreground = true,
-            "--no-jail" => options.is_jailed = false,
-            "--retry-eio" => options.retry_eio = true,
-            "--engine" => options.engine = engine_of(&arguments.next()?)?,
-            other => options.engine = engine_of(OsStr::new(other.strip_prefix("--engine=")?))?,
-        }
+    let given = SYNTAX.parse(&arguments.into_iter().collect::<Vec<_>>())?;
+    if given.has(b'h') {
+        return Some(Arguments::Help);
     }
+    if given.has_operands() {
+        return None;
+    }
+    options.in_foreground = given.has(b'D');
+    options.is_jailed = !given.has("no-jail");
+    options.retry_eio |= given.has("retry-eio");
+    options.engine = given.value("engine").map_or(Some(options.engine), engine_of)?;
     Some(Arguments::Run(options))
 }
 

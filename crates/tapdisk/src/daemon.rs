@@ -32,7 +32,7 @@ use storage_io::{
 };
 
 use crate::{
-    arguments::{self, Arguments, Options, USAGE},
+    arguments::{self, Arguments, Options},
     control::{Belongings, Control},
     jail::Jail,
     listener::Listener,
@@ -71,7 +71,7 @@ fn start(options: Options) -> Result<ExitCode> {
 }
 
 fn usage(status: ExitCode) -> ExitCode {
-    let _ = std::io::stderr().write_all(USAGE.as_bytes());
+    let _ = std::io::stderr().write_all(arguments::usage().as_bytes());
     status
 }
 

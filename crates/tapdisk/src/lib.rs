@@ -45,4 +45,5 @@ mod slot;
 mod statistics;
 mod valve;
 
+pub use arguments::program;
 pub use daemon::main;

@@ -93,6 +93,10 @@ pub const TOOLS: &[Tool] = &[
     tool("zstd", "zstd", "the kernel of the real Xen"),
     tool("xz", "xz-utils", "its modules"),
     tool("git", "git", "the list of the project's files; applying mutants"),
+    tool("groff", "groff-base", "complaints about manual pages"),
+    tool("bash", "bash", "completions, as shells take them"),
+    tool("zsh", "zsh", "the same"),
+    tool("fish", "fish", "the same"),
     python_module("prometheus_client", "python3-prometheus-client", "a second reader of metrics"),
 ];
 

@@ -68,3 +68,18 @@ fn manual_pages_are_in_their_sections() {
         assert!(pages.iter().any(is_page), "{program} has no manual page");
     }
 }
+
+#[test]
+fn completions_are_where_shells_look_for_them() {
+    let share = installed();
+    let share = share.path().join("root/usr/share");
+    for program in PROGRAMS {
+        for place in [
+            format!("bash-completion/completions/{program}"),
+            format!("zsh/vendor-completions/_{program}"),
+            format!("fish/vendor_completions.d/{program}.fish"),
+        ] {
+            assert!(share.join(&place).is_file(), "{place}");
+        }
+    }
+}

@@ -5,6 +5,7 @@
 //! so, and what `coalesce` has done is done again by the next one without harm.
 
 mod log;
+mod syntax;
 
 use std::{
     env,
@@ -15,39 +16,39 @@ use std::{
 };
 
 use block_core::Error;
+use command_line::{Options, Program, Syntax};
 use control_api::{describe, errno};
 use image_format::change_log::Header;
 use uuid::Uuid;
 
 use self::log::Log;
-use crate::getopt::Options;
 
 const EINVAL: u8 = 22;
 
-/// One of the commands: its name, its letters as `getopt` writes them, its usage, and what it does.
+/// One of the commands: what it understands, and what it does.
 struct Command {
-    name: &'static str,
-    letters: &'static str,
-    usage: &'static str,
+    syntax: Syntax,
     run: fn(&Options) -> Result<(), Failure>,
 }
 
 const COMMANDS: &[Command] = &[
-    Command { name: "create", letters: "n:s:h", usage: "<-n name> <-s size of the disk in bytes>", run: create },
-    Command {
-        name: "set",
-        letters: "n:p:c:f:s:h",
-        usage: "<-n name> [-p parent's UUID] [-c child's UUID] [-f consistent: 0 | 1] [-s size of the disk in bytes]",
-        run: set,
-    },
-    Command {
-        name: "get",
-        letters: "n:pcfsbh",
-        usage: "<-n name> <-p parent's UUID | -c child's UUID | -f consistent | -s size of the disk in bytes | -b bitmap>",
-        run: get,
-    },
-    Command { name: "coalesce", letters: "p:c:h", usage: "<-p parent log> <-c child log>", run: coalesce },
+    Command { syntax: syntax::CREATE, run: create },
+    Command { syntax: syntax::SET, run: set },
+    Command { syntax: syntax::GET, run: get },
+    Command { syntax: syntax::COALESCE, run: coalesce },
 ];
+
+/// What the program understands.
+pub fn program() -> Program {
+    Program {
+        name: "cbt-util",
+        section: 1,
+        about: "Logs of the blocks of a disk that have changed",
+        commands: COMMANDS.iter().map(|command| command.syntax).collect(),
+        common: &[],
+        page: include_str!("../../manual/cbt-util.roff"),
+    }
+}
 
 /// Why a command ended before its end.
 enum Failure {
@@ -68,7 +69,8 @@ impl Failure {
 /// Runs the program.
 pub fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = env::args_os().skip(1).collect();
-    let Some(command) = arguments.first().and_then(|name| COMMANDS.iter().find(|command| name == command.name)) else {
+    let Some(command) = arguments.first().and_then(|name| COMMANDS.iter().find(|command| name == command.syntax.name))
+    else {
         let _ = io::stdout().write_all(overview().as_bytes());
         let Some(name) = arguments.first() else { return ExitCode::from(EINVAL) };
         let _ = writeln!(io::stderr(), "Invalid COMMAND {}", name.display());
@@ -76,7 +78,7 @@ pub fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     arguments.remove(0);
-    let options = Options::parse(command.letters, &arguments).filter(|options| !options.has(b'h'));
+    let options = command.syntax.parse(&arguments).filter(|options| !options.has(b'h'));
     let failure = match options.map(|options| (command.run)(&options)) {
         Some(Ok(())) => return ExitCode::SUCCESS,
         Some(Err(failure)) => failure,
@@ -84,7 +86,8 @@ pub fn main() -> ExitCode {
     };
     match failure {
         Failure::Usage => {
-            let _ = writeln!(io::stdout(), "usage: cbt-util {} {} [-h help]", command.name, command.usage);
+            let _ =
+                writeln!(io::stdout(), "usage: cbt-util {} {} [-h help]", command.syntax.name, command.syntax.usage());
             ExitCode::from(EINVAL)
         }
         Failure::Said(words, status) => {
@@ -95,7 +98,7 @@ pub fn main() -> ExitCode {
 }
 
 fn overview() -> String {
-    let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
+    let names: Vec<&str> = COMMANDS.iter().map(|command| command.syntax.name).collect();
     format!("usage: cbt-util COMMAND [OPTIONS]\nCOMMAND := {{ {} }}\n", names.join(" | "))
 }
 

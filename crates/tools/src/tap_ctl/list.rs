@@ -144,7 +144,7 @@ mod tests {
         let open = row(VbdState::EMPTY, b"vhd:/a:b");
         let wanted = |line: &str| {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-            is_wanted(&open, &Options::parse("p:m:t:f:", &words).unwrap())
+            is_wanted(&open, &super::super::syntax::LIST.parse(&words).unwrap())
         };
         assert!(wanted("-p 19403 -m 0 -t vhd -f /a:b"));
         assert!(!wanted("-p 1") && !wanted("-m 1") && !wanted("-t vh") && !wanted("-f /a"));

@@ -15,6 +15,7 @@ mod disk;
 mod list;
 mod minor;
 mod patience;
+mod syntax;
 
 use std::{
     env,
@@ -25,62 +26,44 @@ use std::{
 };
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
+use command_line::{Options, Program, Syntax};
 use control_api::{Client, Facility, HostLog, Minor, Record, RunDir, Severity, describe, errno, reason};
-
-use crate::getopt::Options;
 
 const EINVAL: u8 = 22;
 
-/// One of the commands: its name, its letters as `getopt` writes them, its usage, and what it does.
+/// One of the commands: what it understands, and what it does.
 struct Command {
-    name: &'static str,
-    letters: &'static str,
-    usage: &'static str,
+    syntax: Syntax,
     run: fn(&Session, &Options) -> std::result::Result<(), Failure>,
 }
 
 const COMMANDS: &[Command] = &[
-    Command { name: "list", letters: "hp:m:t:f:", usage: "[-p pid] [-m minor] [-t type] [-f file]", run: list::run },
-    Command { name: "allocate", letters: "h", usage: "", run: minor::allocate },
-    Command { name: "free", letters: "hm:", usage: "<-m minor>", run: minor::free },
-    Command {
-        name: "create",
-        letters: "ha:d:RDre:2:st:C:",
-        usage: "<-a type:path> [-d name] [-R readonly] [-D no O_DIRECT] [-r local read cache] [-e parent minor] \
-                [-2 secondary] [-s standby] [-t request timeout] [-C change log]",
-        run: create::create,
-    },
-    Command {
-        name: "destroy",
-        letters: "hp:m:t:f",
-        usage: "<-p pid> <-m minor> [-t seconds] [-f force]",
-        run: destroy::destroy,
-    },
-    Command { name: "spawn", letters: "h", usage: "", run: create::spawn },
-    Command { name: "attach", letters: "hp:m:", usage: "<-p pid> <-m minor>", run: disk::attach },
-    Command { name: "detach", letters: "hp:m:", usage: "<-p pid> <-m minor>", run: disk::detach },
-    Command {
-        name: "open",
-        letters: "ha:p:m:RDre:2:st:C:E",
-        usage: "<-p pid> <-m minor> <-a type:path> [-R readonly] [-D no O_DIRECT] [-r local read cache] \
-                [-e parent minor] [-2 secondary] [-s standby] [-t request timeout] [-C change log] [-E key on stdin]",
-        run: disk::open,
-    },
-    Command {
-        name: "close",
-        letters: "hp:m:ft:",
-        usage: "<-p pid> <-m minor> [-f force] [-t seconds]",
-        run: disk::close,
-    },
-    Command { name: "pause", letters: "hp:m:t:", usage: "<-p pid> <-m minor> [-t seconds]", run: disk::pause },
-    Command {
-        name: "unpause",
-        letters: "hp:m:a:2:c:",
-        usage: "<-p pid> <-m minor> [-a type:path] [-2 secondary] [-c change log]",
-        run: disk::unpause,
-    },
-    Command { name: "stats", letters: "hp:m:", usage: "<-p pid> <-m minor>", run: disk::stats },
+    Command { syntax: syntax::LIST, run: list::run },
+    Command { syntax: syntax::ALLOCATE, run: minor::allocate },
+    Command { syntax: syntax::FREE, run: minor::free },
+    Command { syntax: syntax::CREATE, run: create::create },
+    Command { syntax: syntax::DESTROY, run: destroy::destroy },
+    Command { syntax: syntax::SPAWN, run: create::spawn },
+    Command { syntax: syntax::ATTACH, run: disk::attach },
+    Command { syntax: syntax::DETACH, run: disk::detach },
+    Command { syntax: syntax::OPEN, run: disk::open },
+    Command { syntax: syntax::CLOSE, run: disk::close },
+    Command { syntax: syntax::PAUSE, run: disk::pause },
+    Command { syntax: syntax::UNPAUSE, run: disk::unpause },
+    Command { syntax: syntax::STATS, run: disk::stats },
 ];
+
+/// What the program understands.
+pub fn program() -> Program {
+    Program {
+        name: "tap-ctl",
+        section: 1,
+        about: "Control tapdisk processes",
+        commands: COMMANDS.iter().map(|command| command.syntax).collect(),
+        common: &[syntax::DEBUG],
+        page: include_str!("../../manual/tap-ctl.roff"),
+    }
+}
 
 /// Why a command ended before its end.
 enum Failure {
@@ -125,8 +108,9 @@ pub fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     arguments.remove(0);
-    let is_traced = arguments.iter().any(|word| word == "--debug");
-    arguments.retain(|word| word != "--debug");
+    let debug = OsString::from(syntax::DEBUG.name());
+    let is_traced = arguments.contains(&debug);
+    arguments.retain(|word| *word != debug);
     let session = Session { run: RunDir::from_environment(), is_traced };
     match run(command, &session, &arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -135,11 +119,11 @@ pub fn main() -> ExitCode {
 }
 
 fn find(name: &OsStr) -> Option<&'static Command> {
-    COMMANDS.iter().find(|command| name == command.name)
+    COMMANDS.iter().find(|command| name == command.syntax.name)
 }
 
 fn run(command: &Command, session: &Session, arguments: &[OsString]) -> std::result::Result<(), Failure> {
-    let options = Options::parse(command.letters, arguments).ok_or(Failure::Usage)?;
+    let options = command.syntax.parse(arguments).ok_or(Failure::Usage)?;
     if options.has(b'h') {
         return Ok(write(usage(command))?);
     }
@@ -147,12 +131,12 @@ fn run(command: &Command, session: &Session, arguments: &[OsString]) -> std::res
 }
 
 fn overview() -> String {
-    let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
+    let names: Vec<&str> = COMMANDS.iter().map(|command| command.syntax.name).collect();
     format!("usage: tap-ctl COMMAND [OPTIONS]\nCOMMAND := {{ {} }}\n", names.join(" | "))
 }
 
 fn usage(command: &Command) -> String {
-    format!("usage: {} {}", command.name, command.usage).trim_end().to_owned() + "\n"
+    format!("usage: {} {}", command.syntax.name, command.syntax.usage()).trim_end().to_owned() + "\n"
 }
 
 /// Says what failed, in one line, to whoever called and to the host's log; the answer is the exit status.
@@ -171,7 +155,7 @@ fn report(command: &Command, failure: Failure) -> u8 {
     };
     let _ = writeln!(io::stderr(), "{}", line.replace('\n', " "));
     let mut log = HostLog::new("tap-ctl", Facility::User);
-    log.send(Record::now(Severity::Error, format!("tap-err:{}: {line}", command.name)));
+    log.send(Record::now(Severity::Error, format!("tap-err:{}: {line}", command.syntax.name)));
     status
 }
 

@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use command_line::{Flag, HELP, Operand, Syntax, Value};
+
 use super::{
     bucket::Bucket,
     limiter::{Limiter, Meminfo},
@@ -21,6 +23,66 @@ usage: td-rated NAME -t token [-D LEVEL] -- -r|--rate N [-c|--cap N]
 NAME is the path of a socket, or a name in the directory of rate limiters.
 Numbers may end in K, M, G (powers of 1000) or Ki, Mi, Gi (powers of 1024).
 ";
+
+/// The words in front of the first `--`.
+pub(super) const SYNTAX: Syntax = Syntax {
+    name: "",
+    about: "A rate that several disks share",
+    text: "",
+    flags: &[
+        Flag::letter(b't', "type").or_long("type").with(Value::one_of("type", &["token", "meminfo"])).required().explained(
+            "How to limit: see below. Its own options follow behind `--`.",
+        ),
+        Flag::letter(b'D', "level").or_long("debug").with(Value::text("level")).explained(
+            "Above 0: stay in the foreground and speak to stderr. From 2 on, each grant is told. Any byte on stdin prints \
+             the status.",
+        ),
+        HELP.or_long("help"),
+    ],
+    operands: &[Operand::text("name")],
+};
+
+/// The words of a bucket.
+pub(super) const TOKEN: Syntax = Syntax {
+    name: "token",
+    about: "A bucket that fills at a rate",
+    text: "A bucket that fills at a rate. While it is not below empty, whoever waits is granted all that he asked for, also \
+           if that is more than there is; the next one then waits until it has been made up for.",
+    flags: &[
+        Flag::letter(b'r', "bytes in a second").or_long("rate").with(Value::text("bytes")).required(),
+        Flag::letter(b'c', "what is saved up at most").or_long("cap").with(Value::text("bytes")).explained(
+            "What is saved up at most while nobody asks; what comes in a tenth of a second if not given. With 0, disks are \
+             paced evenly, and what nobody asks for in time is lost.",
+        ),
+    ],
+    operands: &[],
+};
+
+/// The words of a limiter by the host's memory.
+pub(super) const MEMINFO: Syntax = Syntax {
+    name: "meminfo",
+    about: "A limiter that watches the host's memory",
+    text: "Grants freely while the host keeps up with writing back; else another limiter decides.",
+    flags: &[
+        Flag::letter(b'H', "congested from this on").or_long("high").with(Value::text("percent")).required().explained(
+            "The host is congested as soon as this much of its memory waits to be written to storage (Dirty and Writeback \
+             in */proc/meminfo*),",
+        ),
+        Flag::letter(b'L', "congested until this")
+            .or_long("low")
+            .with(Value::text("percent"))
+            .required()
+            .explained("until it is less than this."),
+        Flag::letter(b'p', "how often to look")
+            .or_long("period")
+            .with(Value::text("ms"))
+            .explained("How often to look; 100 if not given."),
+        Flag::letter(b't', "the limiter below it").or_long("type").with(Value::one_of("type", &["token"])).required().explained(
+            "The limiter that decides then: `token`, whose options follow behind another `--`.",
+        ),
+    ],
+    operands: &[],
+};
 
 /// What was asked for.
 #[derive(Debug)]
@@ -44,7 +106,7 @@ pub(super) struct Arguments {
 /// Reads the command line; the error says what is wrong with it.
 pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut words: VecDeque<OsString> = words.into_iter().collect();
-    let (options, names) = options_before_dashes(&mut words, &["t:type", "D:debug", "h:help"])?;
+    let (options, names) = options_before_dashes(&mut words, SYNTAX.flags)?;
     if options.iter().any(|(name, _)| *name == 'h') {
         return Ok(Command::Help);
     }
@@ -67,7 +129,7 @@ fn limiter(kind: Option<&OsStr>, words: &mut VecDeque<OsString>) -> Result<Limit
 }
 
 fn token(words: &mut VecDeque<OsString>) -> Result<Bucket, String> {
-    let (options, names) = options_before_dashes(words, &["r:rate", "c:cap"])?;
+    let (options, names) = options_before_dashes(words, TOKEN.flags)?;
     none_left(&names, words)?;
     let rate = value(&options, 'r').map(number).transpose()?.and_then(NonZeroU64::new);
     let rate = rate.ok_or("token: --rate must be given, and more than 0")?;
@@ -77,7 +139,7 @@ fn token(words: &mut VecDeque<OsString>) -> Result<Bucket, String> {
 }
 
 fn meminfo(words: &mut VecDeque<OsString>) -> Result<Meminfo, String> {
-    let (options, names) = options_before_dashes(words, &["H:high", "L:low", "p:period", "t:type"])?;
+    let (options, names) = options_before_dashes(words, MEMINFO.flags)?;
     none_left(&names, &VecDeque::new())?;
     let percent = |letter, name| {
         let percent = value(&options, letter).map(number).transpose()?.filter(|percent| *percent <= 100);
@@ -112,12 +174,9 @@ fn value(options: &Options, letter: char) -> Option<&OsStr> {
     options.iter().rev().find(|(name, _)| *name == letter).map(|(_, value)| value.as_os_str())
 }
 
-/// Takes the words up to the next `--`, that included: options with their values, and names. `known` holds each option's
-/// letter and long name; all have a value but `h`.
-fn options_before_dashes(
-    words: &mut VecDeque<OsString>,
-    known: &[&'static str],
-) -> Result<(Options, Vec<OsString>), String> {
+/// Takes the words up to the next `--`, that included: options with their values, and names. `known` holds what
+/// may be given.
+fn options_before_dashes(words: &mut VecDeque<OsString>, known: &[Flag]) -> Result<(Options, Vec<OsString>), String> {
     let (mut options, mut names) = (Options::new(), Vec::new());
     while let Some(word) = words.pop_front() {
         let (letter, attached) = match word.as_bytes() {
@@ -140,17 +199,17 @@ fn options_before_dashes(
     Ok((options, names))
 }
 
-fn long_option(text: &[u8], known: &[&'static str]) -> Option<(char, Option<OsString>)> {
+fn long_option(text: &[u8], known: &[Flag]) -> Option<(char, Option<OsString>)> {
     let (name, value) = match text.iter().position(|byte| *byte == b'=') {
         Some(at) => (&text[..at], Some(OsStr::from_bytes(&text[at + 1..]).to_owned())),
         None => (text, None),
     };
-    let found = known.iter().find(|known| known.as_bytes()[2..] == *name)?;
-    Some((char::from(found.as_bytes()[0]), value))
+    let found = known.iter().find(|known| known.long.is_some_and(|long| long.as_bytes() == name))?;
+    Some((char::from(found.letter?), value))
 }
 
-fn short_option(letter: u8, rest: &[u8], known: &[&'static str]) -> Option<(char, Option<OsString>)> {
-    known.iter().find(|known| known.as_bytes()[0] == letter)?;
+fn short_option(letter: u8, rest: &[u8], known: &[Flag]) -> Option<(char, Option<OsString>)> {
+    known.iter().find(|known| known.letter == Some(letter))?;
     Some((char::from(letter), (!rest.is_empty()).then(|| OsStr::from_bytes(rest).to_owned())))
 }
 

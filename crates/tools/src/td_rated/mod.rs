@@ -25,6 +25,7 @@ use std::{
 };
 
 use block_core::{Result, ResultExt};
+use command_line::Program;
 use control_api::{RunDir, errno};
 use rustix::{
     process::{Resource, chdir, getrlimit, setrlimit, setsid},
@@ -37,6 +38,18 @@ use log::Log;
 use socket::Socket;
 
 const EINVAL: u8 = 22;
+
+/// What the program understands.
+pub fn program() -> Program {
+    Program {
+        name: "td-rated",
+        section: 8,
+        about: "A rate that several disks share",
+        commands: vec![arguments::SYNTAX, arguments::TOKEN, arguments::MEMINFO],
+        common: &[],
+        page: include_str!("../../manual/td-rated.roff"),
+    }
+}
 
 /// Runs the program.
 pub fn main() -> ExitCode {

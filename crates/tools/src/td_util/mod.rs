@@ -6,6 +6,7 @@
 //! ```
 
 mod raw;
+mod syntax;
 
 use std::{
     env,
@@ -15,38 +16,28 @@ use std::{
     process::ExitCode,
 };
 
-use crate::{
-    getopt::Options,
-    vhd_util::{self, Speaker},
-};
+use command_line::{Options, Program, Syntax};
+
+use crate::vhd_util::{self, Speaker};
 
 const EINVAL: u8 = 22;
 /// The exit status for a command or a type that there is not.
 const UNKNOWN: u8 = 255;
 const SPEAKER: Speaker = Speaker { name: "td-util", cannot_open: "failed opening" };
 
-/// One of the commands: its name, its letters as `getopt` writes them, and its usage.
-struct Command {
-    name: &'static str,
-    letters: &'static str,
-    usage: &'static str,
-}
+const COMMANDS: &[Syntax] = &[syntax::CREATE, syntax::SNAPSHOT, syntax::QUERY, syntax::SET];
 
-const COMMANDS: [Command; 4] = [
-    Command { name: "create", letters: "hrb", usage: "[-h help] [-r all room at once] <size in MiB> <name>" },
-    Command {
-        name: "snapshot",
-        letters: "hmbl:",
-        usage: "[-h help] [-m the parent is raw] [-l longest chain] <name> <parent>",
-    },
-    Command {
-        name: "query",
-        letters: "hvpfdb",
-        usage: "[-h help] [-v size in MiB] [-p parent] [-f hidden] [-d depth of the chain] \
-                [-b by the footer at the start] <name>",
-    },
-    Command { name: "set", letters: "h", usage: "[-h help] <name> hidden <0..255>" },
-];
+/// What the program understands.
+pub fn program() -> Program {
+    Program {
+        name: "td-util",
+        section: 1,
+        about: "Make, show and mark images of any kind",
+        commands: COMMANDS.to_vec(),
+        common: &[],
+        page: include_str!("../../manual/td-util.roff"),
+    }
+}
 
 /// What an image is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,38 +63,42 @@ pub fn main() -> ExitCode {
     let command = arguments.first().and_then(|name| COMMANDS.iter().find(|command| name == command.name));
     let kind = arguments.get(1).and_then(|name| Kind::named(name));
     let (Some(command), Some(kind)) = (command, kind) else {
-        let names = COMMANDS.map(|command| command.name).join(" | ");
+        let names = COMMANDS.iter().map(|command| command.name).collect::<Vec<_>>().join(" | ");
         let overview =
             format!("usage: td-util COMMAND TYPE [OPTIONS]\nCOMMAND := {{ {names} }}\nTYPE := {{ vhd | aio }}\n");
         let _ = io::stderr().write_all(overview.as_bytes());
         return ExitCode::from(UNKNOWN);
     };
-    let options = Options::parse(command.letters, &arguments[2..]).filter(|options| !options.has(b'h'));
+    // The type is the first of its operands.
+    let options = command.parse(&arguments[1..]).filter(|options| !options.has(b'h'));
     let status = options.and_then(|options| run(command.name, kind, &options));
     ExitCode::from(status.unwrap_or_else(|| {
-        let _ = writeln!(io::stderr(), "usage: td-util {} TYPE {}", command.name, command.usage);
+        let _ = writeln!(io::stderr(), "usage: td-util {} TYPE [-h help] {}", command.name, usage(command));
         EINVAL
     }))
+}
+
+/// What comes behind the type.
+fn usage(command: &Syntax) -> String {
+    Syntax { operands: &command.operands[1..], ..*command }.usage()
 }
 
 /// Runs a command; the answer is the exit status, or none if it was not understood.
 fn run(command: &str, kind: Kind, options: &Options) -> Option<u8> {
     match (command, kind) {
-        // A letter of another program, which vhd-util never knew.
-        ("create" | "snapshot", _) if options.has(b'b') => None,
         ("create", Kind::Vhd) => {
-            let [size, name] = options.operands() else { return None };
+            let [_, size, name] = options.operands() else { return None };
             let mut words = vec!["-n".into(), name.clone(), "-s".into(), size.clone()];
             words.extend(options.has(b'r').then(|| "-r".into()));
             Some(vhd_util::run_for(SPEAKER, "create", &words))
         }
         // A raw image has all its room from the beginning, and whoever makes one must say that he knows.
         ("create", Kind::Aio) => {
-            let [size, name] = options.operands() else { return None };
+            let [_, size, name] = options.operands() else { return None };
             if options.has(b'r') { raw::create(Path::new(name), size) } else { None }
         }
         ("snapshot", Kind::Vhd) => {
-            let [name, parent] = options.operands() else { return None };
+            let [_, name, parent] = options.operands() else { return None };
             let mut words = vec!["-n".into(), name.clone(), "-p".into(), parent.clone()];
             words.extend(options.has(b'm').then(|| "-m".into()));
             words.extend(options.value(b'l').into_iter().flat_map(|limit| ["-l".into(), limit.to_owned()]));
@@ -111,7 +106,7 @@ fn run(command: &str, kind: Kind, options: &Options) -> Option<u8> {
         }
         ("query", _) => query(kind, options),
         ("set", Kind::Vhd) => {
-            let [name, field, value] = options.operands() else { return None };
+            let [_, name, field, value] = options.operands() else { return None };
             let words = ["-n".into(), name.clone(), "-f".into(), field.clone(), "-v".into(), value.clone()];
             (field == "hidden").then(|| vhd_util::run_for(SPEAKER, "set", &words))
         }
@@ -120,7 +115,7 @@ fn run(command: &str, kind: Kind, options: &Options) -> Option<u8> {
 }
 
 fn query(kind: Kind, options: &Options) -> Option<u8> {
-    let [name] = options.operands() else { return None };
+    let [_, name] = options.operands() else { return None };
     match kind {
         Kind::Aio => Some(raw::query(Path::new(name), options)),
         Kind::Vhd => {

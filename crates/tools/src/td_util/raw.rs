@@ -9,6 +9,7 @@ use std::{
 };
 
 use block_core::{Error, Result};
+use command_line::{Options, leading_number};
 use control_api::{describe, errno};
 use rustix::{
     fs::{FallocateFlags, fallocate},
@@ -16,10 +17,7 @@ use rustix::{
 };
 
 use super::{EINVAL, SPEAKER};
-use crate::{
-    getopt::{Options, leading_number},
-    new_file::{open_or_make, sync_directory_of},
-};
+use crate::new_file::{open_or_make, sync_directory_of};
 
 const MEBIBYTE: u64 = 1 << 20;
 const ZEROES_BYTES: usize = 1 << 20;

@@ -17,22 +17,49 @@ use std::{
 };
 
 use block_core::{Error, ErrorKind, FileOffset, Result};
+use command_line::{Flag, Options, Syntax};
 use control_api::errno;
 use image_format::vhd::{self, CheckOptions, DiskType, FOOTER_BYTES, Verdict};
 use rustix::io::Errno;
 use storage_io::{Access, CreateMode, LockPolicy, OpenOptions, RehearsalStorage, Storage};
 
 use super::{
-    Failure, Session, check_statistics,
+    Failure, IMAGE, Session, check_statistics,
     creating::timestamp,
     name,
     opened::{Demands, OpenedVhd},
     parents::{Identity, Parent, chain_of, open_raw, parent_of, stored_parent_of},
     repair::repair,
 };
-use crate::{
-    getopt::Options,
-    progress::{Measure, Progress},
+use crate::progress::{Measure, Progress};
+
+pub(super) const SYNTAX: Syntax = Syntax {
+    name: "check",
+    about: "Say whether an image obeys the rules of its format",
+    text: "\
+Says whether an image obeys the rules of its format: \"*image* is valid\", or the first rule that is broken, and \
+\"*image* appears invalid; dumping metadata\". Nothing is written. \
+A batmap that cannot be believed is taken for absent, as every reader takes it; a line on standard error says so.",
+    flags: &[
+        IMAGE.explained("The image to check."),
+        Flag::letter(b'i', "a lost footer is fine").explained(
+            "A footer at the end that is not valid will do: another program may have the image open.",
+        ),
+        Flag::letter(b'I', "whatever the parent is").explained("Whatever the parent is, as long as there is one."),
+        Flag::letter(b't', "whatever the time is").explained("Whatever the time is: images from the future will do."),
+        Flag::letter(b'p', "the parents too").explained("All parents, too."),
+        Flag::letter(b'b', "what is not there is zero")
+            .explained("What the bitmaps say is not there must be zero. Reads the whole image."),
+        Flag::letter(b'B', "not the table").explained("Not the table of blocks. Not with `-b` or `-s`."),
+        Flag::letter(b's', "how much is written").explained(
+            "Says how many sectors are allocated and written instead; with `-p` also how many of them are in no parent. \
+             The base comes first.",
+        ),
+        Flag::letter(b'R', "what repair would do")
+            .or_long("repair-plan")
+            .explained("Says what `repair` would write and where, found by repairing a copy in memory."),
+    ],
+    operands: &[],
 };
 
 pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(), Failure> {
@@ -51,7 +78,7 @@ pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(
         },
         ignores_parents: options.has(b'I'),
         counts: options.has(b's'),
-        plans: options.has(b'R'),
+        plans: options.has("repair-plan"),
     };
     Ok(session.executor.block_on(check.all(name, options.has(b'p')))?)
 }

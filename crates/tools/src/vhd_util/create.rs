@@ -6,15 +6,34 @@ use std::{
 };
 
 use block_core::{Error, ErrorKind, Result};
+use command_line::{Flag, Options, Syntax, Value};
 use control_api::errno;
 use image_format::vhd::CreateOptions;
 
 use super::{
-    Failure, Session,
+    Failure, IMAGE, Session, TABLES,
     creating::{Target, new_image},
     mebibytes, name,
 };
-use crate::getopt::Options;
+
+pub(super) const SYNTAX: Syntax = Syntax {
+    name: "create",
+    about: "Make an image without a parent",
+    text: "\
+Makes an image without a parent. \
+An existing file is replaced; on a block device the image is written in place. \
+The image is durable when the command ends with status 0. A failure removes the file only if this command has made it.",
+    flags: &[
+        IMAGE.explained("Where to make it."),
+        Flag::letter(b's', "size in MiB")
+            .with(Value::text("MiB"))
+            .required()
+            .explained("The size of the disk, rounded up to 2 MiB. May be left out if `-S` is given; then it is 0."),
+        Flag::letter(b'r', "fixed: all room at once").explained("A fixed image: all its room is set aside at once."),
+        TABLES,
+    ],
+    operands: &[],
+};
 
 pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(), Failure> {
     let name = name(options, b'n')?;

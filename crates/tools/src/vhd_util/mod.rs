@@ -36,80 +36,53 @@ use std::{
 };
 
 use block_core::{Error, Result};
+use command_line::{Flag, Options, Program, Syntax, Value};
 use control_api::{Facility, HostLog, Record, Severity, describe, errno, reason};
 use storage_io::{EngineChoice, Executor, Files, Opener};
 
-use crate::getopt::Options;
-
 const EINVAL: u8 = 22;
 
-/// One of the commands: its name, its letters as `getopt` writes them, its usage, and what it does.
+/// One of the commands: what it understands, and what it does.
 struct Command {
-    name: &'static str,
-    letters: &'static str,
-    usage: &'static str,
+    syntax: Syntax,
     /// The exit status of `-h`.
     help: u8,
     run: fn(&Session, &Options) -> std::result::Result<(), Failure>,
 }
 
 const COMMANDS: &[Command] = &[
-    Command {
-        name: "create",
-        letters: "n:s:S:rh",
-        usage: "<-n name> <-s size in MiB> [-r fixed: all room at once] [-S size in MiB that the tables have room for]",
-        help: EINVAL,
-        run: create::run,
-    },
-    Command {
-        name: "snapshot",
-        letters: "n:p:S:l:meh",
-        usage: "<-n name> <-p parent> [-m the parent is raw] [-e even if the parent is empty] \
-                [-l longest chain] [-S size in MiB that the tables have room for]",
-        help: 0,
-        run: snapshot::run,
-    },
-    Command {
-        name: "query",
-        letters: "n:vspfmdaSubh",
-        usage: "<-n name> [-v virtual size in MiB] [-s physical size in bytes] [-p parent] [-f hidden] [-m marker] \
-                [-d depth of the chain] [-a allocated blocks] [-S largest size in MiB without moving data] \
-                [-u the parent as it is stored] [-b by the footer at the start]",
-        help: 0,
-        run: query::run,
-    },
-    Command {
-        name: "set",
-        letters: "n:f:v:h",
-        usage: "<-n name> <-f hidden | marker> <-v 0..255>",
-        help: EINVAL,
-        run: set::run,
-    },
-    Command {
-        name: "repair",
-        letters: "n:bh",
-        usage: "<-n name> [-b the footer at the start counts]",
-        help: EINVAL,
-        run: repair::run,
-    },
-    Command {
-        name: "check",
-        letters: "n:iItpbBsRh",
-        usage: "<-n name> [-i a lost footer is fine] [-I whatever the parent is] [-t whatever the time is] \
-                [-p the parents too] [-b what is not there is zero] [-B not the table] \
-                [-s how much is written] [-R or --repair-plan: what repair would do]",
-        help: 0,
-        run: check::run,
-    },
-    Command {
-        name: "scan",
-        letters: "m:fcl:pavMh",
-        usage: "[-m glob] [-f what the start of an image says will do] [-c go on after an error] [-l volume group] \
-                [-p as a tree] [-a parents that are named, too] [-v whole paths] [-M markers and key hashes] [files]",
-        help: 0,
-        run: scan::run,
-    },
+    Command { syntax: create::SYNTAX, help: EINVAL, run: create::run },
+    Command { syntax: snapshot::SYNTAX, help: 0, run: snapshot::run },
+    Command { syntax: query::SYNTAX, help: 0, run: query::run },
+    Command { syntax: set::SYNTAX, help: EINVAL, run: set::run },
+    Command { syntax: repair::SYNTAX, help: EINVAL, run: repair::run },
+    Command { syntax: check::SYNTAX, help: 0, run: check::run },
+    Command { syntax: scan::SYNTAX, help: 0, run: scan::run },
 ];
+
+/// The image that a command is about.
+const IMAGE: Flag = Flag::letter(b'n', "name").with(Value::file("image")).required();
+
+/// How large a disk may become without moving data.
+const TABLES: Flag = Flag::letter(b'S', "size in MiB that the tables have room for").with(Value::text("MiB")).explained(
+    "The tables get room for a disk of this size, so that the disk can grow later without moving data. Not less than the \
+     size of the disk.",
+);
+
+/// Taken anywhere behind the command.
+const DEBUG: Flag = Flag::long("debug", "failures go to the host's log, too");
+
+/// What the program understands.
+pub fn program() -> Program {
+    Program {
+        name: "vhd-util",
+        section: 1,
+        about: "Make, show, mark, check and repair VHD images",
+        commands: COMMANDS.iter().map(|command| command.syntax).collect(),
+        common: &[DEBUG],
+        page: include_str!("../../manual/vhd-util.roff"),
+    }
+}
 
 /// Why a command ended before its end.
 enum Failure {
@@ -170,7 +143,8 @@ impl Session {
 /// Runs the program.
 pub fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = env::args_os().skip(1).collect();
-    let Some(command) = arguments.first().and_then(|name| COMMANDS.iter().find(|command| name == command.name)) else {
+    let Some(command) = arguments.first().and_then(|name| COMMANDS.iter().find(|command| name == command.syntax.name))
+    else {
         if let Some(name) = arguments.first() {
             let _ = writeln!(io::stderr(), "invalid COMMAND {}", name.display());
         }
@@ -179,24 +153,22 @@ pub fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     arguments.remove(0);
-    let is_logged = arguments.iter().any(|word| word == "--debug");
-    arguments.retain(|word| word != "--debug");
-    if command.name == "check" {
-        arguments.iter_mut().filter(|word| *word == "--repair-plan").for_each(|word| *word = "-R".into());
-    }
+    let debug = OsString::from(DEBUG.name());
+    let is_logged = arguments.contains(&debug);
+    arguments.retain(|word| *word != debug);
     ExitCode::from(run(VHD_UTIL, command, &arguments, is_logged))
 }
 
 /// Runs the command of this name for another program; the answer is the exit status.
 pub(crate) fn run_for(speaker: Speaker, name: &str, arguments: &[OsString]) -> u8 {
-    let command = COMMANDS.iter().find(|command| command.name == name).expect("a command that there is");
+    let command = COMMANDS.iter().find(|command| command.syntax.name == name).expect("a command that there is");
     run(speaker, command, arguments, false)
 }
 
 /// Runs a command; the answer is the exit status.
 fn run(speaker: Speaker, command: &Command, arguments: &[OsString], is_logged: bool) -> u8 {
-    let options = Options::parse(command.letters, arguments);
-    let options = options.filter(|options| command.name == "scan" || !options.has_operands());
+    let takes_operands = !command.syntax.operands.is_empty();
+    let options = command.syntax.parse(arguments).filter(|options| takes_operands || !options.has_operands());
     let Some(options) = options else {
         let _ = io::stdout().write_all(usage(command).as_bytes());
         return EINVAL;
@@ -224,21 +196,21 @@ fn run(speaker: Speaker, command: &Command, arguments: &[OsString], is_logged: b
 }
 
 fn overview() -> String {
-    let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
+    let names: Vec<&str> = COMMANDS.iter().map(|command| command.syntax.name).collect();
     format!("usage: vhd-util COMMAND [OPTIONS]\nCOMMAND := {{ {} }}\n", names.join(" | "))
 }
 
 fn usage(command: &Command) -> String {
-    format!("options: {} [-h help]\n", command.usage)
+    format!("options: {} [-h help]\n", command.syntax.usage())
 }
 
 /// Says what failed, in one line, and to the host's log if that was asked for; the answer is the exit status.
 fn report(speaker: Speaker, command: &Command, error: &Error, is_logged: bool) -> u8 {
     let line = words(error).replace('\n', " ");
-    let _ = writeln!(io::stderr(), "{} {}: {line}", speaker.name, command.name);
+    let _ = writeln!(io::stderr(), "{} {}: {line}", speaker.name, command.syntax.name);
     if is_logged {
         let mut log = HostLog::new(speaker.name, Facility::User);
-        log.send(Record::now(Severity::Error, format!("{}: {line}", command.name)));
+        log.send(Record::now(Severity::Error, format!("{}: {line}", command.syntax.name)));
     }
     u8::try_from(errno(error)).unwrap_or(u8::MAX)
 }

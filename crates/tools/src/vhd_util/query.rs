@@ -3,20 +3,51 @@
 use std::ffi::OsStr;
 
 use block_core::Result;
+use command_line::{Flag, Options, Syntax};
 use control_api::errno;
 use image_format::vhd::{FOOTER_BYTES, UNUSED_ENTRY};
 use storage_io::Access;
 
 use super::{
-    Failure, Session, name,
+    Failure, IMAGE, Session, name,
     opened::{Demands, OpenedVhd},
     parents::{chain_of, parent_of, stored_parent_of},
     set,
 };
-use crate::getopt::Options;
 
 /// Blocks of the table to MiB of the disk, as storage managers count them: 2 MiB each.
 const BLOCK_MEBIBYTES: u64 = 2;
+
+pub(super) const SYNTAX: Syntax = Syntax {
+    name: "query",
+    about: "Show what an image says of itself",
+    text: "\
+Prints one line for each letter, always in this order. \
+An image that an unfinished resize has disabled can be queried. \
+If several answers fail, the others are printed all the same and the status is that of the first failure.",
+    flags: &[
+        IMAGE.explained("The image to look at."),
+        Flag::letter(b'v', "virtual size in MiB").explained("The size of the disk in MiB."),
+        Flag::letter(b's', "physical size in bytes")
+            .explained("The size of the image in bytes: the end of its last block, and a footer."),
+        Flag::letter(b'p', "parent").explained(
+            "The absolute path of the parent, which must exist; or \"*image* has no parent\", or \"query failed\".",
+        ),
+        Flag::letter(b'f', "hidden").explained("\"hidden: \" and the mark that `set` leaves."),
+        Flag::letter(b'm', "marker").explained("\"marker: \" and the mark that `set` leaves."),
+        Flag::letter(b'd', "depth of the chain")
+            .explained("\"chain depth: \" and the number of images down to the base; 1 without a parent."),
+        Flag::letter(b'a', "allocated blocks")
+            .explained("The number of allocated blocks. Fixed images have no blocks: status 22."),
+        Flag::letter(b'S', "largest size in MiB without moving data")
+            .explained("The largest disk, in MiB, that the tables have room for."),
+        Flag::letter(b'u', "the parent as it is stored")
+            .explained("With `-p`: the parent's path as it is stored in the image, whether or not it leads anywhere."),
+        Flag::letter(b'b', "by the footer at the start")
+            .explained("Go by the copy of the footer at the start of the image alone."),
+    ],
+    operands: &[],
+};
 
 pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(), Failure> {
     let name = name(options, b'n')?;

@@ -8,6 +8,7 @@
 //! Nothing is written that is right already: the good footer stays where it is, whenever this is killed.
 
 use block_core::{Error, ErrorKind, FileOffset, GuestOffset, GuestRange, Result, ResultExt};
+use command_line::{Flag, Options, Syntax};
 use image_format::{
     Format, Lookup,
     vhd::{DiskType, FOOTER_BYTES, Footer, VhdImage},
@@ -16,10 +17,27 @@ use storage_io::{Access, StorageExt, StorageKind};
 use uuid::Uuid;
 
 use super::{
-    Failure, Session, name,
+    Failure, IMAGE, Session, name,
     opened::{Demands, OpenedVhd},
 };
-use crate::getopt::Options;
+
+pub(super) const SYNTAX: Syntax = Syntax {
+    name: "repair",
+    about: "Leave an image as its next reader expects it",
+    text: "\
+Leaves an image as its next reader expects it, after a writer that could not: a footer at its end and a copy at its start, \
+nothing behind the footer of a file, an identity, and a batmap that readers believe, made from the bitmaps of the blocks. \
+On a block device the footer is in the last sector, also after the device has grown. \
+What is right already is not written. An image that somebody writes is refused.",
+    flags: &[
+        IMAGE.explained("The image to repair."),
+        Flag::letter(b'b', "the footer at the start counts").explained(
+            "The copy of the footer at the start counts, whatever the end looks like. Needed where both are valid and \
+             contradict each other: a guest can write the last sector of an image that was not closed.",
+        ),
+    ],
+    operands: &[],
+};
 
 pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(), Failure> {
     let name = name(options, b'n')?;

@@ -4,6 +4,7 @@
 //! has no batmap; the map itself is never touched.
 
 use block_core::{Error, ErrorKind, FileOffset, Result, ResultExt, SECTOR};
+use command_line::{Flag, Options, Syntax, Value};
 use image_format::vhd::{DiskType, FOOTER_BYTES, Footer};
 use rustix::{
     fs::{XattrFlags, getxattr, setxattr},
@@ -12,12 +13,27 @@ use rustix::{
 use storage_io::{Access, StorageExt, StorageKind};
 
 use super::{
-    Failure, Session, name,
+    Failure, IMAGE, Session, name,
     opened::{Demands, OpenedVhd},
 };
-use crate::getopt::Options;
 
 const MARKER_ATTRIBUTE: &str = "user.com.citrix.xenclient.backend.marker";
+
+pub(super) const SYNTAX: Syntax = Syntax {
+    name: "set",
+    about: "Change a mark of an image in place",
+    text: "Changes one byte of an image in place. It takes no lock, so that a tapdisk may have the image open.",
+    flags: &[
+        IMAGE.explained("The image to mark."),
+        Flag::letter(b'f', "hidden | marker").with(Value::one_of("field", &["hidden", "marker"])).required().explained(
+            "`hidden` marks an image that users should not see, in both of its footers.\n\n\
+                 `marker` is a number for the storage manager, kept in the header of the batmap; for a file without a \
+                 batmap in the extended attribute `user.com.citrix.xenclient.backend.marker`.",
+        ),
+        Flag::letter(b'v', "0..255").with(Value::text("number")).required().explained("The mark, from 0 to 255."),
+    ],
+    operands: &[],
+};
 
 pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(), Failure> {
     let name = name(options, b'n')?;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
+use command_line::{Flag, Options, Syntax, Value};
 use control_api::errno;
 use image_format::vhd::{
     CreateOptions, DiskType, KeyHash, ParentLink, UNUSED_ENTRY, disk_bytes_rounded, relative_path,
@@ -14,13 +15,35 @@ use rustix::io::Errno;
 use storage_io::Access;
 
 use super::{
-    Failure, Session,
+    Failure, IMAGE, Session, TABLES,
     creating::{Target, new_image, timestamp},
     mebibytes, name,
     opened::{Demands, OpenedVhd},
     parents::{Identity, Parent, chain_of, open_raw, parent_of},
 };
-use crate::getopt::Options;
+
+pub(super) const SYNTAX: Syntax = Syntax {
+    name: "snapshot",
+    about: "Make an image that continues another",
+    text: "\
+Makes a differencing image: a disk that starts as what *parent* is now. \
+Everything is looked at before anything is written; a snapshot that cannot be made leaves no trace. \
+It never replaces an image that it would read from.",
+    flags: &[
+        IMAGE.explained("The new image."),
+        Flag::letter(b'p', "parent").with(Value::file("parent")).required().explained(
+            "The image to continue. If it is a differencing image that holds no block, the image that *it* continues is \
+             taken in its place, and so on; the size of the disk stays that of *parent*.",
+        ),
+        Flag::letter(b'm', "the parent is raw").explained("*parent* is raw: the bytes of a disk and nothing else."),
+        Flag::letter(b'e', "even if the parent is empty").explained("Take *parent* even if it is empty."),
+        Flag::letter(b'l', "longest chain")
+            .with(Value::text("depth"))
+            .explained("Fail with status 28 if the new chain would have more images than this."),
+        TABLES,
+    ],
+    operands: &[],
+};
 
 pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(), Failure> {
     let wanted = Snapshot {

@@ -1,7 +1,5 @@
 //! Commands and options that are not understood.
 
-use std::{fs, path::Path};
-
 use super::place::{Ended, Place};
 
 #[test]
@@ -66,19 +64,4 @@ fn debug_is_taken_anywhere_behind_the_command() {
     place.make("create --debug -n a.vhd -s 2");
     assert_eq!(place.ask("query -n a.vhd --debug -v"), "2\n");
     assert_eq!(place.ask("query -n a.vhd -v --debug"), "2\n");
-}
-
-#[test]
-fn the_manual_page_has_every_command_and_every_letter() {
-    let place = Place::new();
-    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/man/vhd-util.1")).unwrap();
-    for command in ["create", "snapshot", "query", "set", "repair"] {
-        let (_, section) = page.split_once(&format!(".SS {command}\n")).expect(command);
-        let section = section.split(".SS ").next().unwrap();
-        let usage = place.run(&format!("{command} -h")).stdout;
-        for word in usage.split(['<', '[']).skip(1).filter(|word| !word.starts_with("-h")) {
-            let letter = format!("\\{}", &word[..2]);
-            assert!(section.contains(&letter), "{command} {letter}");
-        }
-    }
 }

@@ -23,6 +23,7 @@ use std::{
 };
 
 use block_core::Error;
+use command_line::{Flag, Operand, Options, Syntax, Value};
 use control_api::errno;
 
 use self::{
@@ -30,9 +31,39 @@ use self::{
     volumes::Volume,
 };
 use super::{Failure, Session, check::readable};
-use crate::{
-    getopt::Options,
-    progress::{Measure, Progress},
+use crate::progress::{Measure, Progress};
+
+pub(super) const SYNTAX: Syntax = Syntax {
+    name: "scan",
+    about: "Show many images, one line each",
+    text: "\
+Prints one line for each image, in the order in which they are named or, for a glob, sorted:\n\n\
+`vhd=`*name* `capacity=`*bytes* `size=`*bytes* `hidden=`*0|1* `parent=`*name|none*\n\n\
+`vhd=`*name* `scan-error=`*number* `error-message=`'*words*'\n\n\
+A parent that is not where it should be is no error.",
+    flags: &[
+        Flag::letter(b'm', "glob").with(Value::text("glob")).explained(
+            "Images that fit a pattern; quote it, so that the shell leaves it alone. Knows braces, and the extended \
+             patterns of `fnmatch`.",
+        ),
+        Flag::letter(b'f', "what the start of an image says will do")
+            .explained("What the first sectors of an image say will do; the names are in the order of the directory."),
+        Flag::letter(b'c', "go on after an error")
+            .explained("Go on after an image that cannot be read, and end with status 0."),
+        Flag::letter(b'l', "volume group").with(Value::text("group")).explained(
+            "The names are those of logical volumes of this group, which need not be active: `vgs` and `lvs` are asked \
+             where they lie. For a volume the start always counts.",
+        ),
+        Flag::letter(b'p', "as a tree").explained(
+            "As a tree: children three blanks behind their parent, hidden ones last. Takes no notice of `-f`.",
+        ),
+        Flag::letter(b'a', "parents that are named, too")
+            .explained("Parents that are named by what is found, too. A raw one counts as hidden."),
+        Flag::letter(b'v', "whole paths").explained("Names as they were given, and whole paths of parents."),
+        Flag::letter(b'M', "markers and key hashes")
+            .explained("The marker and the hash of the key, before the parent."),
+    ],
+    operands: &[Operand::file("image").repeated()],
 };
 
 pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(), Failure> {

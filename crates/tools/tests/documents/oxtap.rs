@@ -1,26 +1,14 @@
 //! The manual pages of `oxtap` say what its help says: both come from one definition.
 
-use std::{fs, path::Path};
-
 use clap::CommandFactory;
 use clap_mangen::Man;
 use tools::oxtap::arguments::Arguments;
 
-/// `OXTAP_WRITE_MANUAL=1 cargo test -p tools --test manual` writes the pages anew.
+use super::check;
+
 #[test]
 fn the_manual_pages_of_oxtap_are_those_of_its_arguments() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/man");
-    for (name, page) in pages() {
-        let path = directory.join(&name);
-        if std::env::var_os("OXTAP_WRITE_MANUAL").is_some() {
-            fs::write(&path, &page).unwrap();
-        }
-        let stored = fs::read_to_string(&path).unwrap_or_default();
-        assert_eq!(
-            stored, page,
-            "docs/man/{name} is not current: OXTAP_WRITE_MANUAL=1 cargo test -p tools --test manual"
-        );
-    }
+    check("docs/man", &pages().into_iter().collect());
 }
 
 /// `oxtap.1`, and one page for each command, and for each command of a command.

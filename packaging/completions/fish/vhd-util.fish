@@ -1,0 +1,91 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_vhd_util_global_optspecs
+    string join \n
+end
+
+function __fish_vhd_util_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_vhd_util_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_vhd_util_using_subcommand
+    set -l cmd (__fish_vhd_util_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "create" -d 'Make an image without a parent'
+complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "snapshot" -d 'Make an image that continues another'
+complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "query" -d 'Show what an image says of itself'
+complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "set" -d 'Change a mark of an image in place'
+complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "repair" -d 'Leave an image as its next reader expects it'
+complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "check" -d 'Say whether an image obeys the rules of its format'
+complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "scan" -d 'Show many images, one line each'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand create" -s n -d 'name' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand create" -s s -d 'size in MiB' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand create" -s S -d 'size in MiB that the tables have room for' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand create" -s r -d 'fixed: all room at once'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand create" -l debug -d 'failures go to the host\'s log, too'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand create" -s h -d 'help'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand snapshot" -s n -d 'name' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand snapshot" -s p -d 'parent' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand snapshot" -s l -d 'longest chain' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand snapshot" -s S -d 'size in MiB that the tables have room for' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand snapshot" -s m -d 'the parent is raw'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand snapshot" -s e -d 'even if the parent is empty'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand snapshot" -l debug -d 'failures go to the host\'s log, too'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand snapshot" -s h -d 'help'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -s n -d 'name' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -s v -d 'virtual size in MiB'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -s s -d 'physical size in bytes'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -s p -d 'parent'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -s f -d 'hidden'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -s m -d 'marker'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -s d -d 'depth of the chain'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -s a -d 'allocated blocks'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -s S -d 'largest size in MiB without moving data'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -s u -d 'the parent as it is stored'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -s b -d 'by the footer at the start'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -l debug -d 'failures go to the host\'s log, too'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -s h -d 'help'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand set" -s n -d 'name' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand set" -s f -d 'hidden | marker' -r -f -a "hidden\t''
+marker\t''"
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand set" -s v -d '0..255' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand set" -l debug -d 'failures go to the host\'s log, too'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand set" -s h -d 'help'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand repair" -s n -d 'name' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand repair" -s b -d 'the footer at the start counts'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand repair" -l debug -d 'failures go to the host\'s log, too'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand repair" -s h -d 'help'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -s n -d 'name' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -s i -d 'a lost footer is fine'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -s I -d 'whatever the parent is'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -s t -d 'whatever the time is'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -s p -d 'the parents too'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -s b -d 'what is not there is zero'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -s B -d 'not the table'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -s s -d 'how much is written'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -s R -l repair-plan -d 'what repair would do'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -l debug -d 'failures go to the host\'s log, too'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -s h -d 'help'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -s m -d 'glob' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -s l -d 'volume group' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -s f -d 'what the start of an image says will do'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -s c -d 'go on after an error'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -s p -d 'as a tree'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -s a -d 'parents that are named, too'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -s v -d 'whole paths'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -s M -d 'markers and key hashes'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -l debug -d 'failures go to the host\'s log, too'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -s h -d 'help'
