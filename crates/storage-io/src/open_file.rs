@@ -12,11 +12,16 @@ use std::{
 
 use block_core::{Error, ErrorKind, Origin, Result};
 use rustix::{
-    fs::{FlockOperation, flock},
+    fs::{FlockOperation, flock, fstatfs},
     io::{Errno, retry_on_intr},
 };
 
 use crate::{LockPolicy, engine::CommandKind};
+
+/// Numbers of file systems that are memory, as `statfs` tells them: tmpfs and ramfs.
+const MEMORY_MAGIC: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+/// Bytes that are copied faster than another thread is woken, or a little slower.
+const AT_HAND_MAX: usize = 256 << 10;
 
 /// A file or device as the reactor keeps it: descriptor, lock and name stay until the last operation has ended.
 pub(crate) struct OpenFile {
@@ -25,6 +30,8 @@ pub(crate) struct OpenFile {
     origin: Origin,
     /// Whether it bypasses the page cache.
     direct: bool,
+    /// Whether it has no storage behind it but memory.
+    in_memory: bool,
     /// Bytes: what was there when it was opened, and what has completed since.
     length: AtomicU64,
     /// Opened as its only writer.
@@ -37,9 +44,10 @@ impl OpenFile {
     /// A file whose lock, if it is to be taken at once, has been taken.
     pub(crate) fn new(file: File, origin: Origin, direct: bool, lock: LockPolicy) -> io::Result<Self> {
         let length = AtomicU64::new(length_of(&file)?);
+        let in_memory = is_in_memory(&file);
         let is_exclusive = lock != LockPolicy::None;
         let is_unlocked = AtomicBool::new(lock == LockPolicy::Later);
-        Ok(OpenFile { file, origin, direct, length, is_exclusive, is_unlocked })
+        Ok(OpenFile { file, origin, direct, in_memory, length, is_exclusive, is_unlocked })
     }
 
     pub(crate) fn descriptor(&self) -> RawFd {
@@ -56,6 +64,11 @@ impl OpenFile {
 
     pub(crate) fn is_direct(&self) -> bool {
         self.direct
+    }
+
+    /// Whether a transfer of so many bytes takes no longer than to have somebody else do it.
+    pub(crate) fn is_at_hand(&self, bytes: usize) -> bool {
+        self.in_memory && bytes <= AT_HAND_MAX
     }
 
     pub(crate) fn length(&self) -> u64 {
@@ -143,6 +156,12 @@ impl OpenFile {
             CommandKind::SetLength(length) => format!("{path}: setting its length to {length} bytes"),
         }
     }
+}
+
+/// Whether its file system is memory, and nothing else. Devices are elsewhere, wherever their names are.
+fn is_in_memory(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.is_file())
+        && fstatfs(file).is_ok_and(|system| MEMORY_MAGIC.contains(&(system.f_type as u64 & 0xffff_ffff)))
 }
 
 /// Bytes in a file or a device now.

@@ -37,7 +37,7 @@ pub(crate) struct Reactor {
     entries: Slab<Entry>,
     engine: Box<dyn Engine>,
     workers: Workers,
-    /// Completions of one collection; kept to reuse its memory.
+    /// Completions of one collection, and what was done at once since; kept to reuse its memory.
     collected: Vec<(Key, i32)>,
     /// Completed, and nobody waits for them any more.
     orphans: Vec<Orphan>,
@@ -136,6 +136,11 @@ impl Reactor {
             memory: buffer.as_mut().map_or(Memory::None, |buffer| memory_of(buffer, *done, vectors)),
             done: *done,
         };
+        if command.is_transfer() && file.is_at_hand(buffer.as_ref().map_or(0, Buffer::len) - *done) {
+            // Such a file system offers nothing but calls that wait, and nothing to wait for.
+            self.collected.push((key, command.run()));
+            return;
+        }
         let group = Arc::as_ptr(&**file).addr();
         if let Started::Refused = self.engine.start(key, command) {
             let taken = self.workers.run_for(group, key, Box::new(move || command.run()));
@@ -213,6 +218,7 @@ impl Reactor {
 
     /// Collects what has completed, waiting as told. Nobody is woken yet.
     pub(crate) fn collect(&mut self, wait: Wait, timer: Option<Duration>) -> Result<(), Error> {
+        let wait = if self.collected.is_empty() { wait } else { Wait::No };
         self.engine
             .collect(wait, timer, &mut self.collected)
             .map_err(|error| Error::from_os("waiting for completions", error))
@@ -236,6 +242,7 @@ impl Reactor {
 
     /// Leaves waiting to whoever polls the descriptor.
     pub(crate) fn leave(&mut self, timer: Option<Duration>) -> Result<(), Error> {
+        let timer = if self.collected.is_empty() { timer } else { Some(Duration::ZERO) };
         self.engine.leave(timer).map_err(|error| Error::from_os("handing over operations", error))
     }
 

@@ -8,10 +8,10 @@ use std::{fs, os::unix::fs::MetadataExt, path::Path, rc::Rc};
 
 use block_core::ErrorKind;
 use common::{Draw, at, directory, new_file, open, pattern, range};
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use storage_io::{
     Access, Buffer, Completion, CreateMode, EngineKind, Executor, Hold, LockPolicy, OpenOptions, Storage, StorageExt,
-    StorageKind, StorageOperation,
+    StorageKind, StorageOperation, Wait,
 };
 
 on_every_engine! {
@@ -32,6 +32,26 @@ on_every_engine! {
             let on_disk = fs::read(&path).unwrap();
             assert_eq!((&on_disk[..4096], &on_disk[4096..]), (&[0; 4096][..], &bytes[..]));
         }
+    }
+
+    fn what_lies_in_memory_is_moved_in_the_turn_that_asks(executor) {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = directory.path().join("image");
+        let file = open(executor, &path, new_file(true));
+        // Somebody else would often be slower than the next turn.
+        for index in 0..200_u8 {
+            let (offset, bytes) = (at(u64::from(index % 7) * 4096), pattern(4096, index));
+            let write = StorageOperation::Write { offset, buffer: Buffer::from_bytes(&bytes), durable: false };
+            let mut written = file.submit(executor, write, None);
+            executor.turn(Wait::No).unwrap();
+            assert!((&mut written).now_or_never().unwrap().result.is_ok());
+            let mut read = file.submit(executor, StorageOperation::Read { offset, buffer: Buffer::zeroed(4096) }, None);
+            executor.turn(Wait::No).unwrap();
+            assert!((&mut read).now_or_never().unwrap().buffer.unwrap().to_vec() == bytes);
+        }
+        assert_eq!(executor.in_flight(), 0);
+        let error = executor.block_on(file.read_bytes(executor, at(1 << 30), 4096)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io, "its end is where it is");
     }
 
     fn a_durable_write_is_a_write(executor) {

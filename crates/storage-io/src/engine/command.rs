@@ -78,6 +78,11 @@ impl Command {
         if durable { libc::RWF_DSYNC } else { 0 }
     }
 
+    /// Whether it does nothing but move bytes that are in the page cache afterwards.
+    pub(crate) fn is_transfer(&self) -> bool {
+        matches!(self.kind, CommandKind::Read { .. } | CommandKind::Write { .. })
+    }
+
     /// Runs it on the calling thread; the kernel's result or its negative error number.
     pub(crate) fn run(&self) -> i32 {
         let result = match self.kind {
