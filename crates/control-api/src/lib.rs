@@ -32,7 +32,7 @@ pub use host_log::{
 pub use minors::{HeldMinor, MINORS, Marker, Minor, make_directory};
 pub use own_directory::OwnDirectory;
 pub use owner::{HOTPLUG_VARIABLE, MinorRecord, Opened, Owner};
-pub use paths::{RUN_DIRECTORY_VARIABLE, RunDir};
+pub use paths::{LEASE_DIRECTORIES_VARIABLE, RUN_DIRECTORY_VARIABLE, RunDir, leased_directories};
 pub use spawn::{PROGRAM_VARIABLES, Spawned, spawn, spawn_with};
 /// The messages themselves.
 pub use wire::control as protocol;

@@ -10,6 +10,16 @@ use crate::Minor;
 /// The variable that replaces the run directory for every program, so that tests need no root and never meet.
 pub const RUN_DIRECTORY_VARIABLE: &str = "OXTAP_RUN_DIR";
 
+/// The variable that names directories whose images several hosts share without seeing each other's locks.
+pub const LEASE_DIRECTORIES_VARIABLE: &str = "OXTAP_LEASE_DIRS";
+
+/// The directories in which writers of images have leases besides locks.
+pub fn leased_directories() -> Vec<PathBuf> {
+    let named = env::var_os(LEASE_DIRECTORIES_VARIABLE).unwrap_or_default();
+    let paths = env::split_paths(&named).filter(|path| !path.as_os_str().is_empty());
+    paths.map(|path| std::path::absolute(&path).unwrap_or(path)).collect()
+}
+
 const RUN_DIRECTORY: &str = "/run/blktap-control";
 const SHARED_MEMORY: &str = "/dev/shm";
 const LOGS: &str = "/var/log/blktap";

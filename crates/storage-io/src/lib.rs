@@ -24,6 +24,7 @@ pub mod background;
 mod buffer;
 mod engine;
 mod executor;
+mod lease;
 mod mailbox;
 mod open_file;
 mod opener;
@@ -38,10 +39,12 @@ mod task;
 mod time;
 mod trace;
 mod worker;
+mod write_lock;
 
 pub use buffer::{Buffer, BufferPool, PAGE};
 pub use engine::{EngineChoice, EngineKind};
 pub use executor::{Executor, UnderWay, Wait};
+pub use lease::{LEASE_BREAK_PAUSE, LeaseHolder, LeaseRecord};
 pub use mailbox::{Receiver, Reply, ReplyTo, Sender, mailbox, reply};
 pub use opener::{Access, CreateMode, LockPolicy, OpenOptions, Opener};
 pub use pending::{Blocking, Hold, Pending, Readiness};
@@ -53,10 +56,11 @@ pub use stores::{
     aligned::AlignedStorage,
     crash::{CrashPoint, CrashStorage},
     faulty::{Effect, Fault, FaultRule, FaultScript, FaultyFiles, FaultyStorage, OperationKind},
-    files::Files,
+    files::{Files, LeasedFiles},
     memory::MemoryStorage,
     memory_files::MemoryFiles,
     rehearsal::RehearsalStorage,
+    remote::may_lack_locks,
     traced::{TracedOperation, TracedStorage},
 };
 pub use task::Task;

@@ -7,16 +7,24 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
         unix::fs::FileTypeExt,
     },
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
-use block_core::{Error, ErrorKind, Origin, Result};
-use rustix::{
-    fs::{FlockOperation, flock, fstatfs},
-    io::{Errno, retry_on_intr},
+use block_core::{Error, ErrorKind, Origin, Result, ResultExt};
+use rustix::fs::fstatfs;
+
+use crate::{
+    LockPolicy, Moment,
+    engine::CommandKind,
+    lease::{LOOK_INTERVAL, Lease},
+    write_lock::{self, Leases},
 };
 
-use crate::{LockPolicy, engine::CommandKind};
+/// Stands for a moment: there is no lease to look for.
+const NO_LEASE: u64 = u64::MAX;
 
 /// Numbers of file systems that are memory, as `statfs` tells them: tmpfs and ramfs.
 const MEMORY_MAGIC: [u64; 2] = [0x0102_1994, 0x8584_58f6];
@@ -38,16 +46,30 @@ pub(crate) struct OpenFile {
     is_exclusive: bool,
     /// Its writer's lock was not taken yet, or given up for a while.
     is_unlocked: AtomicBool,
+    /// Where its writer has a lease,
+    leases: Leases,
+    /// the lease, if it has one. Held for as long as that is looked at, and never by who only wants to know whether to look.
+    lease: Mutex<Option<Lease>>,
+    /// When its lease was last seen to be there, in nanoseconds.
+    looked: AtomicU64,
 }
 
 impl OpenFile {
-    /// A file whose lock, if it is to be taken at once, has been taken.
-    pub(crate) fn new(file: File, origin: Origin, direct: bool, lock: LockPolicy) -> io::Result<Self> {
+    /// A file whose lock, if it is to be taken at once, has been taken, and its lease, if it needs one.
+    pub(crate) fn new(
+        file: File,
+        origin: Origin,
+        direct: bool,
+        lock: LockPolicy,
+        (leases, lease): (Leases, Option<Lease>),
+    ) -> io::Result<Self> {
         let length = AtomicU64::new(length_of(&file)?);
         let in_memory = is_in_memory(&file);
         let is_exclusive = lock != LockPolicy::None;
         let is_unlocked = AtomicBool::new(lock == LockPolicy::Later);
-        Ok(OpenFile { file, origin, direct, in_memory, length, is_exclusive, is_unlocked })
+        let looked = AtomicU64::new(if lease.is_some() { 0 } else { NO_LEASE });
+        let lease = Mutex::new(lease);
+        Ok(OpenFile { file, origin, direct, in_memory, length, is_exclusive, is_unlocked, leases, lease, looked })
     }
 
     pub(crate) fn descriptor(&self) -> RawFd {
@@ -79,27 +101,64 @@ impl OpenFile {
         self.is_unlocked.load(Ordering::Acquire)
     }
 
+    /// Whether its lease must be looked at before something is written.
+    pub(crate) fn must_look(&self, now: Moment) -> bool {
+        let looked = self.looked.load(Ordering::Acquire);
+        looked != NO_LEASE && now - Moment::from_nanoseconds(looked) >= LOOK_INTERVAL
+    }
+
+    /// Looks whether its lease is still there. It is `now`, or was when this was asked for.
+    pub(crate) fn look_at_lease(&self, now: Moment) -> Result<()> {
+        match self.lease().as_mut() {
+            Some(lease) => lease.look().map_err(|error| self.named(error))?,
+            None => return Ok(()),
+        }
+        // Of two who have looked, the later counts; if it was given up meanwhile, nobody has to look.
+        let later = |looked| (looked != NO_LEASE).then_some(now.nanoseconds().max(looked));
+        let _ = self.looked.fetch_update(Ordering::AcqRel, Ordering::Acquire, later);
+        Ok(())
+    }
+
+    fn lease(&self) -> MutexGuard<'_, Option<Lease>> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Gives up the writer's lock, if it has one. Without one it looks at the length again, which others may have changed.
     /// May wait for a server.
     pub(crate) fn unlock(&self) -> Result<()> {
         if !self.is_exclusive || self.is_unlocked.swap(true, Ordering::AcqRel) {
             return self.look_at_length();
         }
-        retry_on_intr(|| flock(&self.file, FlockOperation::Unlock)).map_err(|error| {
+        let given_up = self.give_up_lease().and_then(|()| write_lock::give_up(&self.file));
+        given_up.map_err(|error| {
             self.is_unlocked.store(false, Ordering::Release);
-            self.failure("giving up its lock", error.into())
+            self.named(error)
         })
+    }
+
+    /// The lease first: whoever waits for it on another host is not kept from it by the lock of this one.
+    fn give_up_lease(&self) -> Result<()> {
+        let mut lease = self.lease();
+        if let Some(held) = lease.as_ref() {
+            held.give_up().context("giving up its lease")?;
+        }
+        *lease = None;
+        self.looked.store(NO_LEASE, Ordering::Release);
+        Ok(())
     }
 
     /// Takes the writer's lock again, if it had one, and looks at the length again. May wait for a server, never for who
     /// has the lock.
     pub(crate) fn lock(&self) -> Result<()> {
-        if self.is_exclusive {
-            match retry_on_intr(|| flock(&self.file, FlockOperation::NonBlockingLockExclusive)) {
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => return Err(self.refusal(ErrorKind::Busy, "is in use by another process")),
-                Err(error) => return Err(self.failure("taking its lock", error.into())),
-            }
+        // Whoever takes a lock that is there already looks for changes of others; with a lease that was broken there are some.
+        let has_lost = self.lease().take_if(|lease| lease.is_lost()).is_some();
+        if has_lost {
+            self.is_unlocked.store(true, Ordering::Release);
+        }
+        if self.is_exclusive && self.is_unlocked() {
+            let lease = write_lock::take(&self.file, self.leases).map_err(|error| self.named(error))?;
+            self.looked.store(if lease.is_some() { 0 } else { NO_LEASE }, Ordering::Release);
+            *self.lease() = lease;
         }
         self.look_at_length()?;
         self.is_unlocked.store(false, Ordering::Release);
@@ -119,6 +178,11 @@ impl OpenFile {
 
     fn failure(&self, doing: &str, error: io::Error) -> Error {
         Error::from_os(format!("{}: {doing}", self.path()), error).with_origin(self.origin())
+    }
+
+    /// Says which file it was.
+    fn named(&self, error: Error) -> Error {
+        error.context(self.path().to_owned()).with_origin(self.origin())
     }
 
     /// Takes note of an operation of `bytes` bytes that was done.

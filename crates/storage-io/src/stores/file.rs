@@ -10,6 +10,7 @@ use crate::{
 };
 
 /// An open file or block device, behind the [`Storage`] trait.
+#[derive(Clone)]
 pub(crate) struct FileStorage {
     file: Arc<OpenFile>,
     limits: Limits,
@@ -125,7 +126,7 @@ impl FileStorage {
         executor: &Executor,
         doing: &str,
         hold: Option<Hold>,
-        job: fn(&OpenFile) -> Result<()>,
+        job: impl FnOnce(&OpenFile) -> Result<()> + Send + 'static,
     ) -> Pending {
         let (file, worker) = (self.file.clone(), executor.clone());
         let what = format!("{doing} {}", file.path());
@@ -135,17 +136,28 @@ impl FileStorage {
             completion(done.map_err(|error| error.with_origin(origin)))
         })
     }
-}
 
-impl Storage for FileStorage {
-    fn submit(&self, executor: &Executor, operation: StorageOperation, hold: Option<Hold>) -> Pending {
-        if let Err(error) = self.check(&operation) {
-            return Pending::ready(operation, Err(error));
-        }
-        let range = operation.range();
-        if range.is_some_and(FileRange::is_empty) {
-            return Pending::ready(operation, Ok(()));
-        }
+    /// Begins `operation`, which changes the storage, when its lease has been seen to be there.
+    fn submit_leased(&self, executor: &Executor, operation: StorageOperation, hold: Option<Hold>) -> Pending {
+        let (storage, executor) = (self.clone(), executor.clone());
+        Pending::spawn(&executor.clone(), hold, async move {
+            // Looking may itself take so long that it says nothing any more.
+            while storage.file.must_look(executor.now()) {
+                let now = executor.now();
+                let look = move |file: &OpenFile| file.look_at_lease(now);
+                let looked = storage.on_worker(&executor, "looking at the lease of", None, look).await.result;
+                if let Err(error) = looked {
+                    return Completion { buffer: operation.into_buffer(), result: Err(error) };
+                }
+            }
+            match storage.check(&operation) {
+                Ok(()) => storage.begin(&executor, operation, None).await,
+                Err(error) => Completion { buffer: operation.into_buffer(), result: Err(error) },
+            }
+        })
+    }
+
+    fn begin(&self, executor: &Executor, operation: StorageOperation, hold: Option<Hold>) -> Pending {
         match operation {
             StorageOperation::Read { offset, buffer } => {
                 let tail = self.tail(FileRange::new(offset, buffer.len() as u64));
@@ -165,6 +177,21 @@ impl Storage for FileStorage {
             StorageOperation::Unlock => self.on_worker(executor, "unlocking", hold, OpenFile::unlock),
             StorageOperation::Lock => self.on_worker(executor, "locking", hold, OpenFile::lock),
         }
+    }
+}
+
+impl Storage for FileStorage {
+    fn submit(&self, executor: &Executor, operation: StorageOperation, hold: Option<Hold>) -> Pending {
+        if let Err(error) = self.check(&operation) {
+            return Pending::ready(operation, Err(error));
+        }
+        if operation.range().is_some_and(FileRange::is_empty) {
+            return Pending::ready(operation, Ok(()));
+        }
+        if operation.changes() && self.file.must_look(executor.now()) {
+            return self.submit_leased(executor, operation, hold);
+        }
+        self.begin(executor, operation, hold)
     }
 
     fn length(&self) -> u64 {

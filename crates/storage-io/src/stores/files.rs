@@ -14,12 +14,17 @@ use std::{
 use block_core::{Error, ErrorKind, Origin, Result, SECTOR};
 use futures_util::future::LocalBoxFuture;
 use rustix::{
-    fs::{FlockOperation, Mode, OFlags, fcntl_getfl, fcntl_setfl, flock},
+    fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl},
     io::Errno,
 };
 
 use super::{aligned::AlignedStorage, file::FileStorage, limits, names, remote};
-use crate::{Access, CreateMode, Executor, LockPolicy, OpenOptions, Opener, Storage, open_file::OpenFile};
+use crate::{
+    Access, CreateMode, Executor, LockPolicy, OpenOptions, Opener, Storage,
+    lease::Lease,
+    open_file::OpenFile,
+    write_lock::{self, Leases},
+};
 
 /// The file system of this machine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,7 +40,7 @@ impl Opener for Files {
         path: &Path,
         options: OpenOptions,
     ) -> LocalBoxFuture<'static, Result<Arc<dyn Storage>>> {
-        Box::pin(open(executor.clone(), path.to_path_buf(), options))
+        Box::pin(open(executor.clone(), path.to_path_buf(), options, Leases::WithoutLocks))
     }
 
     fn canonical(&self, executor: &Executor, path: &Path) -> LocalBoxFuture<'static, Result<PathBuf>> {
@@ -52,8 +57,52 @@ impl Opener for Files {
     }
 }
 
-async fn open(executor: Executor, path: PathBuf, options: OpenOptions) -> Result<Arc<dyn Storage>> {
-    match open_steps(&executor, &path, options).await {
+/// The file system of this machine, where writers of images in some directories have a lease besides the lock: other hosts
+/// share them, but not their locks.
+#[derive(Clone, Debug)]
+pub struct LeasedFiles {
+    directories: Arc<[PathBuf]>,
+}
+
+impl LeasedFiles {
+    /// Images in these directories, and below, have leases.
+    pub fn new(directories: &[PathBuf]) -> LeasedFiles {
+        // One that is not there yet may be mounted later, under this name.
+        let whole = |directory: &PathBuf| directory.canonicalize().unwrap_or_else(|_| directory.clone());
+        LeasedFiles { directories: directories.iter().map(whole).collect() }
+    }
+}
+
+impl Opener for LeasedFiles {
+    fn open(
+        &self,
+        executor: &Executor,
+        path: &Path,
+        options: OpenOptions,
+    ) -> LocalBoxFuture<'static, Result<Arc<dyn Storage>>> {
+        if self.directories.is_empty() {
+            return Files.open(executor, path, options);
+        }
+        let (executor, path, directories) = (executor.clone(), path.to_path_buf(), self.directories.clone());
+        Box::pin(async move {
+            let name = path.clone();
+            let is_below = move || {
+                let name = name.canonicalize().unwrap_or(name);
+                directories.iter().any(|directory| name.starts_with(directory))
+            };
+            let has_lease = executor.blocking(format!("looking for {}", path.display()), is_below).await?;
+            let leases = if has_lease { Leases::Always } else { Leases::WithoutLocks };
+            open(executor, path, options, leases).await
+        })
+    }
+
+    fn canonical(&self, executor: &Executor, path: &Path) -> LocalBoxFuture<'static, Result<PathBuf>> {
+        Files.canonical(executor, path)
+    }
+}
+
+async fn open(executor: Executor, path: PathBuf, options: OpenOptions, leases: Leases) -> Result<Arc<dyn Storage>> {
+    match open_steps(&executor, &path, options, leases).await {
         Ok(storage) => {
             let needs_bridge = u64::from(storage.limits().alignment) > SECTOR;
             Ok(if needs_bridge { Arc::new(AlignedStorage::new(Arc::new(storage))) } else { Arc::new(storage) })
@@ -62,15 +111,17 @@ async fn open(executor: Executor, path: PathBuf, options: OpenOptions) -> Result
     }
 }
 
-async fn open_steps(executor: &Executor, path: &Path, options: OpenOptions) -> Result<FileStorage> {
+async fn open_steps(executor: &Executor, path: &Path, options: OpenOptions, leases: Leases) -> Result<FileStorage> {
     let name = path.to_path_buf();
     let mut file =
         executor.blocking(format!("opening {}", path.display()), move || open_file(&name, options)).await??;
+    let mut lease = None;
     if let LockPolicy::Exclusive { deadline } = options.lock {
-        file = lock(executor, path, file, deadline).await?;
+        (file, lease) = lock(executor, path, file, leases, deadline).await?;
     }
     let name = path.to_path_buf();
-    executor.blocking(format!("looking at {}", path.display()), move || look(file, &name, options)).await?
+    let look = move || look(file, &name, options, (leases, lease));
+    executor.blocking(format!("looking at {}", path.display()), look).await?
 }
 
 /// Says where opening failed. Whether that is remote is found by its name alone: whoever has just failed to answer is not
@@ -138,24 +189,27 @@ fn refuse_others(kind: std::fs::FileType) -> Result<()> {
 
 /// Takes the writer's lock, waiting until `limit` has passed. The kernel gives it only when the last I/O of whoever had
 /// it before has ended.
-async fn lock(executor: &Executor, path: &Path, mut file: File, limit: Duration) -> Result<File> {
+async fn lock(
+    executor: &Executor,
+    path: &Path,
+    mut file: File,
+    leases: Leases,
+    limit: Duration,
+) -> Result<(File, Option<Lease>)> {
     let deadline = executor.now() + limit;
     let mut pause = Duration::from_millis(1);
     loop {
         let attempt = move || {
-            let taken = flock(&file, FlockOperation::NonBlockingLockExclusive);
+            let taken = write_lock::take(&file, leases);
             (file, taken)
         };
         let (returned, taken) = executor.blocking(format!("locking {}", path.display()), attempt).await?;
         file = returned;
-        match taken {
-            Ok(()) => return Ok(file),
-            Err(Errno::WOULDBLOCK | Errno::INTR) => {}
-            Err(error) => return Err(Error::from_os("taking its lock", error.into())),
-        }
         let left = deadline - executor.now();
-        if left.is_zero() {
-            return Err(Error::new(ErrorKind::Busy, "is in use by another process"));
+        match taken {
+            Ok(lease) => return Ok((file, lease)),
+            Err(error) if error.kind() == ErrorKind::Busy && error.os_error().is_none() && !left.is_zero() => {}
+            Err(error) => return Err(error),
         }
         executor.sleep(pause.min(left)).await;
         pause = (pause * 2).min(LOCK_PAUSE_MAX);
@@ -163,7 +217,7 @@ async fn lock(executor: &Executor, path: &Path, mut file: File, limit: Duration)
 }
 
 /// Finds out what was opened.
-fn look(file: File, path: &Path, options: OpenOptions) -> Result<FileStorage> {
+fn look(file: File, path: &Path, options: OpenOptions, lease: (Leases, Option<Lease>)) -> Result<FileStorage> {
     let is_device = file.metadata()?.file_type().is_block_device();
     if options.create == CreateMode::Truncate && !is_device {
         file.set_len(0)?;
@@ -177,5 +231,5 @@ fn look(file: File, path: &Path, options: OpenOptions) -> Result<FileStorage> {
     }
     let limits = limits::of(&file, alignment.unwrap_or(1), options.access == Access::Read)?;
     let origin = Origin { place: path.display().to_string().into(), is_remote: limits.kind.is_remote() };
-    Ok(FileStorage::new(OpenFile::new(file, origin, direct, options.lock)?, limits))
+    Ok(FileStorage::new(OpenFile::new(file, origin, direct, options.lock, lease)?, limits))
 }

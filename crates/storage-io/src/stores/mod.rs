@@ -11,5 +11,5 @@ pub(crate) mod memory;
 pub(crate) mod memory_files;
 mod names;
 pub(crate) mod rehearsal;
-mod remote;
+pub(crate) mod remote;
 pub(crate) mod traced;

@@ -77,6 +77,12 @@ pub(super) fn magic(file: &File) -> io::Result<u64> {
     Ok(fstatfs(file)?.f_type as u64 & 0xffff_ffff)
 }
 
+/// Whether a file system may know no locks, or only those of this host: its server decides that, for each file. What cannot be
+/// looked at does not count.
+pub fn may_lack_locks(path: &Path) -> bool {
+    File::open(path).and_then(|file| magic(&file)).is_ok_and(has_server)
+}
+
 /// Whether another machine or another program has the bytes: then the list of what local file systems can do says nothing.
 pub(super) fn has_server(magic: u64) -> bool {
     magic == FUSE || MAGIC.contains(&magic)

@@ -21,7 +21,7 @@ use std::{
 
 use block_core::{Result, ResultExt};
 use control_api::{Minor, RunDir};
-use storage_io::{BufferPool, EngineChoice, Executor, Files, Receiver, ReplyTo, Signal};
+use storage_io::{BufferPool, EngineChoice, Executor, Receiver, ReplyTo, Signal};
 use virtual_disk::{Disk, Limiter, Status};
 
 use self::files::DiskFiles;
@@ -105,7 +105,7 @@ fn run(setup: Setup, up: ReplyTo<Result<Up>>) {
         setup;
     let known = loops.register(&executor, Purpose::Queue(minor, 0));
     let reporter = log.reporter(minor, published.clone());
-    let files = Rc::new(DiskFiles::new(jail.opener(Rc::new(Files))));
+    let files = Rc::new(DiskFiles::new(jail.opener()));
     let disk = Disk::new(&executor, files.clone(), BufferPool::new(POOL_BYTES), reporter);
     let _ = up.answer(Ok(Up { status: disk.status(), limiter: disk.limiter() }));
     let pages = Rc::new(Pages::new(&run, pid, minor));

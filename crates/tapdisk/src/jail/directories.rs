@@ -4,6 +4,8 @@
 //! | where | what |
 //! | --- | --- |
 //! | the directories named | open, read, write, shorten; requests to devices |
+//! | of these, where writers have leases, or may need them for want of locks | make and remove files |
+//! | `/proc`, the machine's number, if there are such | read: who has a lease, and whether that is still there |
 //! | run directory, log directory, own statistics | files and sockets of its own |
 //! | `/dev/xen/gntdev`, `/dev/xen/evtchn` | open, and requests to them |
 //! | `/dev/null`, `/proc/self`, what the kernel tells about devices and processors | read |
@@ -26,7 +28,7 @@ use landlock::{
     RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope, make_bitflags,
 };
 use rustix::io::Errno;
-use storage_io::{Executor, OpenOptions, Opener, Storage};
+use storage_io::{Executor, OpenOptions, Opener, Storage, may_lack_locks};
 
 use super::DIRECTORIES_VARIABLE;
 
@@ -36,6 +38,8 @@ const KNOWN: ABI = ABI::V5;
 
 /// On images and devices.
 const IMAGES: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir | WriteFile | Truncate | IoctlDev});
+/// Beside images whose writers have leases.
+const RECORDS: BitFlags<AccessFs> = make_bitflags!(AccessFs::{MakeReg | RemoveFile});
 /// In directories of our own.
 const OWN: BitFlags<AccessFs> = make_bitflags!(AccessFs::{
     ReadFile | ReadDir | WriteFile | Truncate | MakeReg | MakeSock | MakeDir | RemoveFile | RemoveDir
@@ -46,24 +50,46 @@ const OF_FILES: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | WriteF
 /// Read to find out about devices and processors; on a host without them nothing is found.
 const TOLD_BY_THE_KERNEL: [&str; 4] = ["/sys/dev/block", "/sys/devices", "/sys/fs/cgroup", "/proc/self"];
 
+/// Read to know who holds a lease, and whether that process is still there. What processes have in memory is not seen there
+/// from in here.
+const TOLD_OF_HOLDERS: [&str; 2] = ["/proc", "/etc/machine-id"];
+
 /// The directories that images are in.
 #[derive(Clone, Debug)]
-pub(super) struct Directories(Arc<[PathBuf]>);
+pub(super) struct Directories {
+    named: Arc<[PathBuf]>,
+    /// Where writers of images have leases, in these or not.
+    leased: Arc<[PathBuf]>,
+}
 
 impl Directories {
-    pub(super) fn new(paths: Vec<PathBuf>) -> Directories {
-        Directories(paths.into())
+    pub(super) fn new(named: Vec<PathBuf>, leased: Vec<PathBuf>) -> Directories {
+        Directories { named: named.into(), leased: leased.into() }
+    }
+
+    /// The directories below those named, or they themselves, beside whose images there may be leases.
+    fn with_leases(&self) -> Vec<&PathBuf> {
+        let is_named = |path: &Path| self.named.iter().any(|named| path.starts_with(named));
+        let is_leased = |path: &Path| self.leased.iter().any(|leased| path.starts_with(leased)) || may_lack_locks(path);
+        let whole = self.named.iter().filter(|path| is_leased(path));
+        whole.chain(self.leased.iter().filter(|path| is_named(path))).filter(|path| path.is_dir()).collect()
     }
 
     /// Limits this thread, and those that it will start. Gives what this kernel does not know, in words.
     pub(super) fn enter(&self, run: &RunDir, pid: u32) -> Result<Vec<String>> {
         let mut rules = ruleset().map_err(refused)?;
-        for path in &*self.0 {
+        for path in &*self.named {
             let place = PathFd::new(path).map_err(|error| not_there(path, &error))?;
             let access = if path.is_dir() { IMAGES } else { IMAGES & OF_FILES };
             rules = rules.add_rule(PathBeneath::new(place, access)).map_err(refused)?;
         }
-        for (path, access) in own(run, pid) {
+        let with_leases = self.with_leases();
+        for path in &with_leases {
+            let place = PathFd::new(path).map_err(|error| not_there(path, &error))?;
+            rules = rules.add_rule(PathBeneath::new(place, RECORDS)).map_err(refused)?;
+        }
+        let told = TOLD_OF_HOLDERS.map(|path| (path.into(), AccessFs::ReadFile.into()));
+        for (path, access) in own(run, pid).into_iter().chain(told.into_iter().filter(|_| !with_leases.is_empty())) {
             // What is not there on this host needs no rule.
             if let Ok(place) = PathFd::new(&path) {
                 rules = rules.add_rule(PathBeneath::new(place, access)).map_err(refused)?;
@@ -84,7 +110,7 @@ impl Directories {
 
 impl fmt::Display for Directories {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, path) in self.0.iter().enumerate() {
+        for (index, path) in self.named.iter().enumerate() {
             write!(f, "{}{}", if index == 0 { "" } else { ":" }, path.display())?;
         }
         Ok(())

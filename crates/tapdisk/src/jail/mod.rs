@@ -13,12 +13,18 @@ mod capabilities;
 mod directories;
 mod filter;
 
-use std::{env, ffi::OsStr, fs, path::Path, rc::Rc};
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
-use control_api::RunDir;
+use control_api::{RunDir, leased_directories};
 use rustix::thread::set_no_new_privs;
-use storage_io::Opener;
+use storage_io::{LeasedFiles, Opener};
 
 use directories::{Confined, Directories};
 
@@ -30,6 +36,8 @@ pub(crate) const DIRECTORIES_VARIABLE: &str = "OXTAP_IMAGE_DIRS";
 pub(crate) struct Jail {
     is_wanted: bool,
     directories: Option<Directories>,
+    /// Where writers of images have leases.
+    files: LeasedFiles,
 }
 
 impl Jail {
@@ -44,8 +52,9 @@ impl Jail {
             let words = format!("{DIRECTORIES_VARIABLE} and --no-jail contradict each other");
             return Err(Error::new(ErrorKind::Invalid, words));
         }
-        let directories = named.as_deref().map(parse).transpose()?;
-        Ok(Jail { is_wanted, directories })
+        let leased = leased_directories();
+        let directories = named.as_deref().map(|named| parse(named, &leased)).transpose()?;
+        Ok(Jail { is_wanted, directories, files: LeasedFiles::new(&leased) })
     }
 
     /// Locks the process in: this thread, and all that it will start. Gives what it does without, in words.
@@ -72,20 +81,21 @@ impl Jail {
     }
 
     /// Opens what may be opened in here, and says of the rest why not.
-    pub(crate) fn opener(&self, inner: Rc<dyn Opener>) -> Rc<dyn Opener> {
+    pub(crate) fn opener(&self) -> Rc<dyn Opener> {
+        let files = Rc::new(self.files.clone());
         match &self.directories {
-            Some(directories) => Rc::new(Confined::new(inner, directories)),
-            None => inner,
+            Some(directories) => Rc::new(Confined::new(files, directories)),
+            None => files,
         }
     }
 }
 
-fn parse(named: &OsStr) -> Result<Directories> {
+fn parse(named: &OsStr, leased: &[PathBuf]) -> Result<Directories> {
     let directories = env::split_paths(named).map(|directory| match directory.as_os_str().is_empty() {
         true => Err(Error::new(ErrorKind::Invalid, format!("{DIRECTORIES_VARIABLE}: a directory without a name"))),
         false => std::path::absolute(&directory).context(directory.display()),
     });
-    directories.collect::<Result<_>>().map(Directories::new)
+    Ok(Directories::new(directories.collect::<Result<_>>()?, leased.to_vec()))
 }
 
 /// A thread that was started before would stay outside. Without `/proc` nobody can tell.

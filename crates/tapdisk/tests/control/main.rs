@@ -18,6 +18,7 @@ mod hung_storage;
 mod jail;
 mod killed_clients;
 mod late;
+mod leases;
 mod life_of_a_disk;
 mod list_of_many_disks;
 mod logging;

@@ -8,6 +8,7 @@
 //!   limit control     what can be done to a disk; jobs: following, turning back, and leaving what takes time
 //!   common      what all guests have in common; xen_memory: what Xen says of the memory of this domain
 //!   domain      what can be done to all disks of a guest
+//!   lease       oxtap lease: who writes to an image on storage without locks
 //!   metrics     the numbers of all disks for scrapers; top: for people, live
 //!   xenstore    guests' devices, for those who only look
 //!   doctor      oxtap doctor: everything that there is, and what others have left behind
@@ -28,6 +29,7 @@ mod host;
 mod hosted;
 mod interrupt;
 mod jobs;
+mod lease;
 mod limit;
 mod list;
 mod metrics;
@@ -83,6 +85,7 @@ fn perform(command: Command) -> Result<ExitCode> {
         Command::Metrics(metrics) => metrics::run(metrics),
         Command::Dump(dump) => dump::run(&dump),
         Command::Faults(faults) => control::faults(faults),
+        Command::Lease(lease) => lease::run(&lease),
         Command::Doctor(doctor) => return doctor::run(&doctor),
         Command::Demo(demo) => demo::run(&demo),
         Command::Hosted(hosted) => hosted::run(&hosted),

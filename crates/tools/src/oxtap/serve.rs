@@ -17,7 +17,7 @@ use export::nbd::{Limits, Server, Worker};
 use futures_util::future::{Either, select};
 use image_chain::{ChainSpec, ImageKind, ImageName};
 use rustix::process::Signal;
-use storage_io::{Access, BufferPool, EngineChoice, Executor, Files, Signals};
+use storage_io::{Access, BufferPool, EngineChoice, Executor, LeasedFiles, Signals};
 use virtual_disk::{Disk, Geometry, RequestKind, Settings};
 
 use super::{
@@ -103,7 +103,12 @@ fn address(arguments: &Serve) -> Result<(Address, Option<tempfile::TempDir>)> {
 
 async fn serve(executor: &Executor, spec: ChainSpec, address: &Address, signals: &Signals) -> Result<()> {
     let name = spec.leaf.to_string();
-    let disk = Disk::new(executor, Rc::new(Files), BufferPool::new(POOL_BYTES), Arc::new(()));
+    let disk = Disk::new(
+        executor,
+        Rc::new(LeasedFiles::new(&control_api::leased_directories())),
+        BufferPool::new(POOL_BYTES),
+        Arc::new(()),
+    );
     let geometry = disk.open(spec, Settings::default()).await?;
     let server = Server::on_threads(&disk, limits(), start_queue);
     let served = match listen(&server, address) {

@@ -37,8 +37,8 @@ use std::{
 
 use block_core::{Error, Result};
 use command_line::{Flag, Options, Program, Syntax, Value};
-use control_api::{Facility, HostLog, Record, Severity, describe, errno, reason};
-use storage_io::{EngineChoice, Executor, Files, Opener};
+use control_api::{Facility, HostLog, Record, Severity, describe, errno, leased_directories, reason};
+use storage_io::{EngineChoice, Executor, LeasedFiles, Opener};
 
 const EINVAL: u8 = 22;
 
@@ -118,7 +118,12 @@ struct Session {
 impl Session {
     fn new(speaker: Speaker) -> Result<Session> {
         let executor = Executor::new(EngineChoice::Inline)?;
-        Ok(Session { executor, files: Rc::new(Files), speaker, said: RefCell::default() })
+        Ok(Session {
+            executor,
+            files: Rc::new(LeasedFiles::new(&leased_directories())),
+            speaker,
+            said: RefCell::default(),
+        })
     }
 
     /// Adds a line to what the command says on stdout.

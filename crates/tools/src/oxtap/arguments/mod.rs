@@ -70,6 +70,8 @@ pub enum Command {
     Dump(Dump),
     /// Make storage fail by rules, to test what is above it.
     Faults(Faults),
+    /// Show who holds the lease of an image, or break it. Leases are for storage without locks.
+    Lease(Lease),
     /// Show everything of disks that there is on this host, and clear away what was left behind.
     Doctor(Doctor),
     /// Put the whole system to work on a VHD chain with an ext4 file system, and have others' tools check it.
@@ -121,6 +123,31 @@ pub struct Serve {
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
     /// The image file, or a block device.
+    pub image: PathBuf,
+}
+
+/// `oxtap lease`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Where the file system has no locks, and in the directories that OXTAP_LEASE_DIRS names, whoever writes to an image
+has a lease: a record beside it, IMAGE.lease.1, which names its host and process. It goes when the writer ends, or closes
+the image. That of a process which was killed is seen to be nobody's on the same host, also after that was started anew.
+
+A host that is down leaves its leases. Break one when that host writes no more for certain: a holder that is alive stops
+writing within the five seconds that --force waits, but what its kernel has under way by then may still land.
+
+Examples:
+  oxtap lease /mnt/sr/disk.vhd
+  oxtap lease --force /mnt/sr/disk.vhd"
+)]
+pub struct Lease {
+    /// Break it, whoever holds it.
+    #[arg(long)]
+    pub force: bool,
+    /// Print JSON.
+    #[arg(long, conflicts_with = "force")]
+    pub json: bool,
+    /// The image file.
     pub image: PathBuf,
 }
 
