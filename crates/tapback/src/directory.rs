@@ -179,13 +179,7 @@ impl Directory {
                     // Nobody has told of one, or somebody else has taken it back.
                     return Ok(());
                 }
-                transaction.remove(&self.errors).await?;
-                // That of the kind and those of others stay.
-                let guest = self.errors.parent().expect("a device is below its guest");
-                match transaction.directory(&guest).await? {
-                    Some(devices) if devices.is_empty() => transaction.remove(&guest).await,
-                    _ => Ok(()),
-                }
+                nodes::remove_below_guest(transaction, &self.errors).await
             })
             .await?;
         self.has_error.set(false);

@@ -58,6 +58,11 @@ pub(crate) fn kind_directory(backend: DomainId, kind: &str) -> Path {
     path(format!("/local/domain/{backend}/backend/{kind}"))
 }
 
+/// The directory of what was told of devices of a kind.
+pub(crate) fn error_root(backend: DomainId, kind: &str) -> Path {
+    path(format!("/local/domain/{backend}/error/backend/{kind}"))
+}
+
 /// The directory of all kinds of devices.
 pub(crate) fn backend_directory(backend: DomainId) -> Path {
     path(format!("/local/domain/{backend}/backend"))

@@ -3,7 +3,7 @@
 use block_core::{Error, Result};
 use rustix::io::Errno;
 use wire::xenstore::Path;
-use xen::store::Store;
+use xen::store::{Store, Transaction};
 use xenbus::State;
 
 /// So much of a value that makes no sense is shown.
@@ -18,6 +18,16 @@ pub(crate) async fn read(store: &Store, path: &Path) -> Result<Option<Vec<u8>>> 
             Err(refusal(Errno::TOOBIG, format!("reading {path}: its value fits into no message")))
         }
         asked => asked,
+    }
+}
+
+/// Removes a device's directory, and its guest's if that is then empty. That of the kind and those of others stay.
+pub(crate) async fn remove_below_guest(transaction: &Transaction, device: &Path) -> Result<()> {
+    transaction.remove(device).await?;
+    let guest = device.parent().expect("a device is below its guest");
+    match transaction.directory(&guest).await? {
+        Some(devices) if devices.is_empty() => transaction.remove(&guest).await,
+        _ => Ok(()),
     }
 }
 

@@ -11,8 +11,8 @@ use crate::{
     DeviceName, Disk,
     image::{ImageNodes, named_disk},
     look::frontend_state,
-    name::{domain_directory, kind_directory},
-    nodes::{read, state, text},
+    name::{domain_directory, error_root, kind_directory},
+    nodes::{self, read, state, text},
 };
 
 /// A device as XenStore shows it.
@@ -88,6 +88,54 @@ async fn value(store: &Store, directory: &Path, name: &str) -> Result<Option<Vec
     }
 }
 
+/// What was told of devices of a kind that are no more: each, and the error. A backend takes back what it has told when a
+/// device goes; one that was killed, or another's, may not have.
+///
+/// # Errors
+/// When XenStore cannot be asked.
+pub async fn errors_of_the_gone(store: &Store, domain: DomainId, kind: &str) -> Result<Vec<(DeviceName, String)>> {
+    let mut found = Vec::new();
+    let root = error_root(domain, kind);
+    let kind = kind.into();
+    for guest in store.directory(&root).await?.unwrap_or_default() {
+        let Ok(directory) = root.join(&guest) else { continue };
+        for device in store.directory(&directory).await?.unwrap_or_default() {
+            let Some(device) = DeviceName::parse(&kind, &guest, &device) else { continue };
+            let error = value(store, &device.error_directory(domain), "error").await?;
+            let is_there = read(store, &frontend_of(&device, domain)).await?.is_some();
+            found.extend(
+                error.filter(|_| !is_there).map(|error| (device, String::from_utf8_lossy(&error).into_owned())),
+            );
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Takes back what was told of a device, if that is still no more. Says whether it was.
+///
+/// # Errors
+/// When XenStore refuses.
+pub async fn remove_error(store: &Store, domain: DomainId, device: &DeviceName) -> Result<bool> {
+    let (errors, frontend) = (device.error_directory(domain), frontend_of(device, domain));
+    store
+        .transaction(async |transaction| {
+            if transaction.read(&frontend).await?.is_some() {
+                return Ok(false);
+            }
+            if transaction.directory(&errors).await?.is_some() {
+                nodes::remove_below_guest(transaction, &errors).await?;
+            }
+            Ok(true)
+        })
+        .await
+}
+
+/// The node that a device has as long as it is there.
+fn frontend_of(device: &DeviceName, domain: DomainId) -> Path {
+    device.directory(domain).join("frontend").expect("a plain name")
+}
+
 /// Removes the directory of a device that has come to its end, if it is still as it was seen: published closed, its guest
 /// gone. Whoever is at work there at the same time wins. Says whether it was removed.
 ///
@@ -96,7 +144,6 @@ async fn value(store: &Store, directory: &Path, name: &str) -> Result<Option<Vec
 pub async fn remove_ended(store: &Store, domain: DomainId, device: &DeviceName) -> Result<bool> {
     let directory = device.directory(domain);
     let own = directory.join("state").expect("a plain name");
-    let guest = directory.parent().expect("a device is below its guest");
     let home = domain_directory(device.domain);
     store
         .transaction(async |transaction| {
@@ -104,10 +151,7 @@ pub async fn remove_ended(store: &Store, domain: DomainId, device: &DeviceName) 
             if !is_closed || transaction.directory(&home).await?.is_some() {
                 return Ok(false);
             }
-            transaction.remove(&directory).await?;
-            if transaction.directory(&guest).await?.is_some_and(|others| others.is_empty()) {
-                transaction.remove(&guest).await?;
-            }
+            nodes::remove_below_guest(transaction, &directory).await?;
             Ok(true)
         })
         .await

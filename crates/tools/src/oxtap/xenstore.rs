@@ -6,7 +6,10 @@ use block_core::{Error, ErrorKind, Result};
 use futures_util::future::{Either, select};
 use rustix::io::Errno;
 use storage_io::{EngineChoice, Executor};
-use tapback::survey::{Shown, survey};
+use tapback::{
+    DeviceName,
+    survey::{Shown, errors_of_the_gone as errors_of_kind, survey},
+};
 use wire::xenstore::Path;
 use xen::{
     DomainId,
@@ -79,6 +82,16 @@ pub(super) async fn devices(store: &Store, kinds: &[String]) -> Result<Vec<Shown
         devices.extend(survey(store, own, kind).await?);
     }
     Ok(devices)
+}
+
+/// What was told of devices of these kinds that are no more.
+pub(super) async fn errors_of_the_gone(store: &Store, kinds: &[String]) -> Result<Vec<(DeviceName, String)>> {
+    let own = own_domain(store).await?;
+    let mut errors = Vec::new();
+    for kind in kinds {
+        errors.extend(errors_of_kind(store, own, kind).await?);
+    }
+    Ok(errors)
 }
 
 /// All devices of these kinds; none on a host without XenStore.

@@ -353,3 +353,28 @@ fn a_server_that_says_nothing_is_not_waited_for_for_ever() {
     assert_eq!(output.status.code(), Some(rustix::io::Errno::TIMEDOUT.raw_os_error()));
     assert!(String::from_utf8_lossy(&output.stderr).contains("XenStore does not answer"));
 }
+
+#[test]
+fn what_was_told_of_a_device_that_is_no_more_is_found_and_taken_back() {
+    let host = Xenstored::start();
+    let nodes = host.nodes();
+    let errors = "/local/domain/0/error/backend/vbd3";
+    nodes.write(DEVICE, "/local/domain/9/device/vbd/51712");
+    // Of a device that is there, of two that are not, and of another kind.
+    let [there, gone, other] = ["9/51712", "7/51712", "9/51728"].map(|device| format!("{errors}/{device}/error"));
+    let kind = "/local/domain/0/error/backend/vif/7/0/error";
+    for node in [&there, &gone, &other, kind] {
+        nodes.write(node, "5 its tapdisk has gone");
+    }
+    let words =
+        |device| format!("vbd vbd3/{device}: it is no more, and its error is still told: 5 its tapdisk has gone");
+    let (told, status) = host.doctor(&[]);
+    assert!(["7/51712", "9/51728"].iter().all(|device| told.contains(&words(device))), "{told}");
+    assert!(!told.contains(&words(&"9/51712")) && status == Some(1), "{told}");
+    assert!(nodes.has(&gone) && nodes.has(&other), "it was asked to look only");
+    let (told, status) = host.doctor(&["--repair"]);
+    assert_eq!((told.matches(": cleared away").count(), status), (2, Some(0)), "{told}");
+    assert!(nodes.has(&there) && nodes.has(kind) && !nodes.has(&other));
+    assert!(!nodes.has(&format!("{errors}/7")), "nothing is left of the guest");
+    assert_eq!(host.doctor(&[]).1, Some(0));
+}

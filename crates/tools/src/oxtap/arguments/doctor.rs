@@ -16,6 +16,7 @@ use super::super::size;
 - a ring whose device has gone while no backend ran;
 - a device whose tapdisk has gone: told, but only its toolstack can detach it;
 - the directory of a device that has closed, of a guest that has gone;
+- what was told of a device that has gone, below error/backend;
 - disks of scripts, and ghosts. --repair clears all of that away but for what is said.
 
 A hotplug script that writes after its device has gone makes the device's directory anew: a ghost, which no frontend

@@ -100,6 +100,7 @@ async fn look(
 ) -> Result<(DomainId, Vec<tapback::owners::Ownerless>)> {
     let own = own_domain(store).await?;
     things.devices = xenstore::devices(store, &arguments.kinds).await?;
+    things.errors = xenstore::errors_of_the_gone(store, &arguments.kinds).await?;
     things.strays = stray_rings(executor, store, own, run).await?.into_iter().collect();
     Ok((own, disks::find(executor, store, run).await?))
 }

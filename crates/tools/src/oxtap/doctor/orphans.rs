@@ -23,7 +23,7 @@ use storage_io::Executor;
 use tapback::{
     DeviceName, Disk,
     owners::{SCRIPT_TIME, StrayRing, end_disk, let_go_of},
-    survey::remove_ended,
+    survey::{remove_ended, remove_error},
 };
 use xen::{DomainId, store::Store};
 
@@ -52,6 +52,8 @@ pub(super) enum Orphan {
     Directory(DeviceName),
     /// A device that was served by a process which is no more.
     Device { device: DeviceName, disk: Disk },
+    /// What was told of a device that is no more.
+    Error { device: DeviceName, error: String },
 }
 
 /// All of them. `owned`: minors that are told of already.
@@ -80,6 +82,8 @@ pub(super) fn find(things: &Things, owned: &BTreeSet<Minor>) -> Vec<Orphan> {
     }
     orphans.extend(things.strays.iter().map(|ring| Orphan::Ring(*ring)));
     orphans.extend(devices);
+    let error = |(device, error): &(DeviceName, String)| Orphan::Error { device: device.clone(), error: error.clone() };
+    orphans.extend(things.errors.iter().map(error));
     orphans
 }
 
@@ -118,17 +122,25 @@ impl Orphan {
             Orphan::Minor { minor, was } => free(run, *minor, was.as_ref().map(|was| was.0)),
             Orphan::Empty { minor, .. } => end_disk(executor, run, *minor, &|_| {}).await.map(drop),
             Orphan::Ring(ring) => let_go_of(executor, run, *ring).await,
-            Orphan::Directory(device) => {
-                let (store, own) = store.expect("it was found in XenStore");
-                match remove_ended(store, own, device).await? {
-                    true => Ok(()),
-                    false => Err(Error::from_os("somebody has changed it meanwhile", Errno::BUSY.into())),
-                }
-            }
+            Orphan::Directory(_) | Orphan::Error { .. } => self.clear_nodes(*store).await,
             Orphan::Device { .. } => {
                 Err(Error::from_os("its toolstack must detach it, or name another disk", Errno::NODEV.into()))
             }
         }
+    }
+
+    async fn clear_nodes(&self, store: Option<(&Store, DomainId)>) -> Result<()> {
+        let (store, own) = store.expect("it was found in XenStore");
+        let is_cleared = match self {
+            Orphan::Directory(device) => remove_ended(store, own, device).await?,
+            // Told of a device that is there by now, it is news.
+            Orphan::Error { device, .. } => remove_error(store, own, device).await.map(|_| true)?,
+            _ => true,
+        };
+        if is_cleared {
+            return Ok(());
+        }
+        Err(Error::from_os("somebody has changed it meanwhile", Errno::BUSY.into()))
     }
 
     /// Whether nobody but its toolstack can clear it away.
@@ -152,6 +164,9 @@ impl Orphan {
             Orphan::Device { device, disk } => {
                 format!("vbd {device}: minor {} of tapdisk {} is no more", disk.minor, disk.pid)
             }
+            Orphan::Error { device, error } => {
+                format!("vbd {device}: it is no more, and its error is still told: {}", error.escape_debug())
+            }
         }
     }
 
@@ -171,6 +186,7 @@ impl Orphan {
                 let (pid, minor) = disk_of(disk);
                 ("device", Some(pid), Some(minor), Some(device.to_string()))
             }
+            Orphan::Error { device, .. } => ("error", None, None, Some(device.to_string())),
         };
         json!({ "kind": kind, "pid": pid, "minor": minor, "device": device, "words": self.words() })
     }

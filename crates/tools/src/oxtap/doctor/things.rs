@@ -10,7 +10,7 @@ use std::{
 use block_core::Result;
 use control_api::{Minor, MinorRecord, Owner, RunDir, native::State, stale};
 use serde_json::{Value, json};
-use tapback::{owners::StrayRing, survey::Shown};
+use tapback::{DeviceName, owners::StrayRing, survey::Shown};
 
 use super::super::{
     host::{self, Process},
@@ -32,6 +32,8 @@ pub(super) struct Things {
     pub(super) minors: Vec<FoundMinor>,
     pub(super) devices: Vec<Shown>,
     pub(super) strays: Vec<StrayRing>,
+    /// What was told of devices that are no more.
+    pub(super) errors: Vec<(DeviceName, String)>,
 }
 
 /// A minor that is allocated.
