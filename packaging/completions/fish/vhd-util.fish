@@ -56,6 +56,7 @@ complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -s a -d 'alloca
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -s S -d 'largest size in MiB without moving data'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -s u -d 'the parent as it is stored'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -s b -d 'by the footer at the start'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -l json -d 'as JSON'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -l debug -d 'failures go to the host\'s log, too'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -s h -d 'help'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand set" -s n -d 'name' -r -F
@@ -77,6 +78,7 @@ complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -s b -d 'what i
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -s B -d 'not the table'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -s s -d 'how much is written'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -s R -l repair-plan -d 'what repair would do'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -l json -d 'as JSON'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -l debug -d 'failures go to the host\'s log, too'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -s h -d 'help'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -s m -d 'glob' -r -f
@@ -87,5 +89,6 @@ complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -s p -d 'as a tr
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -s a -d 'parents that are named, too'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -s v -d 'whole paths'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -s M -d 'markers and key hashes'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -l json -d 'as JSON'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -l debug -d 'failures go to the host\'s log, too'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -s h -d 'help'

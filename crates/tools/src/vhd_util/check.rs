@@ -26,6 +26,7 @@ use storage_io::{Access, CreateMode, LockPolicy, OpenOptions, RehearsalStorage, 
 use super::{
     Failure, IMAGE, Session, check_statistics,
     creating::timestamp,
+    json::{self, JSON},
     name,
     opened::{Demands, OpenedVhd},
     parents::{Identity, Parent, chain_of, open_raw, parent_of, stored_parent_of},
@@ -58,6 +59,10 @@ A batmap that cannot be believed is taken for absent, as every reader takes it; 
         Flag::letter(b'R', "what repair would do")
             .or_long("repair-plan")
             .explained("Says what `repair` would write and where, found by repairing a copy in memory."),
+        JSON.explained(
+            "One JSON object: `image`, `valid`, the lines that are said otherwise as `messages`, and `error` if it is not \
+             valid.",
+        ),
     ],
     operands: &[],
 };
@@ -80,7 +85,11 @@ pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(
         counts: options.has(b's'),
         plans: options.has("repair-plan"),
     };
-    Ok(session.executor.block_on(check.all(name, options.has(b'p')))?)
+    let result = session.executor.block_on(check.all(name, options.has(b'p')));
+    if options.has("json") {
+        session.say_json(&json::verdict(name, session.take_back(), &result));
+    }
+    Ok(result?)
 }
 
 struct Check<'a> {

@@ -15,6 +15,7 @@ mod check;
 mod check_statistics;
 mod create;
 mod creating;
+mod json;
 mod key;
 pub(crate) mod making;
 mod opened;

@@ -1,6 +1,6 @@
 //! `query`: what an image says of itself, one line each, always in the same order.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 
 use block_core::Result;
 use command_line::{Flag, Options, Syntax};
@@ -9,7 +9,9 @@ use image_format::vhd::{FOOTER_BYTES, UNUSED_ENTRY};
 use storage_io::Access;
 
 use super::{
-    Failure, IMAGE, Session, name,
+    Failure, IMAGE, Session,
+    json::{self, Facts, JSON},
+    name,
     opened::{Demands, OpenedVhd},
     parents::{chain_of, parent_of, stored_parent_of},
     set,
@@ -45,6 +47,11 @@ If several answers fail, the others are printed all the same and the status is t
             .explained("With `-p`: the parent's path as it is stored in the image, whether or not it leads anywhere."),
         Flag::letter(b'b', "by the footer at the start")
             .explained("Go by the copy of the footer at the start of the image alone."),
+        JSON.explained(
+            "One JSON object, with what the letters ask for, or with everything: `image`, `virtual_bytes`, `physical_bytes`, \
+             `parent`, `hidden`, `marker`, `depth`, `allocated_blocks`, `largest_bytes`. What cannot be said is null, and \
+             has its reason below `errors`.",
+        ),
     ],
     operands: &[],
 };
@@ -54,8 +61,15 @@ pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(
     // One that a resize left disabled can still be looked at.
     let demands = Demands { disabled: true, copy_only: options.has(b'b'), ..Demands::default() };
     let opened = session.executor.block_on(OpenedVhd::open(session, name, Access::Read, demands));
-    let vhd = opened.inspect_err(|error| session.say_unopened(name.as_os_str(), error))?;
+    let is_json = options.has("json");
+    let vhd = opened.inspect_err(|error| match is_json {
+        true => session.say_json(&json::unopened(name.as_os_str(), error)),
+        false => session.say_unopened(name.as_os_str(), error),
+    })?;
     let query = Query { session, vhd: &vhd, name: name.as_os_str() };
+    if is_json {
+        return Ok(session.executor.block_on(query.answer_json(options))?);
+    }
     Ok(session.executor.block_on(query.answer(options))?)
 }
 
@@ -91,29 +105,80 @@ impl Query<'_> {
             result = result.and(self.allocated().await);
         }
         if options.has(b'S') {
-            let entries = self.vhd.header.as_ref().map_or(0, |header| header.table_entries());
-            self.session.say((u64::from(entries) * BLOCK_MEBIBYTES).to_string());
+            self.session.say(self.largest_mebibytes().to_string());
         }
         result
     }
 
+    /// The same as JSON: what was asked, or everything.
+    async fn answer_json(&self, options: &Options) -> Result<()> {
+        let asked = |letter| options.has(letter) || !b"vspfmdaS".iter().any(|letter| options.has(*letter));
+        let mut facts = Facts::of(self.name);
+        let mut result = Ok(());
+        if asked(b'v') {
+            result = result.and(facts.add("virtual_bytes", Ok(self.vhd.footer.bytes().current_size.get())));
+        }
+        if asked(b's') {
+            result = result.and(facts.add("physical_bytes", self.physical_bytes().await));
+        }
+        if asked(b'p') {
+            let parent = self.parent_path(options.has(b'u')).await;
+            result = result.and(facts.add("parent", parent.map(|path| path.map(json::name))));
+        }
+        if asked(b'f') {
+            result = result.and(facts.add("hidden", Ok(self.vhd.footer.hidden())));
+        }
+        if asked(b'm') {
+            result = result.and(facts.add("marker", set::marker(self.session, self.vhd).await));
+        }
+        if asked(b'd') {
+            let chain = chain_of(self.session, self.vhd).await;
+            result = result.and(facts.add("depth", chain.map(|chain| chain.len())));
+        }
+        // A fixed image has no blocks: that is a failure only for those who ask for them.
+        if options.has(b'a') || (asked(b'a') && self.vhd.header.is_some()) {
+            result = result.and(facts.add("allocated_blocks", self.allocated_blocks().await));
+        }
+        if asked(b'S') {
+            result = result.and(facts.add("largest_bytes", Ok(self.largest_mebibytes() << 20)));
+        }
+        self.session.say_json(&facts.value());
+        result
+    }
+
+    async fn physical_bytes(&self) -> Result<u64> {
+        let end = self.vhd.end_of_data(&self.session.executor).await?;
+        Ok((end + FOOTER_BYTES as u64).get())
+    }
+
+    async fn parent_path(&self, as_stored: bool) -> Result<Option<OsString>> {
+        if as_stored {
+            return Ok(stored_parent_of(self.session, self.vhd).await?.map(Into::into));
+        }
+        Ok(parent_of(self.session, self.vhd).await?.map(|parent| parent.path.into_os_string()))
+    }
+
+    async fn allocated_blocks(&self) -> Result<usize> {
+        let table = self.vhd.table(&self.session.executor).await?;
+        Ok(table.iter().filter(|entry| **entry != UNUSED_ENTRY).count())
+    }
+
+    fn largest_mebibytes(&self) -> u64 {
+        u64::from(self.vhd.header.as_ref().map_or(0, |header| header.table_entries())) * BLOCK_MEBIBYTES
+    }
+
     async fn physical_size(&self) -> Result<()> {
-        let end = self.vhd.end_of_data(&self.session.executor).await;
-        let end = end.inspect_err(|error| {
+        let bytes = self.physical_bytes().await.inspect_err(|error| {
             self.session.say(format!("failed to get physical size: -{}", errno(error)));
         })?;
-        self.session.say((end + FOOTER_BYTES as u64).get().to_string());
+        self.session.say(bytes.to_string());
         Ok(())
     }
 
     async fn parent(&self, as_stored: bool) -> Result<()> {
-        let parent = if as_stored {
-            stored_parent_of(self.session, self.vhd).await.map(|stored| stored.map(Into::into))
-        } else {
-            parent_of(self.session, self.vhd).await.map(|parent| parent.map(|parent| parent.path))
-        };
+        let parent = self.parent_path(as_stored).await;
         match parent.inspect_err(|_| self.session.say("query failed"))? {
-            Some(path) => self.session.say(path.as_os_str().as_encoded_bytes()),
+            Some(path) => self.session.say(path.as_encoded_bytes()),
             None => self.session.say([self.name.as_encoded_bytes(), b" has no parent"].concat()),
         }
         Ok(())
@@ -138,9 +203,9 @@ impl Query<'_> {
     }
 
     async fn allocated(&self) -> Result<()> {
-        let table = self.vhd.table(&self.session.executor).await;
-        let table = table.inspect_err(|error| self.session.say(format!("error reading bat: -{}", errno(error))))?;
-        self.session.say(table.iter().filter(|entry| **entry != UNUSED_ENTRY).count().to_string());
+        let blocks = self.allocated_blocks().await;
+        let blocks = blocks.inspect_err(|error| self.session.say(format!("error reading bat: -{}", errno(error))))?;
+        self.session.say(blocks.to_string());
         Ok(())
     }
 }

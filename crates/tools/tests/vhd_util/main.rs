@@ -8,6 +8,7 @@ mod command_line;
 mod create;
 mod devices;
 mod encryption;
+mod json;
 mod place;
 mod query;
 mod readers;

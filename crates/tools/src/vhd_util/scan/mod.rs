@@ -15,6 +15,7 @@ mod tree;
 mod volumes;
 
 use std::{
+    cell::RefCell,
     collections::BTreeSet,
     ffi::{OsStr, OsString},
     io::{self, Write},
@@ -25,12 +26,17 @@ use std::{
 use block_core::Error;
 use command_line::{Flag, Operand, Options, Syntax, Value};
 use control_api::errno;
+use serde_json::{Value as Json, json};
 
 use self::{
     look::{Look, Seen, Trouble},
     volumes::Volume,
 };
-use super::{Failure, Session, check::readable};
+use super::{
+    Failure, Session,
+    check::readable,
+    json::{JSON, failure},
+};
 use crate::progress::{Measure, Progress};
 
 pub(super) const SYNTAX: Syntax = Syntax {
@@ -62,6 +68,10 @@ A parent that is not where it should be is no error.",
         Flag::letter(b'v', "whole paths").explained("Names as they were given, and whole paths of parents."),
         Flag::letter(b'M', "markers and key hashes")
             .explained("The marker and the hash of the key, before the parent."),
+        JSON.explained(
+            "One JSON array of what was found, in the order of the lines: `image`, `capacity_bytes`, `size_bytes`, `hidden`, \
+             `parent` (or null), with `-M` `marker` and `key_hash`; of an image that cannot be read `image` and `error`.",
+        ),
     ],
     operands: &[Operand::file("image").repeated()],
 };
@@ -81,9 +91,14 @@ pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(
         is_verbose: options.has(b'v'),
         with_markers: options.has(b'M'),
         is_tree,
+        listed: options.has("json").then(RefCell::default),
     };
-    let targets = scan.targets(pattern, options.operands()).inspect_err(|error| complain(error))?;
-    Ok(scan.all(targets)?)
+    let targets = scan.targets(pattern, options.operands()).inspect_err(complain)?;
+    let result = scan.all(targets);
+    if let Some(listed) = scan.listed {
+        session.say_json(&listed.take().into());
+    }
+    Ok(result?)
 }
 
 /// The line on stderr that storage managers log.
@@ -111,6 +126,8 @@ struct Scan<'a> {
     is_verbose: bool,
     with_markers: bool,
     is_tree: bool,
+    /// What is said as JSON, if it is.
+    listed: Option<RefCell<Vec<Json>>>,
 }
 
 impl Scan<'_> {
@@ -154,7 +171,9 @@ impl Scan<'_> {
                         targets.push(parent);
                         progress.set_total(targets.len() as u64);
                     }
-                    if !self.is_tree {
+                    if let Some(listed) = &self.listed {
+                        listed.borrow_mut().push(self.entry(&found));
+                    } else if !self.is_tree {
                         self.session.say(self.line(&found));
                     }
                     seen.push(found);
@@ -196,19 +215,7 @@ impl Scan<'_> {
 
     /// What is said of an image.
     fn line(&self, found: &Seen) -> String {
-        let name = match &found.volume {
-            Some(volume) => volume.clone(),
-            None if !self.is_verbose => base(&found.name),
-            None if self.is_tree => found.canonical.display().to_string(),
-            None => found.name.display().to_string(),
-        };
-        let parent = match &found.parent {
-            None => "none".to_owned(),
-            Some(parent) => match &parent.path {
-                Some(path) if self.is_verbose && !self.is_fast && self.group.is_none() => path.display().to_string(),
-                _ => parent.name.clone(),
-            },
-        };
+        let (name, parent) = (self.name_of(found), self.parent_name_of(found).unwrap_or_else(|| "none".to_owned()));
         let marks = match &found.marks {
             None => String::new(),
             Some((marker, hash)) => format!(" marker={marker} keyhash={hash}"),
@@ -217,12 +224,46 @@ impl Scan<'_> {
         readable(&format!("vhd={name} capacity={capacity} size={size} hidden={hidden}{marks} parent={parent}"))
     }
 
+    fn name_of(&self, found: &Seen) -> String {
+        match &found.volume {
+            Some(volume) => volume.clone(),
+            None if !self.is_verbose => base(&found.name),
+            None if self.is_tree => found.canonical.display().to_string(),
+            None => found.name.display().to_string(),
+        }
+    }
+
+    fn parent_name_of(&self, found: &Seen) -> Option<String> {
+        let parent = found.parent.as_ref()?;
+        Some(match &parent.path {
+            Some(path) if self.is_verbose && !self.is_fast && self.group.is_none() => path.display().to_string(),
+            _ => parent.name.clone(),
+        })
+    }
+
+    /// The same as JSON.
+    fn entry(&self, found: &Seen) -> Json {
+        let Seen { capacity, size, hidden, .. } = found;
+        let mut entry = json!({"image": self.name_of(found), "capacity_bytes": capacity, "size_bytes": size,
+                               "hidden": hidden, "parent": self.parent_name_of(found)});
+        if let Some((marker, hash)) = &found.marks {
+            entry["marker"] = json!(marker);
+            entry["key_hash"] = json!(hash.to_string());
+        }
+        entry
+    }
+
     fn say_trouble(&self, target: &Target, trouble: &Trouble) {
         let number = errno(&trouble.error);
         let name = match &target.volume {
             Some(volume) => volume.name.clone(),
             None => target.name.display().to_string(),
         };
+        if let Some(listed) = &self.listed {
+            let error = failure(&trouble.error);
+            listed.borrow_mut().push(json!({"image": name, "error": error}));
+            return;
+        }
         self.session.say(readable(&format!("vhd={name} scan-error=-{number} error-message='{}'", trouble.words)));
         if trouble.is_missing && !self.goes_on {
             complain(&trouble.error);
