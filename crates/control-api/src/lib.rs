@@ -20,6 +20,7 @@ pub mod native;
 mod own_directory;
 mod owner;
 mod paths;
+mod ring_records;
 mod spawn;
 pub mod stale;
 
@@ -33,6 +34,7 @@ pub use minors::{HeldMinor, MINORS, Marker, Minor, make_directory};
 pub use own_directory::OwnDirectory;
 pub use owner::{HOTPLUG_VARIABLE, MinorRecord, Opened, Owner};
 pub use paths::{LEASE_DIRECTORIES_VARIABLE, RUN_DIRECTORY_VARIABLE, RunDir, leased_directories};
+pub use ring_records::{RingRecordFile, RingRecordName, RingRecords};
 pub use spawn::{PROGRAM_VARIABLES, Spawned, spawn, spawn_with};
 /// The messages themselves.
 pub use wire::control as protocol;

@@ -69,6 +69,15 @@ impl OwnDirectory {
         Ok(openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?.into())
     }
 
+    /// Opens a file to read and to write, and makes it if it is not there.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn open_or_create(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?.into())
+    }
+
     /// Removes a file, or a link, if it is there.
     ///
     /// # Errors

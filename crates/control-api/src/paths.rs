@@ -30,7 +30,7 @@ const RATE_LIMITERS: &str = "/var/run/blktap/ratelimit";
 /// ```text
 ///   /run/blktap-control/           $OXTAP_RUN_DIR/          control sockets, NBD sockets
 ///   /run/blktap-control/tapdisk/   $OXTAP_RUN_DIR/tapdisk/  one marker per allocated minor
-///   /dev/shm/                      $OXTAP_RUN_DIR.shm/      td3-<pid>/: statistics
+///   /dev/shm/                      $OXTAP_RUN_DIR.shm/      td3-<pid>/: statistics; oxtap-rings/: records of rings
 ///   /var/log/blktap/               $OXTAP_RUN_DIR.log/      tapdisk.<pid>.log
 ///   /var/run/blktap/ratelimit/     $OXTAP_RUN_DIR.rate/     sockets of rate limiters
 /// ```
@@ -139,6 +139,11 @@ impl RunDir {
     /// The directory of the pages that exist for those who look for them.
     pub fn metrics(&self) -> PathBuf {
         self.shared_memory.join("metrics")
+    }
+
+    /// The directory of the records of guests' rings.
+    pub fn ring_records(&self) -> PathBuf {
+        self.shared_memory.join("oxtap-rings")
     }
 
     /// The page of a disk in that directory.

@@ -11,7 +11,7 @@ use std::{
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use rustix::{
@@ -21,10 +21,13 @@ use rustix::{
     process::{Pid, test_kill_process},
 };
 
-use crate::{OwnDirectory, RunDir};
+use crate::{OwnDirectory, RingRecords, RunDir};
 
 /// The lock is held for milliseconds; whoever waits longer does without cleaning.
 const TURN_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Somebody comes for a record of a ring soon after its tapdisk has gone, unless the guest has gone as well.
+const RECORD_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// What comes before a process id in the name of a socket.
 const PREFIXES: [&str; 7] = ["ctl", "oxtap", "nbdclient", "nbdserver-new", "nbdserver", "nbd-old", "nbd"];
@@ -62,6 +65,7 @@ impl Turn {
         if !self.is_ours {
             return cleaned;
         }
+        RingRecords::new(run).remove_older_than(RECORD_AGE_MAX, SystemTime::now());
         for (pid, paths) in sockets(run.path()) {
             if Some(pid) == ours || is_gone(run, pid) {
                 // The control socket goes last, by which the rest is found.

@@ -114,7 +114,8 @@ impl Process {
             offer: OFFER,
             features: RingFeatures::default(),
             read_only: false,
-            answered: false,
+            adopted: false,
+            repeats_changes: true,
         };
         let grants: Arc<dyn xen::Grants> = match &self.budget {
             Some(budget) => Arc::new(BudgetedGrants::new(self.grants.clone(), budget.share().unwrap())),

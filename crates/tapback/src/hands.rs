@@ -69,6 +69,8 @@ pub(crate) enum JobEnd {
     Exited(Disk, Exit),
     /// Somebody was asked to help.
     Helped(Result<Rescued>),
+    /// What was asked of a tapdisk that has gone is answered with errors, if anybody could do that.
+    Answered,
     /// Another tapdisk was asked to serve the ring.
     TakenUp(Result<(Disk, RingConnected)>),
     /// The frontend has had the time to close.
@@ -128,6 +130,8 @@ pub(crate) struct Hands {
     help: Option<Task<()>>,
     /// The disk of a process that has gone, until it is given up.
     lost_disk: Option<Disk>,
+    /// A guest whose disk has gone is being answered with errors; what is to be of the image when it is told.
+    giving_up: Option<Image>,
     overdue: Option<Task<()>>,
     trouble: Option<Error>,
     looks: u64,
@@ -177,6 +181,7 @@ impl Hands {
             process: None,
             help: None,
             lost_disk: None,
+            giving_up: None,
             overdue: None,
             trouble: None,
             looks: 0,
@@ -424,6 +429,7 @@ impl Hands {
             }
             JobEnd::Exited(disk, exit) => self.note_exit(disk, &exit).await,
             JobEnd::Helped(helped) => self.note_helped(helped).await,
+            JobEnd::Answered => self.note_answered(),
             JobEnd::TakenUp(taken) => self.note_taken_up(taken).await,
             JobEnd::Overdue => self.events.push_back(Event::Overdue),
         }

@@ -1,6 +1,6 @@
 //! Tapdisks as those who serve rings.
 
-use std::{cell::Cell, pin::pin, rc::Rc};
+use std::{cell::Cell, ffi::OsString, pin::pin, rc::Rc};
 
 use block_core::{Error, Result};
 use control_api::{
@@ -12,7 +12,9 @@ use rustix::io::Errno;
 use storage_io::{Executor, Signal};
 
 use crate::{
-    DeviceName, Disk, Exit, LetGo, NewImage, Reports, TurnBack, Worker, connection::Connection, supervision::exit,
+    DeviceName, Disk, Exit, LetGo, NewImage, Reports, TurnBack, Worker,
+    connection::Connection,
+    supervision::{Failing, exit},
 };
 
 /// The tapdisks of a host, asked in their native protocol. Each question takes a connection of its own.
@@ -20,12 +22,19 @@ use crate::{
 pub struct Tapdisks {
     executor: Executor,
     run: RunDir,
+    failing: Failing,
 }
 
 impl Tapdisks {
     /// The tapdisks whose sockets are here.
     pub fn new(executor: &Executor, run: RunDir) -> Tapdisks {
-        Tapdisks { executor: executor.clone(), run }
+        Tapdisks::with_variables(executor, run, &[])
+    }
+
+    /// As [`new`](Self::new); those that are started get these variables.
+    pub fn with_variables(executor: &Executor, run: RunDir, variables: &[(&'static str, OsString)]) -> Tapdisks {
+        let failing = Failing::new(executor, run.clone(), variables);
+        Tapdisks { executor: executor.clone(), run, failing }
     }
 
     async fn open(&self, disk: Disk) -> Result<Option<Connection>> {
@@ -50,7 +59,10 @@ impl Tapdisks {
     }
 
     async fn disconnect(self, disk: Disk, device: DeviceName) -> Result<LetGo> {
-        let Some(mut connection) = self.open(disk).await? else { return Ok(LetGo::default()) };
+        let Some(mut connection) = self.open(disk).await? else {
+            self.failing.end(&device).await;
+            return Ok(LetGo::default());
+        };
         let (domain, device) = (device.domain.0, device.device);
         let command = Command::DisconnectRing { minor: disk.minor, domain, device, deadline_ms: None };
         match connection.ask(command, |_| {}).await {
@@ -168,6 +180,11 @@ impl Worker for Tapdisks {
 
     fn exit(&self, disk: Disk) -> LocalBoxFuture<'static, Exit> {
         Box::pin(exit(self.executor.clone(), self.run.clone(), disk.pid))
+    }
+
+    fn fail(&self, device: DeviceName) -> LocalBoxFuture<'static, Result<u64>> {
+        let failing = self.failing.clone();
+        Box::pin(async move { Ok(failing.begin(&device).await?.map_or(0, |failed| failed.answered)) })
     }
 
     fn settle(&self, disk: Disk, device: DeviceName) -> LocalBoxFuture<'static, Result<LetGo>> {

@@ -43,12 +43,18 @@ pub trait Worker {
 
     /// Ends with all requests answered, all durable, and nothing of the guest's held; the last that could write has no
     /// write access any more. Rings that are not connected are as good, and so is a process that has gone. After an error
-    /// nothing is known: whoever asked asks again.
+    /// nothing is known: whoever asked asks again. Of a process that has gone its guest is answered with errors before.
     fn disconnect(&self, disk: Disk, device: DeviceName) -> LocalBoxFuture<'static, Result<LetGo>>;
 
     /// Ends when the process of a disk has gone, whoever has started it.
     fn exit(&self, _: Disk) -> LocalBoxFuture<'static, Exit> {
         Box::pin(pending())
+    }
+
+    /// Answers what a guest has asked of a process that has gone with errors, and what it asks from then on, until its rings
+    /// are disconnected. Says how many requests had no answer.
+    fn fail(&self, _: DeviceName) -> LocalBoxFuture<'static, Result<u64>> {
+        Box::pin(ready(Ok(0)))
     }
 
     /// Ends with all requests answered, all durable, and without write access if nobody else writes: the guest stands still.

@@ -56,6 +56,8 @@ pub(crate) struct Control {
     descriptors: RefCell<Vec<(String, OwnedFd)>>,
     /// Tasks and directories that go when the process ends, before its last answer.
     belongings: RefCell<Option<Belongings>>,
+    /// Devices in which everything fails.
+    failing: Cell<usize>,
     is_ending: Cell<bool>,
     changed: Signal,
 }
@@ -91,9 +93,28 @@ impl Control {
             jobs: Jobs::default(),
             descriptors: RefCell::default(),
             belongings: RefCell::default(),
+            failing: Cell::new(0),
             is_ending: Cell::new(false),
             changed: Signal::new(),
         })
+    }
+
+    /// The loop of the control sockets.
+    pub(crate) fn executor(&self) -> &Executor {
+        &self.executor
+    }
+
+    /// There is one more device in which everything fails.
+    pub(crate) fn begins_to_fail(&self) {
+        self.failing.set(self.failing.get() + 1);
+    }
+
+    /// There is one less. Who was started for it alone has nothing more to do.
+    pub(crate) fn fails_no_more(&self) {
+        self.failing.set(self.failing.get() - 1);
+        if self.failing.get() == 0 && self.slots.borrow().is_empty() {
+            self.end();
+        }
     }
 
     pub(crate) fn now(&self) -> Moment {

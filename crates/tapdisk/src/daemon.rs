@@ -97,7 +97,7 @@ fn serve(run: RunDir, options: Options, jail: Jail, starter: Starter) -> Result<
     }
     refused.iter().for_each(|refused| log.info(refused));
     missing.iter().for_each(|missing| log.warning(format!("jail: {missing}")));
-    no_metrics.iter().for_each(|error| log.warning(format!("no pages for metrics: {error}")));
+    no_metrics.iter().for_each(|error| log.warning(format!("no pages for metrics, or no records of rings: {error}")));
     let control = Control::new(&executor, run, pid, options, found, jail, log.clone());
     let server = Server::new(&executor, control.clone());
     let descriptors = Listener::bind(control.run.nbd_client_socket(pid))?;

@@ -25,13 +25,14 @@ const GUEST_VERSION: u32 = 1;
 pub(crate) struct StatisticsDirectory(PathBuf);
 
 impl StatisticsDirectory {
-    /// Makes it, empty: a process that was killed may have left one of this name. The one that all share is made as well;
-    /// without it there is a page less of each disk, and the reason is given.
+    /// Makes it, empty: a process that was killed may have left one of this name. Those that all share are made as well;
+    /// without them there is a page less of each disk, or no record of rings, and the reason is given.
     pub(crate) fn create(run: &RunDir, pid: u32) -> Result<(StatisticsDirectory, Option<Error>)> {
         let (path, parent) = (run.shared_memory(pid), run.shared_memory_root());
         make_directory(parent, 0o755).context(parent.display())?;
         OwnDirectory::make(&path)?.remove_all("").context(path.display())?;
-        Ok((StatisticsDirectory(path), OwnDirectory::make(&run.metrics()).err()))
+        let shared = [run.metrics(), run.ring_records()].map(|path| OwnDirectory::make(&path).err());
+        Ok((StatisticsDirectory(path), shared.into_iter().flatten().next()))
     }
 }
 

@@ -128,6 +128,15 @@ pub enum Command {
         /// Its device.
         device: u32,
     },
+    /// Answers everything that a guest has asked of a tapdisk that has gone, and asks from now on, with errors; ends when
+    /// what was there is answered. Where its rings are, their records say. The rings are let go of when the connection ends,
+    /// and with the last of them the process ends, unless it has disks.
+    FailRing {
+        /// The guest.
+        domain: u16,
+        /// Its device.
+        device: u32,
+    },
     /// What the event loops have done last, and what they wait for. Answered at once, whatever hangs.
     Dump {},
 }
@@ -156,6 +165,7 @@ impl Command {
             Command::DisconnectRing { .. } => "disconnect_ring",
             Command::SettleRing { .. } => "settle_ring",
             Command::WatchRing { .. } => "watch_ring",
+            Command::FailRing { .. } => "fail_ring",
             Command::Dump {} => "dump",
         }
     }

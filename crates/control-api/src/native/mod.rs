@@ -35,7 +35,7 @@ pub use result::{
     Resized, ResultOf, RunningOperation, Statistics,
 };
 pub use ring::{
-    ConnectRing, Handover, RingAbi, RingConnected, RingCounters, RingDisconnected, RingEvent, RingOffer, RingOperation,
+    ConnectRing, Handover, RingAbi, RingConnected, RingCounters, RingDisconnected, RingEvent, RingFailed, RingOffer, RingOperation,
     RingPages, RingQueue, RingQueueStatistics, RingSettled, RingStatistics,
 };
 pub use status::{

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     DiskStatistics, DiskSummary, Failure, Geometry, JobState, Limits, ProcessStatistics, RingConnected,
-    RingDisconnected, RingSettled,
+    RingDisconnected, RingFailed, RingSettled,
 };
 
 /// What a command gave. In JSON an object with one member, which has the command's name.
@@ -49,6 +49,8 @@ pub enum ResultOf {
     SettleRing(RingSettled),
     /// Of `watch_ring`: it is not connected any more.
     WatchRing(Done),
+    /// Of `fail_ring`.
+    FailRing(RingFailed),
     /// Of `dump`.
     Dump(Dump),
 }

@@ -44,8 +44,9 @@ pub struct ConnectRing {
     /// How long rings of other guests are waited for, that may be leaving by themselves, before they are held.
     #[serde(default)]
     pub hold_ms: u64,
-    /// Rings that are connected already, or in which everything is answered, or none: a guest that was served before has
-    /// requests in its rings, and only whoever served it knows which of them were taken.
+    /// Rings that are connected already, or that another tapdisk has served and that have records of it, or in which everything
+    /// is answered, or none: a guest that was served before has requests in its rings, and only whoever served it knows which
+    /// of them were taken.
     #[serde(default)]
     pub adopt: bool,
 }
@@ -134,6 +135,15 @@ pub struct RingSettled {
     pub connected: bool,
     /// Why what the guest was answered is not all durable, if it is not.
     pub not_durable: Option<String>,
+}
+
+/// What a guest has asked of a tapdisk that has gone is answered with errors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingFailed {
+    /// Rings of the device that were found.
+    pub rings: u16,
+    /// Requests that had been taken and had no answer.
+    pub answered: u64,
 }
 
 /// What `watch_ring` tells. What holds already is told at once, so nothing is missed between two watches.

@@ -5,10 +5,14 @@
 
 use super::*;
 
-const GOLDEN: &str = include_str!("golden/v4.jsonl");
+const GOLDEN: &str = include_str!("golden/v5.jsonl");
 /// Lines of older versions.
-const OLDER: [&str; 3] =
-    [include_str!("golden/v1.jsonl"), include_str!("golden/v2.jsonl"), include_str!("golden/v3.jsonl")];
+const OLDER: [&str; 4] = [
+    include_str!("golden/v1.jsonl"),
+    include_str!("golden/v2.jsonl"),
+    include_str!("golden/v3.jsonl"),
+    include_str!("golden/v4.jsonl"),
+];
 
 fn limits() -> Limits {
     let rate = |per_second, burst| Some(Rate { per_second, burst });
@@ -56,6 +60,7 @@ fn commands() -> Vec<Command> {
         Command::DisconnectRing { minor: 4, domain: 7, device: 51712, deadline_ms: Some(5000) },
         Command::SettleRing { minor: 4, domain: 7, device: 51712 },
         Command::WatchRing { minor: 4, domain: 7, device: 51712 },
+        Command::FailRing { domain: 7, device: 51712 },
         Command::Dump {},
     ];
     let is_here = |command: &Command| match command {
@@ -64,7 +69,7 @@ fn commands() -> Vec<Command> {
         Command::Close { .. } | Command::Grow(_) | Command::Limit { .. } | Command::Budget { .. } => true,
         Command::Faults(_) | Command::Jobs {} | Command::Watch { .. } | Command::Cancel { .. } => true,
         Command::ConnectRing(_) | Command::DisconnectRing { .. } | Command::WatchRing { .. } => true,
-        Command::SettleRing { .. } | Command::Dump {} => true,
+        Command::SettleRing { .. } | Command::FailRing { .. } | Command::Dump {} => true,
     };
     assert!(all.iter().all(is_here));
     all
@@ -320,6 +325,7 @@ fn results() -> Vec<ResultOf> {
         }),
         ResultOf::SettleRing(RingSettled { connected: true, not_durable: Some("flushing has not ended".into()) }),
         ResultOf::WatchRing(Done {}),
+        ResultOf::FailRing(RingFailed { rings: 2, answered: 5 }),
         ResultOf::Dump(dump()),
     ];
     let is_here = |result: &ResultOf| match result {
@@ -328,7 +334,7 @@ fn results() -> Vec<ResultOf> {
         ResultOf::Close(_) | ResultOf::Grow(_) | ResultOf::Limit(_) | ResultOf::Budget(_) => true,
         ResultOf::Faults(_) | ResultOf::Jobs(_) | ResultOf::Cancel(_) | ResultOf::Dump(_) => true,
         ResultOf::ConnectRing(_) | ResultOf::DisconnectRing(_) | ResultOf::WatchRing(_) => true,
-        ResultOf::SettleRing(_) => true,
+        ResultOf::SettleRing(_) | ResultOf::FailRing(_) => true,
     };
     assert!(all.iter().all(is_here));
     all

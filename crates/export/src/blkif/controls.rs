@@ -102,9 +102,9 @@ impl Controls {
         }
     }
 
-    /// A request was taken; its place in the table.
-    pub(super) fn takes(&self, request: RawRequest) -> usize {
-        self.table.borrow_mut().take(request, self.executor.turn_began())
+    /// Requests were taken; their places in the table.
+    pub(super) fn takes(&self, requests: &[RawRequest], mut each: impl FnMut(usize)) {
+        self.table.borrow_mut().take(requests, self.executor.turn_began(), &mut each);
     }
 
     /// Requests were answered, and the guest can see it.

@@ -11,8 +11,8 @@ use block_core::{Error, ErrorKind, Result, ResultExt};
 use rustix::io::Errno;
 use storage_io::{Executor, Task};
 use virtual_disk::{DiskQueue, Geometry};
-use wire::blkif::{Abi, Limits};
-use xen::{DomainId, EventChannels, GrantRef, Grants, Port};
+use wire::blkif::{Abi, Limits, RawRequest, RequestBody, Transfer};
+use xen::{DomainId, EventChannels, GrantRef, Grants, Port, SharedMemory};
 
 use super::{
     account::MappedPages,
@@ -22,9 +22,11 @@ use super::{
     features::{RingFeatures, RingPages},
     kept::{KeptPages, LOOK_EVERY},
     metered::MeteredRing,
+    record::{Record, RingPlace, Unanswered},
     ring::{BrokenRing, Ring},
     source::RingSource,
     status::RingStatus,
+    table::{ANYTHING, Table, ring_index},
     transfers::Pages,
 };
 
@@ -45,9 +47,11 @@ pub struct RingOptions {
     pub features: RingFeatures,
     /// The guest may only read, whatever the disk permits: what would change it fails.
     pub read_only: bool,
-    /// Somebody has served it before and has gone: it is served only if everything in it has been answered, since nobody
-    /// knows what was asked besides.
-    pub answered: bool,
+    /// Somebody has served it before and has gone: what he has left unanswered is repeated, as the ring's record says. Without
+    /// one it is served only if everything in it has been answered.
+    pub adopted: bool,
+    /// What would change the disk may be repeated: nothing of whoever has gone can reach it any more.
+    pub repeats_changes: bool,
 }
 
 /// A ring that is served, on the thread of its queue. Dropping it lets go of the ring at once; what storage still holds
@@ -55,6 +59,7 @@ pub struct RingOptions {
 pub struct ConnectedRing {
     controls: Rc<Controls>,
     geometry: Geometry,
+    repeated: usize,
     serving: Task<MeteredRing>,
     /// Gives back pages that are not used any more.
     _looking: Option<Task<()>>,
@@ -83,10 +88,11 @@ impl ConnectedRing {
         channels: &dyn EventChannels,
         options: &RingOptions,
     ) -> Result<ConnectedRing> {
-        ConnectedRing::connect_one_of(&Arc::default(), queue, grants, channels, options)
+        ConnectedRing::connect_one_of(&Arc::default(), queue, grants, channels, options, None)
     }
 
-    /// As [`connect`](Self::connect), for one of the rings of a device.
+    /// As [`connect`](Self::connect), for one of the rings of a device. What must be known to go on with it if this process
+    /// is killed is written into the record, [`RECORD_BYTES`](super::RECORD_BYTES) of memory that nobody else uses.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -96,8 +102,9 @@ impl ConnectedRing {
         grants: Arc<dyn Grants>,
         channels: &dyn EventChannels,
         options: &RingOptions,
+        record: Option<SharedMemory>,
     ) -> Result<ConnectedRing> {
-        let RingOptions { domain, pages, port, abi, .. } = options;
+        let RingOptions { domain, pages, port, .. } = options;
         if pages.is_empty() || pages.len() > 16 {
             return Err(Error::new(ErrorKind::Invalid, BrokenRing::WrongLength.to_string()));
         }
@@ -106,7 +113,8 @@ impl ConnectedRing {
         let memory = grants.map_ring(*domain, pages).context("the ring")?;
         let controls = Rc::new(Controls::new(queue.executor(), *domain, geometry, device.clone()));
         let memory = MappedPages::new(memory, &controls.pages);
-        let ring = Ring::attach(memory, *abi).map_err(|broken| Error::new(ErrorKind::Invalid, broken.to_string()))?;
+        let Found { ring, table, unanswered } = attach(memory, options, record, queue.executor())?;
+        controls.table.replace(table);
         let channel = channels.bind(queue.executor(), *domain, *port)?;
         let kept = options.features.persistent.then(|| {
             let kept = KeptPages::new(grants.clone(), *domain, controls.pages.clone());
@@ -116,28 +124,31 @@ impl ConnectedRing {
             let unused = give_back_unused(queue.executor().clone(), Rc::downgrade(kept));
             queue.executor().spawn(unused)
         });
-        if options.answered {
-            if !ring.is_answered() {
-                let words = "it was lost: nobody knows which requests in it were taken";
-                return Err(Error::from_os(words, Errno::NOTCONN.into()));
-            }
+        if options.adopted {
             // Of the last answers the guest may not have been told.
             channel.notify();
         }
         let pages = Pages::new(grants, *domain, kept);
         let doorbell = Doorbell::new(queue.executor(), channel, controls.clone());
-        let source = RingSource::new(queue, ring, pages, doorbell, geometry, options, controls.clone());
+        let repeated = unanswered.len();
+        let mut source = RingSource::new(queue, ring, pages, doorbell, geometry, options, controls.clone());
+        source.repeat(unanswered);
         queue.executor().list(&controls);
         let presence = Presence(controls.clone());
         controls.show();
         let metered = MeteredRing::new(source, controls.clone(), queue.executor());
         let serving = queue.serve(metered);
-        Ok(ConnectedRing { controls, geometry, serving, _looking: looking, presence })
+        Ok(ConnectedRing { controls, geometry, repeated, serving, _looking: looking, presence })
     }
 
     /// What it has done until now.
     pub fn counters(&self) -> RingCounters {
         self.controls.counters.get()
+    }
+
+    /// How many requests were repeated that somebody else had taken and had not answered.
+    pub fn repeated(&self) -> usize {
+        self.repeated
     }
 
     /// What is wrong with it, if anything.
@@ -194,6 +205,72 @@ impl ConnectedRing {
         drop(presence);
         RingEnd { counters: controls.counters.get(), pages: controls.pages.get(), broken: controls.broken() }
     }
+}
+
+/// A ring as it is found: what of it is to be done again, and the table of its requests.
+struct Found {
+    ring: Ring,
+    table: Table,
+    unanswered: Vec<Unanswered>,
+}
+
+/// The ring as somebody else has left it, or as its guest has made it.
+fn attach(
+    memory: MappedPages,
+    options: &RingOptions,
+    record: Option<SharedMemory>,
+    executor: &Executor,
+) -> Result<Found> {
+    let RingOptions { domain, port, abi, adopted, .. } = *options;
+    let place = RingPlace { domain, port, abi, pages: options.pages.clone() };
+    let is_known = adopted && record.as_ref().and_then(Record::place).as_ref() == Some(&place);
+    let (record, remembered) = match record.map(Record::adopt) {
+        Some(Ok(known)) if is_known => known,
+        Some(Ok((other, _))) => return attach_at_rest(memory, options, Some(other.into_memory()), &place),
+        Some(Err(none)) => return attach_at_rest(memory, options, Some(none), &place),
+        None => return attach_at_rest(memory, options, None, &place),
+    };
+    let only_reads = remembered.unanswered.iter().all(|unanswered| only_reads(&unanswered.request));
+    if !options.repeats_changes && !only_reads {
+        return Err(lost("others may write to the disk, and what was under way may still come"));
+    }
+    let [taken, given] = [remembered.taken, remembered.given].map(ring_index);
+    let ring = Ring::adopt(memory, abi, taken, given).map_err(makes_no_sense)?;
+    let table = Table::adopted(ring.slots(), record, &remembered, executor.turn_began());
+    Ok(Found { ring, table, unanswered: remembered.unanswered })
+}
+
+/// A ring of which nothing is known: if somebody has served it, everything in it must have been answered.
+fn attach_at_rest(
+    memory: MappedPages,
+    options: &RingOptions,
+    record: Option<SharedMemory>,
+    place: &RingPlace,
+) -> Result<Found> {
+    let ring = Ring::attach(memory, options.abi).map_err(makes_no_sense)?;
+    if options.adopted && !ring.is_answered() {
+        return Err(lost("nobody knows which requests in it were taken"));
+    }
+    let given = u64::from(ring.answered());
+    let record = record.and_then(|record| Record::begin(record, place, given));
+    let table = Table::new(ring.slots(), given, record);
+    Ok(Found { ring, table, unanswered: Vec::new() })
+}
+
+fn makes_no_sense(broken: BrokenRing) -> Error {
+    Error::new(ErrorKind::Invalid, broken.to_string())
+}
+
+fn lost(words: &str) -> Error {
+    Error::from_os(format!("it was lost: {words}"), Errno::NOTCONN.into())
+}
+
+fn only_reads(request: &RawRequest) -> bool {
+    matches!(
+        request.check(&ANYTHING).map(|request| request.body),
+        Err(_) | Ok(RequestBody::Transfer { transfer: Transfer::Read, .. })
+            | Ok(RequestBody::Indirect { transfer: Transfer::Read, .. })
+    )
 }
 
 /// Gives back pages that a guest has not used for long, also when it asks nothing any more.

@@ -20,11 +20,15 @@ mod controls;
 mod device;
 mod device_account;
 mod doorbell;
+mod failing;
 mod features;
 #[cfg(test)]
 mod hold_off_tests;
 mod kept;
 mod metered;
+mod record;
+#[cfg(test)]
+mod record_tests;
 mod ring;
 #[cfg(test)]
 mod ring_tests;
@@ -36,6 +40,8 @@ mod transfers;
 pub use controls::{RingChange, RingChanges, RingCounters};
 pub use device::{ConnectedRing, RingEnd, RingOptions};
 pub use device_account::DeviceAccount;
+pub use failing::FailingRing;
 pub use features::{Polling, RingFeatures, RingPages};
+pub use record::RECORD_BYTES;
 pub use ring::BrokenRing;
 pub use status::{RingStatus, RingTraffic, SideTraffic};

@@ -72,9 +72,8 @@ pub(super) struct Ring<M = MappedPages> {
 impl<M: Words> Ring<M> {
     /// A ring on these pages, as an earlier backend may have left it when everything was answered.
     pub(super) fn attach(memory: M, abi: Abi) -> Result<Ring<M>, BrokenRing> {
-        let pages = memory.length() / xen::PAGE_BYTES;
-        let slots = if pages.is_power_of_two() { abi.slots(pages.trailing_zeros()) } else { None };
-        Ring::with_slots(memory, abi, slots.ok_or(BrokenRing::WrongLength)?)
+        let slots = slots_in(&memory, abi)?;
+        Ring::with_slots(memory, abi, slots)
     }
 
     /// As [`attach`](Self::attach), with so many slots, a power of two.
@@ -82,6 +81,17 @@ impl<M: Words> Ring<M> {
         let rsp_prod = memory.load(RSP_PROD, Ordering::Acquire);
         let ring = Ring { memory, abi, slots, req_cons: rsp_prod, rsp_prod };
         ring.produced()?;
+        Ok(ring)
+    }
+
+    /// A ring of which somebody else has taken and answered so many requests, by their indices. The guest is shown all of
+    /// those answers.
+    pub(super) fn adopt(memory: M, abi: Abi, taken: u32, answered: u32) -> Result<Ring<M>, BrokenRing> {
+        let slots = slots_in(&memory, abi)?;
+        let ring = Ring { memory, abi, slots, req_cons: taken, rsp_prod: answered };
+        ring.produced()?;
+        // Whether it wants to be told does not matter: it is.
+        ring.push();
         Ok(ring)
     }
 
@@ -94,6 +104,11 @@ impl<M: Words> Ring<M> {
     /// Slots of the ring.
     pub(super) fn slots(&self) -> u32 {
         self.slots
+    }
+
+    /// How many requests were answered, as an index.
+    pub(super) fn answered(&self) -> u32 {
+        self.rsp_prod
     }
 
     /// Requests that were taken and have no response in the ring.
@@ -164,11 +179,6 @@ impl<M: Words> Ring<M> {
         self.memory.store(REQ_EVENT, self.req_cons, Ordering::Relaxed);
     }
 
-    /// The index at which the next response goes.
-    pub(super) fn next_response(&self) -> u32 {
-        self.rsp_prod
-    }
-
     /// Shows the guest all responses; says whether it wants to be told.
     pub(super) fn push(&self) -> bool {
         // Ours: nobody else writes it, or the guest harms itself alone.
@@ -178,4 +188,10 @@ impl<M: Words> Ring<M> {
         let event = self.memory.load(RSP_EVENT, Ordering::Relaxed);
         self.rsp_prod.wrapping_sub(event) < self.rsp_prod.wrapping_sub(old)
     }
+}
+
+fn slots_in(memory: &impl Words, abi: Abi) -> Result<u32, BrokenRing> {
+    let pages = memory.length() / xen::PAGE_BYTES;
+    let slots = if pages.is_power_of_two() { abi.slots(pages.trailing_zeros()) } else { None };
+    slots.ok_or(BrokenRing::WrongLength)
 }

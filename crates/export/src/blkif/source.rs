@@ -31,8 +31,8 @@ use super::{
     device_account::HeldBytes,
     doorbell::Doorbell,
     features::Polling,
+    record::Unanswered,
     ring::{BrokenRing, Ring},
-    table::Table,
     transfers::{Pages, Way, length_of},
 };
 
@@ -108,6 +108,8 @@ pub(super) struct RingSource {
     controls: Rc<Controls>,
     /// Requests that make sense, as they came, before anything of theirs is copied. Nothing more is taken while there are.
     checked: Vec<(usize, RingRequest)>,
+    /// Requests that somebody else had taken, and that nobody has looked at since.
+    unrepeated: VecDeque<Unanswered>,
     /// Requests that are ready for the disk.
     staged: VecDeque<Request>,
     jobs: Vec<Option<Job>>,
@@ -132,6 +134,7 @@ const SPARE_SEGMENTS_MAX: usize = TAKEN_AT_ONCE_MAX;
 #[derive(Default)]
 struct Spare {
     taken: Vec<RawRequest>,
+    places: Vec<usize>,
     checked: Vec<(usize, RingRequest)>,
     writing: Vec<Writing>,
     segments: Vec<Vec<Segment>>,
@@ -162,7 +165,6 @@ impl RingSource {
         controls: Rc<Controls>,
     ) -> RingSource {
         let slots = ring.slots();
-        controls.table.replace(Table::new(slots));
         let [from_guest, to_guest] = [(); 2].map(|()| Admission::new(pages.share()));
         RingSource {
             ring,
@@ -179,6 +181,7 @@ impl RingSource {
             polling: options.features.polling,
             look_until: queue.executor().now(),
             checked: Vec::new(),
+            unrepeated: VecDeque::new(),
             staged: VecDeque::new(),
             jobs: (0..slots).map(|_| None).collect(),
             held: HeldBytes::new(controls.pages.device().clone()),
@@ -190,6 +193,28 @@ impl RingSource {
             ended: Vec::new(),
             spare: Spare::default(),
         }
+    }
+
+    /// What somebody else had taken and has not answered is done again, before anything is taken.
+    pub(super) fn repeat(&mut self, unanswered: Vec<Unanswered>) {
+        self.count(|counters| counters.requests += unanswered.len() as u64);
+        self.unrepeated = unanswered.into();
+    }
+
+    /// Looks at requests that are done again, in their order; as when they were taken, nothing behind a barrier before that
+    /// has ended. It was within bounds to take them, so it is again. False: there are none.
+    fn repeat_some(&mut self) -> bool {
+        if self.unrepeated.is_empty() {
+            return false;
+        }
+        while let Some(Unanswered { place, request, .. }) = self.unrepeated.pop_front() {
+            self.held.ask(request.segments_claimed().min(INDIRECT_SEGMENTS_MAX.into()) * PAGE_BYTES);
+            self.check(place, &request);
+            if request.operation() == OperationCode::WriteBarrier {
+                break;
+            }
+        }
+        true
     }
 
     /// Gives the event channel back, then the pages of data, then those of the ring.
@@ -225,10 +250,8 @@ impl RingSource {
             coming += raw.segments_claimed().min(INDIRECT_SEGMENTS_MAX.into()) * PAGE_BYTES;
             self.held.ask(coming) && raw.operation() != OperationCode::WriteBarrier
         });
-        for raw in taken.drain(..) {
-            let place = self.controls.takes(raw);
-            self.check(place, &raw);
-        }
+        self.begin(&taken);
+        taken.clear();
         self.spare.taken = taken;
         let count = count?;
         if count > 0 {
@@ -240,6 +263,19 @@ impl RingSource {
             self.keep_looking();
         }
         Ok(count)
+    }
+
+    /// Writes down what was taken, then looks at it.
+    fn begin(&mut self, taken: &[RawRequest]) {
+        if taken.is_empty() {
+            return;
+        }
+        let mut places = std::mem::take(&mut self.spare.places);
+        self.controls.takes(taken, |place| places.push(place));
+        for (place, raw) in places.drain(..).zip(taken) {
+            self.check(place, raw);
+        }
+        self.spare.places = places;
     }
 
     fn check(&mut self, place: usize, raw: &RawRequest) {
@@ -565,6 +601,7 @@ impl RingSource {
 
     /// Requests that were taken, and that the disk does not take any more.
     fn fail_untold(&mut self) {
+        while self.repeat_some() {}
         for (place, RingRequest { id, operation, .. }) in std::mem::take(&mut self.checked) {
             self.refuse(Job { place, id, operation, bytes: 0, pages: 0, then: Then::Respond }, Status::Error);
         }
@@ -613,13 +650,13 @@ impl RingSource {
 
     fn respond(&mut self) {
         let mut table = self.controls.table.borrow_mut();
-        for (job, status) in self.ended.drain(..) {
-            let response = Response { id: job.id, operation: job.operation, status };
-            table.answering(job.place, self.ring.next_response(), response);
+        for (job, status) in &self.ended {
+            let response = Response { id: job.id, operation: job.operation, status: *status };
+            table.answering(job.place, response);
             self.ring.put(response);
-            table.answered(job.place);
             self.named -= job.pages;
         }
+        table.answered(self.ended.drain(..).map(|(job, _)| job.place));
         self.controls.pages.named(self.named);
     }
 }
@@ -656,6 +693,9 @@ impl RequestSource for RingSource {
                     return Poll::Pending;
                 }
                 self.publish();
+                continue;
+            }
+            if self.repeat_some() {
                 continue;
             }
             if self.has_ended() {

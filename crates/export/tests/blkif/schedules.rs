@@ -157,7 +157,8 @@ fn schedule(seed: u64) {
         offer: OFFER,
         features: RingFeatures::default(),
         read_only: false,
-        answered: false,
+        adopted: false,
+        repeats_changes: true,
     };
     let ring = ConnectedRing::connect(&disk.queue(), Arc::new(OnePage(file)), &bells, &options).unwrap();
     let count = 300;

@@ -95,7 +95,8 @@ impl<'a> Session<'a> {
             offer: OFFER,
             features: RingFeatures { persistent: self.choices.one_in(2), polling },
             read_only: self.choices.one_in(8),
-            answered: false,
+            adopted: false,
+            repeats_changes: true,
         };
         let World { disk, grants, channels, .. } = self.world;
         ConnectedRing::connect(&disk.queue(), grants.clone(), channels, &options).unwrap()

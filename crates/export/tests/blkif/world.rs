@@ -87,7 +87,7 @@ impl World {
     /// One of the rings of a device.
     pub(crate) fn connect_one_of(&self, device: &Arc<DeviceAccount>, options: &RingOptions) -> ConnectedRing {
         let queue = self.disk.queue();
-        ConnectedRing::connect_one_of(device, &queue, self.grants.clone(), &self.channels, options).unwrap()
+        ConnectedRing::connect_one_of(device, &queue, self.grants.clone(), &self.channels, options, None).unwrap()
     }
 
     pub(crate) fn front(&self, options: FrontOptions) -> (Front, ConnectedRing) {
@@ -119,7 +119,7 @@ impl Drop for World {
 /// What every ring is offered that a test says nothing else of.
 pub(crate) fn options(pages: Vec<GrantRef>, port: Port, abi: Abi) -> RingOptions {
     let features = RingFeatures::default();
-    RingOptions { domain: GUEST, pages, port, abi, offer: OFFER, features, read_only: false, answered: false }
+    RingOptions { domain: GUEST, pages, port, abi, offer: OFFER, features, read_only: false, adopted: false, repeats_changes: true }
 }
 
 /// What a frontend's ring is offered that says nothing else.

@@ -1,11 +1,11 @@
 //! A disk whose tapdisk has gone: told at once; given up, or taken up again where another tapdisk has it.
 //!
 //! ```text
-//!   Open --its process ends--> Lost --fail, or nobody could help--> the ring is broken, the image is no more
-//!                               |  ^
+//!   Open --its process ends--> Lost --fail, or nobody could help--> answered with errors --> the ring is broken, the image
+//!                               |  ^                                                        is no more
 //!      the nodes name another   |  | nothing can be done with that one
 //!                               v  |
-//!                            TakingUp --every request has its answer--> Open
+//!                            TakingUp --what was not answered is done again--> Open
 //! ```
 
 use std::rc::Rc;
@@ -43,7 +43,7 @@ impl Hands {
             Image::Open { nodes, disk } if *disk == gone => nodes.clone(),
             _ => return,
         };
-        self.image = Image::Lost { nodes };
+        self.image = Image::Lost { nodes: nodes.clone() };
         self.lost_disk = Some(gone);
         // It says the same, later, and knows of nobody who helps.
         self.follow = None;
@@ -59,7 +59,7 @@ impl Hands {
             self.report_trouble().await;
         }
         match &host.on_death {
-            OnDeath::Fail => self.give_up(),
+            OnDeath::Fail => self.give_up(Image::Lost { nodes }),
             OnDeath::Help(rescue) => {
                 if self.machine.ring() != Ring::Connected {
                     self.events.push_back(Event::Image(false));
@@ -72,8 +72,33 @@ impl Hands {
         }
     }
 
-    /// The guest is told. One that does not close its disk has that done for it, so that it does not wait for ever.
-    fn give_up(&mut self) {
+    /// The guest gets errors for what it has asked, and is told then: its kernel ends nothing by itself.
+    fn give_up(&mut self, then: Image) {
+        if !self.has_lost_ring() {
+            self.image = then;
+            return self.tell_the_guest();
+        }
+        self.giving_up = Some(then);
+        let (name, shared, failing) = (self.name.clone(), self.shared.clone(), self.host.worker.fail(self.name.clone()));
+        let host = self.host.clone();
+        self.help = Some(self.host.executor.spawn(async move {
+            match failing.await {
+                Ok(count) => host.log.note(&name, &format!("{count} requests are answered with errors")),
+                Err(error) => host.log.note(&name, &format!("its guest cannot be answered: {error}")),
+            }
+            shared.end(JobEnd::Answered);
+        }));
+    }
+
+    pub(super) fn note_answered(&mut self) {
+        if let Some(then) = self.giving_up.take().filter(|_| matches!(self.image, Image::Lost { .. })) {
+            self.image = then;
+            self.tell_the_guest();
+        }
+    }
+
+    /// One that does not close its disk has that done for it, so that it does not wait for ever.
+    fn tell_the_guest(&mut self) {
         self.close_lost_disk();
         self.events.extend([Event::RingBroken, Event::Image(false)]);
         let (executor, shared) = (self.host.executor.clone(), self.shared.clone());
@@ -84,9 +109,8 @@ impl Hands {
     }
 
     pub(super) async fn note_helped(&mut self, helped: Result<Rescued>) {
-        if !matches!(self.image, Image::Lost { .. }) {
-            return;
-        }
+        let Image::Lost { nodes } = &self.image else { return };
+        let nodes = nodes.clone();
         match helped {
             Ok(Rescued::Waiting) => self.note("somebody takes care of it; its nodes shall name another disk"),
             Ok(Rescued::Disk { disk, socket }) => {
@@ -105,7 +129,7 @@ impl Hands {
                 if !self.has_lost_ring() {
                     self.report_trouble().await;
                 }
-                self.give_up();
+                self.give_up(Image::Lost { nodes });
             }
         }
     }
@@ -164,7 +188,10 @@ impl Hands {
                 // Without the ring there may well be a disk: it is opened anew when the nodes are looked at.
                 self.trouble = Some(error);
                 match is_wanted {
-                    true => self.give_up(),
+                    true => {
+                        self.image = Image::Lost { nodes };
+                        self.give_up(Image::None);
+                    }
                     false => self.events.extend([Event::Image(false), Event::RingDisconnected]),
                 }
                 self.tell_agent(AgentEvent::Launched(false)).await;
@@ -199,9 +226,9 @@ impl Hands {
         matches!(self.image, Image::TakingUp { .. })
     }
 
-    /// Whether there is a ring whose disk has gone.
+    /// Whether there is a ring whose disk has gone, and that somebody may still take up.
     pub(super) fn has_lost_ring(&self) -> bool {
         let is_served = self.machine.ring() == Ring::Connected && self.directory.shown() == State::Connected;
-        matches!(self.image, Image::Lost { .. }) && is_served
+        matches!(self.image, Image::Lost { .. }) && is_served && self.giving_up.is_none()
     }
 }

@@ -1,20 +1,20 @@
 //! What becomes of a guest's disk when its tapdisk has gone.
 //!
 //! ```text
-//!   tapdisk runs --its process ends--> told: log, error node --fail-----> 5, 6: the guest is answered by errors
+//!   tapdisk runs --its process ends--> told: log --fail--> another answers with errors --> error node, 5, 6
 //!        ^                                    |
 //!        |                                    +-------restart, command--> somebody makes another tapdisk, and names it
 //!        |                                                                     in the device's nodes
-//!        +--- every request of the ring has been answered <----------------------------+---- else: as fail
+//!        +--- what was not answered is done again <------------------------------------+---- else: as fail
 //! ```
 //!
 //! A process is watched by a descriptor of its own, whoever has started it: its end is told at once, and a number that is
 //! given to another process is not mistaken. What a guest has asked of a tapdisk that has gone cannot be taken up from its
-//! ring, since answers take the places of requests there; but a ring in which everything is answered is as good as a new
-//! one.
+//! ring, since answers take the places of requests there: it is in the ring's record, which outlives the process.
 
 mod command;
 mod exit;
+mod failing;
 mod restart;
 
 use std::{fmt, path::PathBuf, rc::Rc, time::Duration};
@@ -25,6 +25,7 @@ use futures_util::future::LocalBoxFuture;
 pub use command::RunCommand;
 pub use exit::Exit;
 pub(crate) use exit::exit;
+pub(crate) use failing::Failing;
 pub use restart::SameImage;
 
 use crate::{DeviceName, Disk};
@@ -32,7 +33,7 @@ use crate::{DeviceName, Disk};
 /// What is done when the tapdisk of a device has gone.
 #[derive(Clone, Default)]
 pub enum OnDeath {
-    /// The guest is told: its disk closes, and what it has asked is answered by its own kernel, with errors.
+    /// What the guest has asked is answered with errors, and its disk closes.
     #[default]
     Fail,
     /// Somebody tries to help first; until that has failed the guest waits.

@@ -6,13 +6,12 @@ use block_core::{Error, ErrorKind, Result, ResultExt};
 use control_api::{
     Minor, Opened, RunDir,
     native::{Command, OpenImages},
-    spawn_with,
 };
 use futures_util::future::LocalBoxFuture;
 use rustix::io::Errno;
 use storage_io::{Executor, Moment};
 
-use super::{Casualty, Rescue, Rescued};
+use super::{Casualty, Rescue, Rescued, failing::spawn};
 use crate::{Disk, connection::Connection};
 
 /// So often a disk gets another tapdisk within [`DEATHS_TIME`]: what kills each of them is no accident.
@@ -43,16 +42,7 @@ impl SameImage {
         let minor = Minor::new(dead.minor).ok_or_else(|| unknown(dead))?;
         let record = self.run.minor_record(minor);
         let opened = record.opened.filter(|opened| opened.pid == dead.pid).ok_or_else(|| unknown(dead))?;
-        let (run, variables) = (self.run.clone(), self.variables.to_vec());
-        let spawning = self.executor.blocking("starting a tapdisk", move || {
-            let mut spawned = spawn_with(&run, &variables)?;
-            if spawned.child.id() != spawned.pid {
-                // It has put the tapdisk into the background and ended.
-                let _ = spawned.child.wait();
-            }
-            Ok(spawned)
-        });
-        let spawned = spawning.await.and_then(|spawned| spawned).context("another tapdisk")?;
+        let spawned = spawn(&self.executor, &self.run, &self.variables).await?;
         let disk = Disk { pid: spawned.pid, ..dead };
         match self.open(disk, &opened).await {
             Ok(()) => Ok(Rescued::Disk { disk, socket: self.run.nbd_socket(disk.pid, minor) }),

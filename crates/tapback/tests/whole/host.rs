@@ -149,7 +149,7 @@ impl Whole {
             executor: executor.clone(),
             store: store(),
             domain: DomainId(0),
-            worker: Rc::new(Tapdisks::new(&executor, run.clone())),
+            worker: Rc::new(Tapdisks::with_variables(&executor, run.clone(), &variables)),
             opener: Rc::new(NamedDisks),
             log: lines.clone(),
             offer: Offer::default(),

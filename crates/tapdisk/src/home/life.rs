@@ -15,7 +15,7 @@ use crate::{
     exports::Exports,
     layers::{Layers, ValveName, split_layers},
     queues::{self, QueueThreads},
-    rings::{Device, RingName},
+    rings::{Adoption, Device, RingName},
     slot::EmptyPause,
     valve::Valve,
 };
@@ -250,7 +250,10 @@ impl Home {
         if writer.is_some() && !(adopt && self.rings.are_connected(device.name)) {
             self.disk.begin_writing().await.context(format!("ring {}", device.name))?;
         }
-        self.rings.connect(exports, geometry, device, adopt, writer).await.map(Gave::RingConnected)
+        // Only the lock tells that nothing comes any more of whoever had it.
+        let is_locked = self.opened.borrow().as_ref().is_some_and(|opened| !opened.is_shared);
+        let adoption = Adoption { is_wanted: adopt, repeats_changes: is_locked && writer.is_some() };
+        self.rings.connect(exports, geometry, device, adoption, writer).await.map(Gave::RingConnected)
     }
 
     pub(super) async fn disconnect_ring(&self, name: RingName, deadline: Option<Duration>) -> Done {

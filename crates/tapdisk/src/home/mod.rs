@@ -20,7 +20,7 @@ use std::{
 };
 
 use block_core::{Result, ResultExt};
-use control_api::{Minor, RunDir};
+use control_api::{Minor, RingRecords, RunDir};
 use storage_io::{BufferPool, EngineChoice, Executor, Receiver, ReplyTo, Signal};
 use virtual_disk::{Disk, Limiter, Status};
 
@@ -111,7 +111,7 @@ fn run(setup: Setup, up: ReplyTo<Result<Up>>) {
     let pages = Rc::new(Pages::new(&run, pid, minor));
     let budget = HostBudget::new(budget, run.grant_budget());
     let books = Books { minor, log: log.clone(), published: published.clone(), pages: pages.clone() };
-    let rings = Rings::new(&executor, &disk, platform, budget, books);
+    let rings = Rings::new(&executor, &disk, platform, budget, RingRecords::new(&run), books);
     let home = Rc::new(Home {
         executor: executor.clone(),
         disk,

@@ -138,8 +138,10 @@ fn own(run: &RunDir, pid: u32) -> Vec<(PathBuf, BitFlags<AccessFs>)> {
     let to_devices = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
     all.extend(xen::linux::DEVICES.map(|device| (device.into(), to_devices)));
     // What others have put in its place is not opened to us.
-    if OwnDirectory::open(&run.metrics()).is_ok() {
-        all.push((run.metrics(), OWN));
+    for shared in [run.metrics(), run.ring_records()] {
+        if OwnDirectory::open(&shared).is_ok() {
+            all.push((shared, OWN));
+        }
     }
     if let Some(logs) = run.log_file(pid).parent() {
         // It is made here, since out there nothing can be made any more. Without a log, the process works all the same.

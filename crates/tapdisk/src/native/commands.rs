@@ -15,7 +15,7 @@ use crate::{
     home::{Job, Name, Open},
     jobs::JobRecord,
     layers::ValveName,
-    rings::{self, Device, RingName},
+    rings::{self, Device, FailingDevice, RingName},
 };
 
 /// More threads than this serve no disk.
@@ -29,6 +29,8 @@ pub(super) enum Begun {
     Job(Rc<JobRecord>),
     /// It tells of these, and ends with them.
     Watching(Receiver<RingEvent>),
+    /// Everything in the rings of a device fails, as long as whoever asked is there.
+    Failing(FailingDevice),
     /// Its answer comes in a moment.
     Asked(Pin<Box<dyn Future<Output = Result<ResultOf>>>>),
 }
@@ -78,6 +80,12 @@ impl Control {
             Command::WatchRing { minor, domain, device } => {
                 match self.watch_ring(minor, RingName { domain: domain.into(), device }) {
                     Ok(events) => Begun::Watching(events),
+                    Err(error) => Begun::Answered(Err(error)),
+                }
+            }
+            Command::FailRing { domain, device } => {
+                match FailingDevice::adopt(self, RingName { domain: domain.into(), device }) {
+                    Ok(failing) => Begun::Failing(failing),
                     Err(error) => Begun::Answered(Err(error)),
                 }
             }

@@ -35,6 +35,7 @@ use crate::{
     connections::gone,
     control::{Control, os},
     jobs::JobRecord,
+    rings::FailingDevice,
 };
 
 /// What the greeting says.
@@ -58,6 +59,8 @@ pub(crate) struct Session {
     under_way: RefCell<BTreeSet<u64>>,
     /// Whether nothing was asked but of guests' devices, since it was last idle; none before the first request.
     asks_of_guests: Cell<Option<bool>>,
+    /// Devices that are answered with errors as long as this lasts.
+    failing: RefCell<Vec<FailingDevice>>,
     has_ended: Cell<bool>,
     changed: Signal,
     /// Tells the server that this may be idle now.
@@ -78,6 +81,7 @@ impl Session {
             out: RefCell::default(),
             under_way: RefCell::default(),
             asks_of_guests: Cell::new(None),
+            failing: RefCell::default(),
             has_ended: Cell::new(false),
             changed: Signal::new(),
             maybe_idle,
@@ -86,7 +90,7 @@ impl Session {
 
     /// Whether nobody waits for anything.
     pub(crate) fn is_idle(&self) -> bool {
-        self.under_way.borrow().is_empty() && self.out.borrow().is_empty()
+        self.under_way.borrow().is_empty() && self.out.borrow().is_empty() && self.failing.borrow().is_empty()
     }
 
     /// Whether it waits, and for guests' devices only.
@@ -97,6 +101,8 @@ impl Session {
     /// Nobody listens any more. What was begun goes on.
     pub(crate) fn end(&self) {
         self.has_ended.set(true);
+        let failing = self.failing.take();
+        drop(failing);
         self.notify();
     }
 
@@ -177,6 +183,11 @@ impl Session {
             match self.control.begin_command(command) {
                 Begun::Answered(result) => self.answer(Some(id), result),
                 Begun::Job(job) => self.later(id, async move |session| session.report(id, &job).await),
+                Begun::Failing(device) => {
+                    let told = device.told();
+                    self.failing.borrow_mut().push(device);
+                    self.answer(Some(id), Ok(ResultOf::FailRing(told)));
+                }
                 Begun::Watching(events) => self.later(id, async move |session| session.tell(id, events).await),
                 Begun::Asked(asked) => self.later(id, self.carried_out(asked)),
             }
@@ -294,6 +305,7 @@ fn is_of_a_guest(command: &Command) -> bool {
             | Command::DisconnectRing { .. }
             | Command::SettleRing { .. }
             | Command::WatchRing { .. }
+            | Command::FailRing { .. }
     )
 }
 

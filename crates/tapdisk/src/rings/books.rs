@@ -27,6 +27,15 @@ impl Books {
         let queues: Vec<u16> = device.rings().iter().map(|ring| ring.queue).collect();
         let pages: u16 = device.rings().iter().map(|ring| ring.pages).sum();
         self.say(device.name(), &format!("connected: {pages} pages, by queues {queues:?}"));
+        let repeated: usize = device.rings().iter().map(|ring| ring.repeated).sum();
+        if repeated > 0 {
+            self.say(device.name(), &format!("goes on where another tapdisk has ended: {repeated} requests are repeated"));
+        }
+    }
+
+    /// If this process is killed, nobody will know what was under way in one of its rings.
+    pub(super) fn has_no_record(&self, name: RingName, error: &Error) {
+        self.log.warning(format!("minor={}: ring {name} has no record: {error}", self.minor));
     }
 
     /// No request of a device is taken as long as another guest has the disk for itself.

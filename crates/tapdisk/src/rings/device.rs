@@ -53,6 +53,15 @@ pub(crate) struct Device {
     pub(crate) exclusive: Option<Duration>,
 }
 
+/// Whether the rings of a device were served by a tapdisk that has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Adoption {
+    pub(crate) is_wanted: bool,
+    /// What would change the disk may be done again: this process has the writer's lock, and so nothing of another comes
+    /// any more.
+    pub(crate) repeats_changes: bool,
+}
+
 /// Where one ring of a guest is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RingPlace {
@@ -146,8 +155,8 @@ impl Device {
         Limits { flush: true, barrier: true, discard, indirect_segments: self.indirect_segments }
     }
 
-    /// How one of its rings is connected; one that was served before only if everything in it has been answered.
-    pub(super) fn options(&self, ring: &RingPlace, geometry: &Geometry, answered: bool) -> RingOptions {
+    /// How one of its rings is connected.
+    pub(super) fn options(&self, ring: &RingPlace, geometry: &Geometry, adoption: Adoption) -> RingOptions {
         RingOptions {
             domain: self.domain,
             pages: ring.pages.clone(),
@@ -156,7 +165,8 @@ impl Device {
             offer: self.offer(geometry),
             features: self.features,
             read_only: self.is_read_only,
-            answered,
+            adopted: adoption.is_wanted,
+            repeats_changes: adoption.repeats_changes,
         }
     }
 }

@@ -17,9 +17,11 @@
 mod books;
 mod budget;
 mod device;
+mod failing;
 mod fence;
 mod platform;
 mod queue;
+mod records;
 mod settle;
 mod shown;
 
@@ -32,6 +34,7 @@ use std::{
 };
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
+use control_api::{RingRecordFile, RingRecords};
 use export::blkif::{DeviceAccount, RingChange, RingCounters, RingPages};
 use futures_util::future::{Either, join_all, select};
 use rustix::io::Errno;
@@ -44,7 +47,8 @@ use self::queue::{Order, RingSeed};
 pub(crate) use self::{
     books::Books,
     budget::{BUDGET_VARIABLE, BudgetChoice, HostBudget},
-    device::{Device, RingName},
+    device::{Adoption, Device, RingName},
+    failing::FailingDevice,
     platform::{PLATFORM_VARIABLE, Platform},
     shown::{ShownDevice, ShownRing},
 };
@@ -123,6 +127,8 @@ struct Entry {
     asks: Cell<bool>,
     /// Those that are held as long as it is there.
     holds: RefCell<Vec<Rc<Entry>>>,
+    /// What outlives this process of its rings, held as long as it is there.
+    records: RefCell<Vec<RingRecordFile>>,
     changed: Signal,
 }
 
@@ -133,6 +139,7 @@ pub(crate) struct Rings {
     platform: Platform,
     grants: OnceCell<Arc<dyn Grants>>,
     budget: HostBudget,
+    records: RingRecords,
     /// Those that have not gone.
     entries: RefCell<Vec<Rc<Entry>>>,
     /// The last guest that could write and has gone, and when it was answered last.
@@ -146,23 +153,24 @@ impl Rings {
         disk: &Disk,
         platform: Platform,
         budget: HostBudget,
+        records: RingRecords,
         books: Books,
     ) -> Rc<Rings> {
         let (executor, disk) = (executor.clone(), disk.clone());
         let (grants, entries) = (OnceCell::new(), RefCell::default());
         let last_writer = Cell::new(None);
-        Rc::new(Rings { executor, disk, platform, grants, budget, entries, last_writer, books })
+        Rc::new(Rings { executor, disk, platform, grants, budget, records, entries, last_writer, books })
     }
 
-    /// Connects a device; its guest is served from now on. Without a platform nothing else matters. One that is to be
-    /// adopted is served already, or everything in its rings has been answered: answers come in any order and take the places
-    /// of requests, so what is in a ring does not tell what is still to be done.
+    /// Connects a device; its guest is served from now on. Without a platform nothing else matters. Answers come in any order
+    /// and take the places of requests, so what is in a ring does not tell what is still to be done: of one that is to be
+    /// adopted the records do, or everything in it has been answered.
     pub(crate) async fn connect(
         self: &Rc<Self>,
         exports: Option<Rc<Exports>>,
         geometry: Option<Geometry>,
         device: Device,
-        adopt: bool,
+        adoption: Adoption,
         writer: Option<Writer>,
     ) -> Result<Connected> {
         let grants = self.grants()?;
@@ -182,7 +190,7 @@ impl Rings {
         let (name, entry) = (device.name, Entry::new(device, writer));
         let before = self.make_way(&entry).await.context(format!("ring {name}"))?;
         self.entries.borrow_mut().push(entry.clone());
-        let serving = self.start(&entry, &grants, &exports, &geometry, adopt).await;
+        let serving = self.start(&entry, &grants, &exports, &geometry, adoption).await;
         if let (Some(shown), Some(before)) = (entry.shown.get(), before) {
             shown.comes_after(before);
             self.executor.spawn(self.clone().tell_handover(entry.clone())).detach();
@@ -197,17 +205,19 @@ impl Rings {
         grants: &Arc<dyn Grants>,
         exports: &Exports,
         geometry: &Geometry,
-        adopt: bool,
+        adoption: Adoption,
     ) -> Result<()> {
         let (changes, changing) = mailbox();
         let account = Arc::<DeviceAccount>::default();
         let mut starting = Vec::new();
-        for ring in &entry.device.rings {
+        let records = self.hold_records(entry);
+        for (ring, record) in entry.device.rings.iter().zip(records) {
             let (order, orders) = mailbox();
             let (up, is_up) = reply();
             let seed = RingSeed {
                 changes: changes.clone(),
-                options: entry.device.options(ring, geometry, adopt),
+                options: entry.device.options(ring, geometry, adoption),
+                record,
                 device: account.clone(),
                 platform: self.platform.clone(),
                 grants: grants.clone(),
@@ -236,6 +246,10 @@ impl Rings {
             }
             Err(error) => error,
         };
+        if !adoption.is_wanted {
+            // Nobody was served, so nobody comes for it.
+            entry.remove_records();
+        }
         entry.let_go();
         self.executor.spawn(self.clone().attend_to_end(entry.clone(), changing)).detach();
         self.in_time(Some(self.executor.now() + FORCED_GRACE), entry.gone()).await;
@@ -271,6 +285,7 @@ impl Rings {
             self.last_writer.set(Some((shown.name(), shown.last_answer())));
         }
         self.give_way(entry);
+        entry.drop_records();
         entry.enter(Life::Gone);
     }
 
@@ -364,6 +379,7 @@ impl Entry {
             writer: RefCell::new(writer),
             asks: Cell::new(false),
             holds: RefCell::default(),
+            records: RefCell::default(),
             changed: Signal::new(),
         })
     }

@@ -20,7 +20,7 @@ use futures_util::{
 };
 use storage_io::{Receiver, ReplyTo, Sender};
 use virtual_disk::DiskQueue;
-use xen::Grants;
+use xen::{Grants, SharedMemory};
 
 use super::{Platform, shown::ShownRing};
 
@@ -41,6 +41,8 @@ pub(super) struct RingSeed {
     /// Dropped last: home takes that for the end.
     pub(super) changes: Sender<RingChange>,
     pub(super) options: RingOptions,
+    /// What outlives this process of the ring.
+    pub(super) record: Option<SharedMemory>,
     /// What it shares with the other rings of its device.
     pub(super) device: Arc<DeviceAccount>,
     pub(super) platform: Platform,
@@ -58,11 +60,13 @@ impl RingSeed {
     }
 
     async fn run(self, queue: DiskQueue) {
-        let RingSeed { changes, options, device, platform, grants, mut orders, up } = self;
+        let RingSeed { changes, options, record, device, platform, grants, mut orders, up } = self;
         let pages = u16::try_from(options.pages.len()).expect("a ring has 16 pages at most");
         let connected = platform
             .channels()
-            .and_then(|channels| ConnectedRing::connect_one_of(&device, &queue, grants, &*channels, &options));
+            .and_then(|channels| {
+            ConnectedRing::connect_one_of(&device, &queue, grants, &*channels, &options, record)
+        });
         let ring = match connected {
             Ok(ring) => ring,
             Err(error) => {
@@ -71,7 +75,8 @@ impl RingSeed {
                 return;
             }
         };
-        let _ = up.answer(Ok(ShownRing { queue: queue.number(), pages, status: ring.status() }));
+        let (status, repeated) = (ring.status(), ring.repeated());
+        let _ = up.answer(Ok(ShownRing { queue: queue.number(), pages, repeated, status }));
         let _telling = queue.executor().spawn(tell(ring.changes(), changes.clone()));
         let leaves = loop {
             match orders.recv().await {

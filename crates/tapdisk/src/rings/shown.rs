@@ -46,6 +46,8 @@ pub(crate) struct ShownRing {
     pub(crate) queue: u16,
     /// How many pages it has.
     pub(crate) pages: u16,
+    /// Requests that another tapdisk had taken, and that were repeated.
+    pub(crate) repeated: usize,
     pub(crate) status: Arc<RingStatus>,
 }
 
