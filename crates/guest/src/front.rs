@@ -52,6 +52,8 @@ struct Inner {
     channel: Rc<dyn EventChannel>,
     /// Requests without a response: what they asked.
     waiting: RefCell<HashMap<u64, (OperationCode, ReplyTo<Status>)>>,
+    /// Those of a disk that has ended, who wait all the same.
+    unanswered: RefCell<Vec<ReplyTo<Status>>>,
     next_id: Cell<u64>,
     /// There is room in the ring.
     room: Signal,
@@ -89,6 +91,7 @@ impl Front {
             ring: RefCell::new(ring),
             channel,
             waiting: RefCell::default(),
+            unanswered: RefCell::default(),
             next_id: Cell::new(1),
             room: Signal::new(),
             stray: Cell::new(0),
@@ -255,7 +258,17 @@ impl Front {
         self.end_as(Life::Ended)
     }
 
-    /// The same of a disk that was taken away: its backend may still be about to copy what was asked.
+    /// As [`end`](Self::end), but as the kernels of guests do it: whoever waits for a response waits for ever.
+    ///
+    /// # Errors
+    /// When the platform has gone.
+    pub fn end_without_answers(&self) -> Result<usize> {
+        let waiting = self.0.waiting.take();
+        self.0.unanswered.borrow_mut().extend(waiting.into_values().map(|(_, to)| to));
+        self.end()
+    }
+
+    /// As [`end`](Self::end), of a disk that was taken away: its backend may still be about to copy what was asked.
     ///
     /// # Errors
     /// When the platform has gone.

@@ -35,8 +35,8 @@ pub use result::{
     Resized, ResultOf, RunningOperation, Statistics,
 };
 pub use ring::{
-    ConnectRing, Handover, RingAbi, RingConnected, RingCounters, RingDisconnected, RingEvent, RingFailed, RingOffer, RingOperation,
-    RingPages, RingQueue, RingQueueStatistics, RingSettled, RingStatistics,
+    ConnectRing, Handover, RingAbi, RingConnected, RingCounters, RingDisconnected, RingEvent, RingFailed, RingOffer,
+    RingOperation, RingPages, RingQueue, RingQueueStatistics, RingSettled, RingStatistics,
 };
 pub use status::{
     Bucket, DiskStatistics, DiskSummary, ErrorCount, FailureCause, Geometry, Histogram, InFlightRequest, JobState,

@@ -268,7 +268,8 @@ fn lost(words: &str) -> Error {
 fn only_reads(request: &RawRequest) -> bool {
     matches!(
         request.check(&ANYTHING).map(|request| request.body),
-        Err(_) | Ok(RequestBody::Transfer { transfer: Transfer::Read, .. })
+        Err(_)
+            | Ok(RequestBody::Transfer { transfer: Transfer::Read, .. })
             | Ok(RequestBody::Indirect { transfer: Transfer::Read, .. })
     )
 }

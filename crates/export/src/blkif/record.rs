@@ -147,7 +147,8 @@ impl<M: Words> Record<M> {
 
     /// The record of a ring that somebody else has served, and what is in it; the memory again if it makes no sense.
     pub(super) fn adopt(memory: M) -> Result<(Record<M>, Remembered), M> {
-        let Some((place, slots)) = Record::place(&memory).and_then(|place| Some((place.clone(), place.slots()?))) else {
+        let Some((place, slots)) = Record::place(&memory).and_then(|place| Some((place.clone(), place.slots()?)))
+        else {
             return Err(memory);
         };
         let record = Record { memory, slots };

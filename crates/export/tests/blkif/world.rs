@@ -119,7 +119,17 @@ impl Drop for World {
 /// What every ring is offered that a test says nothing else of.
 pub(crate) fn options(pages: Vec<GrantRef>, port: Port, abi: Abi) -> RingOptions {
     let features = RingFeatures::default();
-    RingOptions { domain: GUEST, pages, port, abi, offer: OFFER, features, read_only: false, adopted: false, repeats_changes: true }
+    RingOptions {
+        domain: GUEST,
+        pages,
+        port,
+        abi,
+        offer: OFFER,
+        features,
+        read_only: false,
+        adopted: false,
+        repeats_changes: true,
+    }
 }
 
 /// What a frontend's ring is offered that says nothing else.

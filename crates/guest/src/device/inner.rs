@@ -278,6 +278,7 @@ impl Inner {
             // Requests look at the machine before they begin.
             Action::StopDisk => {}
             Action::ReleaseRing if self.is_removed.get() => self.release_rings(Front::remove),
+            Action::ReleaseRing if self.options.waits_for_answers => self.release_rings(Front::end_without_answers),
             Action::ReleaseRing => self.release_rings(Front::end),
             Action::RefuseClosing => {
                 // That it stays is seen from the state, too.

@@ -47,6 +47,8 @@ pub struct DeviceOptions {
     pub persistent: bool,
     /// Say `Connected` with the ring, without `Initialised` before: there are kernels, such as mini-os, that do.
     pub jumps: bool,
+    /// What the backend has not answered when it closes the disk has no end, as with the kernels of guests; else it fails.
+    pub waits_for_answers: bool,
     /// How long the backend may take for each step of an end.
     pub patience: Duration,
 }
@@ -60,6 +62,7 @@ impl Default for DeviceOptions {
             segments_max: INDIRECT_SEGMENTS_MAX.into(),
             persistent: false,
             jumps: false,
+            waits_for_answers: false,
             patience: Duration::from_secs(5),
         }
     }

@@ -79,7 +79,8 @@ impl Hands {
             return self.tell_the_guest();
         }
         self.giving_up = Some(then);
-        let (name, shared, failing) = (self.name.clone(), self.shared.clone(), self.host.worker.fail(self.name.clone()));
+        let (name, shared, failing) =
+            (self.name.clone(), self.shared.clone(), self.host.worker.fail(self.name.clone()));
         let host = self.host.clone();
         self.help = Some(self.host.executor.spawn(async move {
             match failing.await {

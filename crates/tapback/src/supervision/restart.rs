@@ -14,7 +14,7 @@ use storage_io::{Executor, Moment};
 use super::{Casualty, Rescue, Rescued, failing::spawn};
 use crate::{Disk, connection::Connection};
 
-/// So often a disk gets another tapdisk within [`DEATHS_TIME`]: what kills each of them is no accident.
+/// So often a disk usually gets another tapdisk within [`DEATHS_TIME`]: what kills each of them is no accident.
 const DEATHS_MAX: usize = 3;
 const DEATHS_TIME: Duration = Duration::from_secs(60);
 
@@ -29,12 +29,19 @@ pub struct SameImage {
     variables: Rc<[(&'static str, OsString)]>,
     /// When tapdisks of each disk have gone.
     deaths: Rc<RefCell<BTreeMap<u16, Vec<Moment>>>>,
+    deaths_max: usize,
 }
 
 impl SameImage {
     /// Tapdisks of this host, started with these variables.
     pub fn new(executor: &Executor, run: RunDir, variables: &[(&'static str, OsString)]) -> SameImage {
-        SameImage { executor: executor.clone(), run, variables: variables.into(), deaths: Rc::default() }
+        let (variables, deaths) = (variables.into(), Rc::default());
+        SameImage { executor: executor.clone(), run, variables, deaths, deaths_max: DEATHS_MAX }
+    }
+
+    /// However often the tapdisks of a disk have gone.
+    pub fn without_end(self) -> SameImage {
+        SameImage { deaths_max: usize::MAX, ..self }
     }
 
     async fn restart(self, dead: Disk) -> Result<Rescued> {
@@ -58,8 +65,8 @@ impl SameImage {
         let mut deaths = self.deaths.borrow_mut();
         let deaths = deaths.entry(dead.minor).or_default();
         deaths.retain(|death| now - *death < DEATHS_TIME);
-        if deaths.len() >= DEATHS_MAX {
-            let words = format!("tapdisks of minor {} have gone {DEATHS_MAX} times within a minute", dead.minor);
+        if deaths.len() >= self.deaths_max {
+            let words = format!("tapdisks of minor {} have gone {} times within a minute", dead.minor, deaths.len());
             return Err(Error::from_os(words, Errno::NODEV.into()));
         }
         deaths.push(now);

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use guest::workload::{Pace, Workload};
+use block_core::ErrorKind;
+use guest::{
+    Device, DeviceOptions,
+    toolstack::DiskSpec,
+    workload::{Pace, Workload},
+};
 use storage_io::Task;
 
 use crate::host::{Hosted, LONG, OUR_SCRIPT, disk};
@@ -10,8 +15,20 @@ use crate::host::{Hosted, LONG, OUR_SCRIPT, disk};
 const REQUESTS: u64 = 200;
 
 /// The process that has the disk, as its nodes say.
-async fn pid(host: &Hosted, spec: &guest::toolstack::DiskSpec) -> u32 {
+async fn pid(host: &Hosted, spec: &DiskSpec) -> u32 {
     host.text(spec, "pid").await.unwrap().parse().unwrap()
+}
+
+/// A guest that asks and asks, and waits for its answers as kernels do.
+async fn load(host: &Hosted, spec: &DiskSpec) -> (Device, Workload, Task<block_core::Result<()>>) {
+    let options = DeviceOptions { waits_for_answers: true, ..DeviceOptions::default() };
+    let device = host.device_of(&host.guest, spec, options).await;
+    let workload = Workload::new(7, &device.connected().await.unwrap());
+    let load = {
+        let (workload, device) = (workload.clone(), device.clone());
+        host.executor.spawn(async move { workload.run(&device, u64::MAX, Pace::default()).await })
+    };
+    (device, workload, load)
 }
 
 #[test]
@@ -21,16 +38,11 @@ fn a_guest_under_load_is_answered_by_errors_and_nothing_is_left_of_its_disk() {
         let image = host.image("xvda");
         let spec = disk("xvda", &format!("aio:{}", image.display()), OUR_SCRIPT);
         host.attach(&spec, &[]).await;
-        let device = host.device(&spec).await;
-        let workload = Workload::new(7, &device.connected().await.unwrap());
-        let load: Task<_> = {
-            let (workload, device) = (workload.clone(), device.clone());
-            host.executor.spawn(async move { workload.run(&device, u64::MAX, Pace::default()).await })
-        };
+        let (device, workload, load) = load(&host, &spec).await;
         workload.until(REQUESTS).await;
         let process = host.process(pid(&host, &spec).await);
         process.kill().unwrap();
-        load.await.unwrap();
+        assert_eq!(load.await.unwrap_err().kind(), ErrorKind::Io);
         assert!(host.error(&spec).await.contains("has gone"));
         device.left().await;
         assert!(host.toolstack.remove_disk(&spec, false, LONG).await.unwrap());
@@ -47,22 +59,23 @@ fn a_guest_under_load_is_answered_by_errors_and_nothing_is_left_of_its_disk() {
 }
 
 #[test]
-fn with_restart_a_guest_at_rest_does_not_notice() {
+fn with_restart_a_guest_under_load_does_not_notice() {
     let host = Hosted::new(&["--auto", "--on-death", "restart"]);
     host.run(async {
         let image = host.image("xvda");
         let spec = disk("xvda", &format!("aio:{}", image.display()), OUR_SCRIPT);
         host.attach(&spec, &[]).await;
-        let device = host.device(&spec).await;
-        let workload = Workload::new(7, &device.connected().await.unwrap());
-        workload.run(&device, REQUESTS, Pace::default()).await.unwrap();
+        let (device, workload, load) = load(&host, &spec).await;
+        workload.until(REQUESTS).await;
         let before = pid(&host, &spec).await;
         let process = host.process(before);
         process.kill().unwrap();
         while pid(&host, &spec).await == before {}
-        // Before that, what it asks is asked of somebody who has gone.
-        host.until_no_error(&spec).await;
+        workload.until(workload.done().requests() + REQUESTS).await;
+        workload.stop();
+        load.await.unwrap();
         workload.verify(&device, Pace::default()).await.unwrap();
+        host.until_no_error(&spec).await;
         assert_eq!(device.account().connections, 1);
         device.shutdown(LONG).await;
         assert!(host.toolstack.remove_disk(&spec, false, LONG).await.unwrap());

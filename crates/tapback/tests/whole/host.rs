@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use control_api::{Minor, Owner, RunDir, native};
+use control_api::{Minor, Owner, RingRecordName, RingRecords, RunDir, native};
 use futures_util::future::{Either, select};
 use guest::{
     Device, DeviceOptions,
@@ -103,7 +103,9 @@ impl Whole {
 
     /// Tapdisks that have gone are replaced.
     pub(crate) fn that_restarts() -> Whole {
-        Whole::with(|executor, run, variables| OnDeath::Help(Rc::new(SameImage::new(executor, run.clone(), variables))))
+        Whole::with(|executor, run, variables| {
+            OnDeath::Help(Rc::new(SameImage::new(executor, run.clone(), variables).without_end()))
+        })
     }
 
     /// What is done about tapdisks that have gone is made of this: the executor, where tapdisks are, and what they need to
@@ -384,6 +386,18 @@ impl Whole {
     /// How often something was logged that begins like this.
     pub(crate) fn told(&self, words: &str) -> usize {
         self.lines.0.borrow().iter().filter(|line| line.starts_with(words)).count()
+    }
+
+    /// How many requests a tapdisk has repeated that another had taken.
+    pub(crate) fn repeated(&self, disk: &Disk) -> u64 {
+        let log = std::fs::read_to_string(self.run.log_file(disk.pid)).unwrap();
+        let count = |line: &str| line.rsplit_once(" requests are repeated")?.0.rsplit(' ').next()?.parse::<u64>().ok();
+        log.lines().filter_map(count).sum()
+    }
+
+    /// Rings of which something is known besides what their guests can see.
+    pub(crate) fn ring_records(&self) -> Vec<RingRecordName> {
+        RingRecords::new(&self.run).all()
     }
 
     /// All that was logged here.

@@ -29,7 +29,10 @@ impl Books {
         self.say(device.name(), &format!("connected: {pages} pages, by queues {queues:?}"));
         let repeated: usize = device.rings().iter().map(|ring| ring.repeated).sum();
         if repeated > 0 {
-            self.say(device.name(), &format!("goes on where another tapdisk has ended: {repeated} requests are repeated"));
+            self.say(
+                device.name(),
+                &format!("goes on where another tapdisk has ended: {repeated} requests are repeated"),
+            );
         }
     }
 

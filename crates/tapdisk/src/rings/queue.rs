@@ -64,9 +64,7 @@ impl RingSeed {
         let pages = u16::try_from(options.pages.len()).expect("a ring has 16 pages at most");
         let connected = platform
             .channels()
-            .and_then(|channels| {
-            ConnectedRing::connect_one_of(&device, &queue, grants, &*channels, &options, record)
-        });
+            .and_then(|channels| ConnectedRing::connect_one_of(&device, &queue, grants, &*channels, &options, record));
         let ring = match connected {
             Ok(ring) => ring,
             Err(error) => {

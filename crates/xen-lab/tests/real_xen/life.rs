@@ -67,6 +67,11 @@ fn no_guest_notices_that_the_backend_was_killed() {
 }
 
 #[test]
+fn a_guest_whose_tapdisk_is_killed_under_load_gets_errors() {
+    TOLD.story("tapdisk_killed_under_load");
+}
+
+#[test]
 fn a_tapdisk_that_was_killed_is_replaced_if_that_is_wanted() {
     TOLD.story("tapdisk_killed_and_replaced");
 }
