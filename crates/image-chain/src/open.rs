@@ -180,6 +180,13 @@ struct Finder<'a> {
     seen: Vec<(PathBuf, (u64, u64))>,
 }
 
+/// An image that may become part of a chain.
+struct Found {
+    layer: Layer<Image>,
+    /// Its one name, and the identity of its storage.
+    seen: (PathBuf, (u64, u64)),
+}
+
 impl Finder<'_> {
     async fn add_leaf(&mut self) -> Result<Option<ParentReference>> {
         let ImageName { kind, path } = &self.spec.leaf;
@@ -190,7 +197,12 @@ impl Finder<'_> {
         if lock == LockPolicy::Later && storage.limits().read_only {
             return Err(Error::new(ErrorKind::ReadOnly, format!("{}: the storage is read-only", path.display())));
         }
-        self.add(path.display().to_string(), *kind, canonical, storage, self.spec.leaf_access()).await
+        let found = self.open_image(path.display().to_string(), *kind, canonical, storage, self.spec.leaf_access());
+        let found = found.await?;
+        let parent = found.layer.format.parent();
+        self.seen.push(found.seen);
+        self.found.push(found.layer);
+        Ok(parent)
     }
 
     /// Opens it, asking now and then whether it is still worth to wait for the writer before.
@@ -216,29 +228,45 @@ impl Finder<'_> {
             let words = format!("{child}: has a parent below {} images, the most that are allowed", self.found.len());
             return Err(Error::new(ErrorKind::LimitReached, words));
         }
-        let (canonical, storage) = self.find_parent(reference).await.context(format!("{child}: its parent"))?;
-        let name = canonical.display().to_string();
-        let next = self.add(name, reference.kind, canonical, storage, Access::Read).await?;
-        check_identity(&child, reference, self.found.last().expect("the parent was just added"))?;
+        let found = self.find_parent(&child, reference).await?;
+        let next = found.layer.format.parent();
+        self.seen.push(found.seen);
+        self.found.push(found.layer);
         Ok(next)
     }
 
-    /// The first of the places that can be opened. If none can, the last error is the one that is told.
-    async fn find_parent(&self, reference: &ParentReference) -> Result<(PathBuf, Arc<dyn Storage>)> {
+    /// The first of the places that leads to the image that is meant. A place that leads to another is passed over: while
+    /// a child is given another parent, some of its paths lead to the old one and some to the new. If none does, the first
+    /// that leads anywhere says why; else the last error is the one that is told.
+    async fn find_parent(&self, child: &str, reference: &ParentReference) -> Result<Found> {
         let options = OpenOptions {
             access: Access::Read,
             direct: self.spec.direct,
             lock: LockPolicy::None,
             create: CreateMode::No,
         };
-        let mut last = Error::new(ErrorKind::NotFound, "the image does not say where it is");
+        let its_parent = format!("{child}: its parent");
+        let (mut first, mut last) = (None, Error::new(ErrorKind::NotFound, "the image does not say where it is"));
         for place in &reference.candidates {
-            match self.open_at(place, options).await {
+            let (canonical, storage) = match self.open_at(place, options).await {
+                Ok(opened) => opened,
+                Err(error) => {
+                    last = error;
+                    continue;
+                }
+            };
+            let name = canonical.display().to_string();
+            let opened = self.open_image(name, reference.kind, canonical, storage, Access::Read).await;
+            let fits = opened.and_then(|found| {
+                check_identity(child, reference, &found.layer)?;
+                Ok(found)
+            });
+            match fits {
                 Ok(found) => return Ok(found),
-                Err(error) => last = error,
+                Err(error) => first = first.or(Some(error)),
             }
         }
-        Err(last)
+        Err(first.unwrap_or_else(|| last.context(its_parent)))
     }
 
     async fn open_at(&self, place: &Path, options: OpenOptions) -> Result<(PathBuf, Arc<dyn Storage>)> {
@@ -247,25 +275,22 @@ impl Finder<'_> {
         Ok((canonical, storage))
     }
 
-    /// Appends an image to the chain; gives what it says of its parent.
-    async fn add(
-        &mut self,
+    /// Opens an image that is not in the chain yet.
+    async fn open_image(
+        &self,
         name: String,
         kind: ImageKind,
         canonical: PathBuf,
         storage: Arc<dyn Storage>,
         access: Access,
-    ) -> Result<Option<ParentReference>> {
+    ) -> Result<Found> {
         let identity = storage.limits().identity;
         if self.seen.iter().any(|(path, other)| *path == canonical || *other == identity) {
             let words = format!("{}: its parent is {name}, which is in the chain already", self.name_of_last());
             return Err(Error::new(ErrorKind::Corrupt, words));
         }
         let image = Image::open(self.executor, storage, kind, &canonical, access).await.context(&name)?;
-        let parent = image.parent();
-        self.seen.push((canonical, identity));
-        self.found.push(Layer { name, kind, format: image });
-        Ok(parent)
+        Ok(Found { layer: Layer { name, kind, format: image }, seen: (canonical, identity) })
     }
 
     fn name_of_last(&self) -> String {

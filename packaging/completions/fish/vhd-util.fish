@@ -27,8 +27,13 @@ end
 complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "create" -d 'Make an image without a parent'
 complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "snapshot" -d 'Make an image that continues another'
 complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "query" -d 'Show what an image says of itself'
+complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "read" -d 'Print what an image holds'
 complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "set" -d 'Change a mark of an image in place'
 complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "repair" -d 'Leave an image as its next reader expects it'
+complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "resize" -d 'Make the disk of an image larger'
+complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "revert" -d 'Undo a resize that was not done'
+complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "fill" -d 'Give every block of an image its room'
+complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "modify" -d 'Give an image another parent or another end, or take its data away'
 complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "check" -d 'Say whether an image obeys the rules of its format'
 complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "scan" -d 'Show many images, one line each'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand create" -s n -d 'name' -r -F
@@ -59,6 +64,24 @@ complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -s b -d 'by the
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -l json -d 'as JSON'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -l debug -d 'failures go to the host\'s log, too'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand query" -s h -d 'help'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s n -d 'name' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s t -d 'sector: where it is' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s b -d 'block: where it is' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s m -d 'block: its bitmap' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s i -d 'sector: is it there' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s e -d 'sector: runs that are there' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s j -d 'block: is it in the batmap' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s d -d 'block: its data' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s r -d 'sector: data of the disk' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s R -d 'byte: data of the disk' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s c -d 'how many' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s p -d 'headers'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s B -d 'which blocks there are'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s a -d 'batmap'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s x -d 'hexadecimal'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s C -d 'by the footer at the start'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -l debug -d 'failures go to the host\'s log, too'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s h -d 'help'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand set" -s n -d 'name' -r -F
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand set" -s f -d 'hidden | marker' -r -f -a "hidden\t''
 marker\t''"
@@ -69,6 +92,30 @@ complete -c vhd-util -n "__fish_vhd_util_using_subcommand repair" -s n -d 'name'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand repair" -s b -d 'the footer at the start counts'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand repair" -l debug -d 'failures go to the host\'s log, too'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand repair" -s h -d 'help'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand resize" -s n -d 'name' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand resize" -s s -d 'size in MiB' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand resize" -s j -d 'journal' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand resize" -s f -d 'fast: within the tables that there are'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand resize" -l debug -d 'failures go to the host\'s log, too'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand resize" -s h -d 'help'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand revert" -s n -d 'name' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand revert" -s j -d 'journal' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand revert" -l debug -d 'failures go to the host\'s log, too'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand revert" -s h -d 'help'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand fill" -s n -d 'name' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand fill" -s f -d 'first sector' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand fill" -s t -d 'last sector' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand fill" -s b -d 'room only'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand fill" -s B -d 'of any size'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand fill" -l debug -d 'failures go to the host\'s log, too'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand fill" -s h -d 'help'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand modify" -s n -d 'name' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand modify" -s p -d 'another parent' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand modify" -s s -d 'physical size in bytes' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand modify" -s m -d 'that parent is raw'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand modify" -s z -d 'without its data'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand modify" -l debug -d 'failures go to the host\'s log, too'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand modify" -s h -d 'help'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -s n -d 'name' -r -F
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -s i -d 'a lost footer is fine'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand check" -s I -d 'whatever the parent is'

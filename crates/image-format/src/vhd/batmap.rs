@@ -75,6 +75,16 @@ impl BatmapHeader {
         Self { bytes, place, map }
     }
 
+    /// The same at another place, with room for at least `entries` blocks. Its map is to be told by [`Self::with_map`].
+    pub(super) fn at(&self, place: FileOffset, entries: u32) -> Self {
+        let sectors = u64::from(entries.div_ceil(8 * 512).max(1)).max(self.map.length() / SECTOR);
+        let map = FileRange::new(place + BATMAP_HEADER_BYTES as u64, sectors * SECTOR);
+        let mut bytes = self.bytes.clone();
+        bytes.batmap_offset = map.start().get().into();
+        bytes.batmap_size = u32::try_from(sectors).expect("a map is shorter than its table").into();
+        Self { bytes, place, map }
+    }
+
     /// Where this header lies.
     pub fn header_range(&self) -> FileRange {
         FileRange::new(self.place, BATMAP_HEADER_BYTES as u64)

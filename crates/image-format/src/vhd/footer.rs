@@ -20,6 +20,8 @@ const TAP_VERSION_UNSUPPORTED: u32 = 0x0000_0001;
 /// Clocks of hosts that share a storage may differ by this much.
 pub(super) const CLOCK_SKEW_SECONDS: u32 = 1800;
 
+const DISABLED: &str = "invalid cookie: disabled by an unfinished resize";
+
 /// What a disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskType {
@@ -79,10 +81,7 @@ impl UncheckedFooter {
 
     /// Everything that using the image relies on.
     pub fn check(self) -> Result<Footer> {
-        if self.is_disabled() {
-            return Err(corrupt("invalid cookie: disabled by an unfinished resize"));
-        }
-        self.check_all_but_disabled()
+        self.check_all_but_disabled()?.for_use()
     }
 
     /// Like [`Self::check`], for those who only look: a footer that a resize disabled passes.
@@ -275,6 +274,30 @@ impl Footer {
         larger.checksummed()
     }
 
+    /// Whether a journalled resize was begun and not ended.
+    pub fn is_disabled(&self) -> bool {
+        self.bytes.cookie == DISABLED_COOKIE
+    }
+
+    /// The same while a resize is under way: nobody opens such an image.
+    #[must_use]
+    pub fn disabled(mut self) -> Self {
+        self.bytes.cookie = DISABLED_COOKIE;
+        self.checksummed()
+    }
+
+    /// The same when no resize is under way.
+    #[must_use]
+    pub fn enabled(mut self) -> Self {
+        self.bytes.cookie = FOOTER_COOKIE;
+        self.checksummed()
+    }
+
+    /// Refuses one that is disabled.
+    pub fn for_use(self) -> Result<Self> {
+        if self.is_disabled() { Err(corrupt(DISABLED)) } else { Ok(self) }
+    }
+
     /// The bytes to store.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.as_bytes()
@@ -303,6 +326,10 @@ impl std::fmt::Debug for Footer {
 /// of a block, and the first sector of a fixed image is the disk's. So the copy at 0 wins, since a dynamic image never
 /// gives that place to a guest. Only an end that says "fixed" contradicts it: then one of the two is forged and it is
 /// not for us to guess which.
+///
+/// A copy that is disabled counts too, whatever the end says: while a resize moves blocks, the end of a file is whatever a
+/// guest has written there. So footers come here by [`UncheckedFooter::check_all_but_disabled`], and go on by
+/// [`Footer::for_use`].
 pub fn choose_footer(at_start: Result<Footer>, at_end: Result<Footer>) -> Result<Footer> {
     // Fixed images keep no copy, so a "fixed" footer at 0 is just what a disk holds in its first sector.
     let at_start = at_start.and_then(|footer| match footer.disk_type() {
@@ -310,6 +337,7 @@ pub fn choose_footer(at_start: Result<Footer>, at_end: Result<Footer>) -> Result
         DiskType::Dynamic | DiskType::Differencing => Ok(footer),
     });
     match (at_start, at_end) {
+        (Ok(start), _) if start.is_disabled() => Ok(start),
         (Ok(start), Ok(end)) if end.disk_type() == DiskType::Fixed => {
             let (start, end) = (start.uuid(), end.uuid());
             let words = format!(

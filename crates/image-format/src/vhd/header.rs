@@ -104,6 +104,39 @@ impl Header {
         Ok(self.checksummed())
     }
 
+    /// The same with another parent, and paths of other lengths in the same places.
+    pub(super) fn with_new_parent(
+        &self,
+        uuid: Option<Uuid>,
+        timestamp: Timestamp,
+        name: &str,
+        locators: &[(usize, Locator)],
+    ) -> Result<Self> {
+        let mut header = self.clone().with_parent(uuid, timestamp, name, &[])?;
+        for (slot, locator) in locators {
+            let length = locator.encoded().length();
+            let length = u32::try_from(length).expect("an encoded path is short");
+            header.bytes.parent_locators[*slot].data_length = length.into();
+        }
+        Ok(header.checksummed())
+    }
+
+    /// The same with another number of entries in its table.
+    pub(super) fn with_table_entries(&self, entries: u32) -> Self {
+        let mut header = self.clone();
+        header.bytes.max_bat_size = entries.into();
+        header.checksummed()
+    }
+
+    /// The same with the paths of these slots in other places.
+    pub(super) fn with_paths_at(&self, places: &[(usize, FileOffset)]) -> Self {
+        let mut header = self.clone();
+        for (slot, place) in places {
+            header.bytes.parent_locators[*slot].data_offset = place.get().into();
+        }
+        header.checksummed()
+    }
+
     /// The block allocation table with its padding.
     pub fn table_range(&self) -> FileRange {
         table_range(&self.bytes).expect("the table's range was checked with the header")

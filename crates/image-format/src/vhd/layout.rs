@@ -24,6 +24,10 @@ pub const FOOTER_BYTES: usize = 512;
 pub const HEADER_BYTES: usize = 1024;
 /// Bytes of a batmap header.
 pub const BATMAP_HEADER_BYTES: usize = 512;
+/// Bytes of the header of a resize's journal.
+pub(super) const JOURNAL_HEADER_BYTES: usize = 512;
+/// Bytes in front of those of an entry of a journal.
+pub(super) const JOURNAL_ENTRY_BYTES: usize = 32;
 /// An entry of the block allocation table that has no block.
 pub const UNUSED_ENTRY: u32 = u32::MAX;
 
@@ -32,6 +36,8 @@ pub(super) const FOOTER_COOKIE: [u8; 8] = *b"conectix";
 pub(super) const DISABLED_COOKIE: [u8; 8] = *b"v_poison";
 pub(super) const HEADER_COOKIE: [u8; 8] = *b"cxsparse";
 pub(super) const BATMAP_COOKIE: [u8; 8] = *b"tdbatmap";
+pub(super) const JOURNAL_COOKIE: [u8; 8] = *b"vjournal";
+pub(super) const JOURNAL_ENTRY_COOKIE: u64 = 0xaaaa_1234_4321_aaaa;
 pub(super) const CREATOR: [u8; 4] = *b"tap\0";
 pub(super) const CREATOR_VERSION: u32 = 0x0001_0003;
 pub(super) const FEATURE_TEMPORARY: u32 = 1;
@@ -158,6 +164,51 @@ pub struct BatmapHeaderBytes {
     pub reserved: [u8; 418],
 }
 
+/// The header of a resize's journal.
+///
+/// ```text
+///         0               4               8               12              16
+///   0     | cookie "vjournal"             | uuid of the image             |
+///   16    | ..uuid                        | footer_offset                 |
+///   32    | data_entries  | metadata_ent. | data_offset                   |
+///   48    | metadata_offset               | journal_end (little-endian)   |
+///   64    | zero up to 512                                                |
+/// ```
+#[derive(Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(super) struct JournalHeaderBytes {
+    pub(super) cookie: [u8; 8],
+    pub(super) uuid: [u8; 16],
+    pub(super) footer_offset: U64,
+    pub(super) data_entries: U32,
+    pub(super) metadata_entries: U32,
+    pub(super) data_offset: U64,
+    pub(super) metadata_offset: U64,
+    /// The one number that other tools store in the order of their machine.
+    pub(super) journal_end: zerocopy::little_endian::U64,
+    pub(super) padding: [u8; 448],
+}
+
+/// What stands in front of the bytes of each entry of a journal.
+///
+/// ```text
+///         0               4               8               12              16
+///   0     | cookie aaaa12344321aaaa       | kind          | size in bytes |
+///   16    | offset in the image           | checksum      | anything      |
+/// ```
+#[derive(Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(super) struct JournalEntryBytes {
+    pub(super) cookie: U64,
+    pub(super) kind: U32,
+    pub(super) size: U32,
+    pub(super) offset: U64,
+    pub(super) checksum: U32,
+    pub(super) padding: U32,
+}
+
+const _: () = assert!(size_of::<JournalHeaderBytes>() == JOURNAL_HEADER_BYTES);
+const _: () = assert!(size_of::<JournalEntryBytes>() == JOURNAL_ENTRY_BYTES);
 const _: () = assert!(size_of::<FooterBytes>() == FOOTER_BYTES);
 const _: () = assert!(size_of::<HeaderBytes>() == HEADER_BYTES);
 const _: () = assert!(size_of::<ParentLocatorBytes>() == 24);
@@ -184,6 +235,14 @@ impl FooterBytes {
     /// The checksum that these bytes should carry.
     pub fn computed_checksum(&self) -> u32 {
         !byte_sum(self.as_bytes()).wrapping_sub(byte_sum(self.checksum.as_bytes()))
+    }
+}
+
+impl JournalEntryBytes {
+    /// The checksum that these bytes should carry, in front of `bytes`.
+    pub(super) fn computed_checksum(&self, bytes: &[u8]) -> u32 {
+        let own = byte_sum(self.as_bytes()).wrapping_sub(byte_sum(self.checksum.as_bytes()));
+        !own.wrapping_add(byte_sum(bytes))
     }
 }
 

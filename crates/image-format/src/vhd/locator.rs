@@ -137,6 +137,18 @@ impl Locator {
         Ok(Some(Self { code, room, length }))
     }
 
+    /// The same for a path of `length` encoded bytes.
+    pub(super) fn with_length(self, length: usize) -> Self {
+        let length = length as u64;
+        assert!(length <= self.length_max(), "a path lies in the room set aside for it");
+        Self { length, ..self }
+    }
+
+    /// The longest path that has room.
+    pub(super) fn length_max(self) -> u64 {
+        self.room.length().min(ENCODED_BYTES_MAX)
+    }
+
     /// How its path is encoded.
     pub fn code(self) -> LocatorCode {
         self.code

@@ -12,11 +12,15 @@
 //!   tables    the table and bitmaps in memory              free       table first, then the room
 //!   create    a new image                                  close      footer, length, batmap
 //!   check     a read-only verdict
+//!   grow      within the table, the footers only           resize     with a larger table, by a journal
+//!   journal   what a resize writes over                    revert     back to what was before
+//!   relink    another parent, in place                     clear      an image without its data
 //! ```
 
 mod batmap;
 mod blueprint;
 mod check;
+mod clear;
 mod close;
 mod create;
 mod footer;
@@ -25,12 +29,17 @@ mod geometry;
 mod grow;
 mod header;
 mod image;
+mod journal;
 mod layout;
 mod locator;
 mod map;
 mod metadata;
 mod open;
+mod parts;
 mod relative;
+mod relink;
+mod resize;
+mod revert;
 mod room;
 mod shape;
 mod stale;
@@ -41,11 +50,13 @@ mod write;
 pub use batmap::{BatmapHeader, KeyHash, UncheckedBatmapHeader, batmap_checksum, checksummed_batmap_bytes};
 pub use blueprint::{Blueprint, CreateOptions, ParentLink};
 pub use check::{CheckOptions, Verdict, check};
+pub use clear::clear_data;
 pub use create::create;
 pub use footer::{BatmapRule, DiskType, Footer, UncheckedFooter, choose_footer, disk_bytes_rounded};
 pub use geometry::DiskGeometry;
 pub use header::{Header, UncheckedHeader};
 pub use image::VhdImage;
+pub use journal::{EntryKind, FoundJournal, Journal, JournalEntry};
 pub use layout::{
     BATMAP_HEADER_BYTES, BatmapHeaderBytes, FOOTER_BYTES, FooterBytes, HEADER_BYTES, HeaderBytes, ParentLocatorBytes,
     UNUSED_ENTRY,
@@ -53,5 +64,8 @@ pub use layout::{
 pub use locator::{Locator, LocatorCode, decode_parent_name, encode_parent_name};
 pub use metadata::Metadata;
 pub use relative::relative_path;
+pub use relink::Relink;
+pub use resize::{Resize, ResizeStep};
+pub use revert::revert;
 pub use shape::BlockShape;
 pub use timestamp::Timestamp;

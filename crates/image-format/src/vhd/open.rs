@@ -89,21 +89,22 @@ pub(super) async fn find_footers(executor: &Executor, storage: &Arc<dyn Storage>
         _ => Err(Error::new(ErrorKind::Corrupt, "the file does not end with a sector")),
     };
     let is_sparse = |footer: &Result<Footer>| footer.as_ref().is_ok_and(|footer| footer.disk_type() != DiskType::Fixed);
-    let (has_copy, end) = (is_sparse(&at_start), at_end.as_ref().ok().map(Footer::uuid));
-    let footer = choose_footer(at_start, at_end).context("no valid footer")?;
+    let end = at_end.as_ref().ok().filter(|end| !end.is_disabled()).map(Footer::uuid);
+    let has_copy = is_sparse(&at_start);
+    let footer = choose_footer(at_start, at_end).and_then(Footer::for_use).context("no valid footer")?;
     let has_end = end == Some(footer.uuid());
     Ok(Footers { footer: Rc::new(footer), has_copy, has_end })
 }
 
 /// The outer error is the storage's, the inner one the footer's.
-async fn read_footer(
+pub(super) async fn read_footer(
     executor: &Executor,
     storage: &Arc<dyn Storage>,
     offset: u64,
     length: usize,
 ) -> Result<Result<Footer>> {
     let bytes = storage.read_bytes(executor, FileOffset::new(offset), length).await.context("reading a footer")?;
-    Ok(UncheckedFooter::parse(&bytes).and_then(UncheckedFooter::check))
+    Ok(UncheckedFooter::parse(&bytes).and_then(UncheckedFooter::check_all_but_disabled))
 }
 
 fn check_fixed(footer: &Footer, storage: &Arc<dyn Storage>) -> Result<()> {
@@ -289,7 +290,12 @@ pub(super) struct Survey {
 }
 
 /// Checks that no block lies on a table, or on the footer of a device; for a writer also that none lies on another.
-fn survey(metadata: &Metadata, entries: &[u32], storage: &Arc<dyn Storage>, is_writable: bool) -> Result<Survey> {
+pub(super) fn survey(
+    metadata: &Metadata,
+    entries: &[u32],
+    storage: &Arc<dyn Storage>,
+    is_writable: bool,
+) -> Result<Survey> {
     for (block, &entry) in entries.iter().enumerate() {
         metadata.block_start(entry).map_err(|error| error.context(format_args!("block {block}")))?;
     }

@@ -12,7 +12,7 @@ use image_format::vhd::CreateOptions;
 
 use super::{
     Failure, IMAGE, Session, TABLES,
-    creating::{Target, new_image},
+    creating::{Target, check_disk_bytes, new_image},
     mebibytes, name,
 };
 
@@ -28,7 +28,7 @@ The image is durable when the command ends with status 0. A failure removes the 
         Flag::letter(b's', "size in MiB")
             .with(Value::text("MiB"))
             .required()
-            .explained("The size of the disk, rounded up to 2 MiB. May be left out if `-S` is given; then it is 0."),
+            .explained("The size of the disk, rounded up to 2 MiB, and at most 2097152. May be left out if `-S` is given; then it is 0."),
         Flag::letter(b'r', "fixed: all room at once").explained("A fixed image: all its room is set aside at once."),
         TABLES,
     ],
@@ -47,11 +47,15 @@ pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(
         session.say(words);
         return Err(Error::new(ErrorKind::Invalid, "-S is less than -s").into());
     }
+    let limited = check_disk_bytes(disk_bytes).and_then(|()| check_disk_bytes(reserved_bytes));
+    limited.inspect_err(|error| say_failed(name, error))?;
     let image = CreateOptions { disk_bytes, reserved_bytes, fixed: options.has(b'r'), ..new_image()? };
     let created = session.executor.block_on(create(session, name, &image));
-    Ok(created.inspect_err(|error| {
-        let _ = writeln!(io::stderr(), "{}: failed to create: -{}", name.display(), errno(error));
-    })?)
+    Ok(created.inspect_err(|error| say_failed(name, error))?)
+}
+
+fn say_failed(name: &Path, error: &Error) {
+    let _ = writeln!(io::stderr(), "{}: failed to create: -{}", name.display(), errno(error));
 }
 
 /// Makes the image.

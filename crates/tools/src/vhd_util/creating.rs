@@ -19,6 +19,9 @@ use super::{
 };
 use crate::new_file::sync_directory_of;
 
+/// The largest disk: entries of a table are sectors of 32 bits, so no block can lie further back in its file.
+const DISK_BYTES_MAX: u64 = 2 << 40;
+
 /// How long the last writes of a process that was killed may take.
 pub(super) const BUSY_MAX: Duration = Duration::from_secs(4);
 
@@ -26,6 +29,15 @@ pub(super) const BUSY_MAX: Duration = Duration::from_secs(4);
 pub(super) fn new_image() -> Result<CreateOptions> {
     let timestamp = timestamp(SystemTime::now())?;
     Ok(CreateOptions { disk_bytes: 0, reserved_bytes: 0, fixed: false, uuid: Uuid::new_v4(), timestamp, parent: None })
+}
+
+/// Refuses a disk that could not be filled.
+pub(super) fn check_disk_bytes(bytes: u64) -> Result<()> {
+    if bytes <= DISK_BYTES_MAX {
+        return Ok(());
+    }
+    let words = format!("a disk of {} MiB: a VHD has at most {} MiB", bytes >> 20, DISK_BYTES_MAX >> 20);
+    Err(Error::from_os(words, Errno::FBIG.into()))
 }
 
 /// A moment as images store it.

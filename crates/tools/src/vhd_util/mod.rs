@@ -15,16 +15,23 @@ mod check;
 mod check_statistics;
 mod create;
 mod creating;
+mod fill;
+mod headers;
 mod json;
 mod key;
 pub(crate) mod making;
+mod modify;
 mod opened;
 mod parents;
 mod query;
+mod read;
 mod repair;
+mod resize;
+mod revert;
 mod scan;
 mod set;
 mod snapshot;
+mod test_failures;
 
 use std::{
     cell::RefCell,
@@ -55,8 +62,13 @@ const COMMANDS: &[Command] = &[
     Command { syntax: create::SYNTAX, help: EINVAL, run: create::run },
     Command { syntax: snapshot::SYNTAX, help: 0, run: snapshot::run },
     Command { syntax: query::SYNTAX, help: 0, run: query::run },
+    Command { syntax: read::SYNTAX, help: EINVAL, run: read::run },
     Command { syntax: set::SYNTAX, help: EINVAL, run: set::run },
     Command { syntax: repair::SYNTAX, help: EINVAL, run: repair::run },
+    Command { syntax: resize::SYNTAX, help: EINVAL, run: resize::run },
+    Command { syntax: revert::SYNTAX, help: EINVAL, run: revert::run },
+    Command { syntax: fill::SYNTAX, help: EINVAL, run: fill::run },
+    Command { syntax: modify::SYNTAX, help: EINVAL, run: modify::run },
     Command { syntax: check::SYNTAX, help: 0, run: check::run },
     Command { syntax: scan::SYNTAX, help: 0, run: scan::run },
 ];
@@ -78,7 +90,7 @@ pub fn program() -> Program {
     Program {
         name: "vhd-util",
         section: 1,
-        about: "Make, show, mark, check and repair VHD images",
+        about: "Make, show, change, check and repair VHD images",
         commands: COMMANDS.iter().map(|command| command.syntax).collect(),
         common: &[DEBUG],
         page: include_str!("../../manual/vhd-util.roff"),
@@ -137,6 +149,14 @@ impl Session {
     /// Adds a line to what the command says on stderr: what is not its result, and no failure either.
     fn warn(&self, line: impl AsRef<str>) {
         let _ = writeln!(io::stderr(), "{}: {}", self.speaker.name, line.as_ref().replace('\n', " "));
+    }
+
+    /// Brings bytes to stdout at once, behind what was said before: output that need not fit memory.
+    fn put(&self, bytes: &[u8]) -> Result<()> {
+        let said = self.said.take();
+        let mut stdout = io::stdout().lock();
+        let put = stdout.write_all(&said).and_then(|()| stdout.write_all(bytes)).and_then(|()| stdout.flush());
+        put.map_err(|error| Error::from_os("standard output", error))
     }
 
     /// Says that an image cannot be opened, as all commands say it.

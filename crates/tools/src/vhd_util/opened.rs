@@ -74,10 +74,7 @@ impl OpenedVhd {
     ) -> Result<OpenedVhd> {
         let head_bytes = storage.length().min(HEAD_BYTES) / SECTOR * SECTOR;
         let head = read_bytes(executor, &storage, FileRange::new(FileOffset::new(0), head_bytes)).await?;
-        let check = |bytes: &[u8]| {
-            let footer = UncheckedFooter::parse(bytes)?;
-            if demands.disabled { footer.check_all_but_disabled() } else { footer.check() }
-        };
+        let check = |bytes: &[u8]| UncheckedFooter::parse(bytes)?.check_all_but_disabled();
         let at_start = check(&head).context("footer at the start");
         let (place, at_end) = match end_footer_place(storage.length()).filter(|_| !demands.start_only) {
             Some(place) => {
@@ -87,12 +84,14 @@ impl OpenedVhd {
             None => (None, Err(Error::new(ErrorKind::Corrupt, "too short for a VHD"))),
         };
         let at_end = at_end.context("footer");
-        let end_footer = place.filter(|_| at_end.is_ok());
+        let end_footer =
+            place.filter(|_| at_end.as_ref().is_ok_and(|footer| demands.disabled || !footer.is_disabled()));
         let footer = if demands.copy_only || demands.start_only {
             only_copy(at_start)
         } else {
             choose_footer(at_start, at_end)
         }?;
+        let footer = if demands.disabled { footer } else { footer.for_use().context("footer")? };
         let header = match footer.header_offset() {
             Some(offset) => Some(read_header(executor, &storage, offset, &head).await.context("header")?),
             None => None,
@@ -212,7 +211,7 @@ async fn read_header(
 }
 
 /// Bytes behind the end are not there: an image whose tables say otherwise is broken.
-async fn read_bytes(executor: &Executor, storage: &Arc<dyn Storage>, range: FileRange) -> Result<Vec<u8>> {
+pub(super) async fn read_bytes(executor: &Executor, storage: &Arc<dyn Storage>, range: FileRange) -> Result<Vec<u8>> {
     let end = storage.length().next_multiple_of(SECTOR);
     let length = usize::try_from(range.length()).ok().filter(|_| range.end().get() <= end);
     let length = length.ok_or_else(|| Error::new(ErrorKind::Corrupt, "ends behind the end of the file"))?;

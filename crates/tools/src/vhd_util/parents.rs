@@ -4,16 +4,19 @@
 //!   child --locator 0, 1, .. 7--> the first path that can be read --> canonical name of the parent
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use block_core::{Error, ErrorKind, Result, ResultExt, SECTOR};
-use image_format::vhd::{DiskType, Locator};
+use image_format::vhd::{DiskType, Locator, ParentLocatorBytes};
 use rustix::{fs::Access as Permission, io::Errno};
-use storage_io::{Access, CreateMode, LockPolicy, OpenOptions};
+use storage_io::{Access, CreateMode, Executor, LockPolicy, OpenOptions, Storage};
 
 use super::{
     Session,
-    opened::{Demands, OpenedVhd},
+    opened::{Demands, OpenedVhd, read_bytes},
 };
 
 /// Which storage an image lies in, whatever path leads there.
@@ -26,21 +29,41 @@ pub(super) struct Parent {
     pub(super) is_raw: bool,
 }
 
-/// The parent, if there is one: the first of the stored paths that leads to something readable.
+/// The parent, if there is one: the first of the stored paths that leads to something readable. Where they lead to several
+/// images, the one that the child was made from: somebody was stopped while he gave the child another parent.
 pub(super) async fn parent_of(session: &Session, vhd: &OpenedVhd) -> Result<Option<Parent>> {
     let Some(header) = vhd.header.as_ref().filter(|_| vhd.footer.disk_type() == DiskType::Differencing) else {
         return Ok(None);
     };
     let mut failure = Error::new(ErrorKind::Corrupt, "no usable parent locator");
+    let (mut tried, mut found): (Vec<String>, Vec<PathBuf>) = (Vec::new(), Vec::new());
     for locator in header.locators() {
         // A locator that makes no sense hides no other, and says less than a path that leads nowhere.
         let Ok(stored) = stored_path(session, vhd, locator).await else { continue };
+        let stored = stored.strip_prefix("./").unwrap_or(&stored).to_owned();
+        if tried.contains(&stored) {
+            continue;
+        }
         match find(session, vhd, &stored).await {
-            Ok(path) => return Ok(Some(Parent { path, is_raw: header.parent_uuid().is_none() })),
+            Ok(path) if !found.contains(&path) => found.push(path),
+            Ok(_) => {}
             Err(error) => failure = error,
         }
+        tried.push(stored);
     }
-    Err(failure.context("parent").context(vhd.path.display()))
+    if let (Some(uuid), true) = (header.parent_uuid(), found.len() > 1) {
+        for path in &found {
+            let demands = Demands { disabled: true, ..Demands::default() };
+            let other = OpenedVhd::open(session, path, Access::Read, demands).await;
+            if other.is_ok_and(|other| other.footer.uuid() == uuid) {
+                return Ok(Some(Parent { path: path.clone(), is_raw: false }));
+            }
+        }
+    }
+    match found.into_iter().next() {
+        Some(path) => Ok(Some(Parent { path, is_raw: header.parent_uuid().is_none() })),
+        None => Err(failure.context("parent").context(vhd.path.display())),
+    }
 }
 
 /// The parent's path as it is stored; none without a parent.
@@ -58,12 +81,27 @@ pub(super) async fn stored_parent_of(session: &Session, vhd: &OpenedVhd) -> Resu
 
 async fn stored_path(session: &Session, vhd: &OpenedVhd, locator: Result<Locator>) -> Result<String> {
     let locator = locator?;
+    let bytes = vhd.bytes(&session.executor, locator.encoded().align_out(SECTOR)).await?;
+    decode(locator, &bytes)
+}
+
+/// The path that a slot of a header leads to.
+pub(super) async fn path_in(
+    executor: &Executor,
+    storage: &Arc<dyn Storage>,
+    slot: &ParentLocatorBytes,
+) -> Result<String> {
+    let nowhere = || Error::new(ErrorKind::Corrupt, "an empty parent locator");
+    let locator = Locator::check(slot)?.ok_or_else(nowhere)?;
+    decode(locator, &read_bytes(executor, storage, locator.encoded().align_out(SECTOR)).await?)
+}
+
+/// The path of a locator, from the sectors that it lies in.
+fn decode(locator: Locator, sectors: &[u8]) -> Result<String> {
     let encoded = locator.encoded();
-    let sectors = encoded.align_out(SECTOR);
-    let bytes = vhd.bytes(&session.executor, sectors).await?;
-    let start = usize::try_from(encoded.start().get() - sectors.start().get()).expect("less than a sector");
+    let start = usize::try_from(encoded.start().get() % SECTOR).expect("less than a sector");
     let length = usize::try_from(encoded.length()).expect("a locator is short");
-    locator.code().decode(&bytes[start..start + length])
+    locator.code().decode(&sectors[start..start + length])
 }
 
 /// Absolute paths are taken as they are, others lead on from the child's own directory.

@@ -16,7 +16,7 @@ use storage_io::Access;
 
 use super::{
     Failure, IMAGE, Session, TABLES,
-    creating::{Target, new_image, timestamp},
+    creating::{Target, check_disk_bytes, new_image, timestamp},
     mebibytes, name,
     opened::{Demands, OpenedVhd},
     parents::{Identity, Parent, chain_of, open_raw, parent_of},
@@ -85,15 +85,15 @@ struct Snapshot<'a> {
 }
 
 /// The image that the child will continue, as far as the child must know it.
-struct Backing {
-    parent: Parent,
-    link: ParentLink,
+pub(super) struct Backing {
+    pub(super) parent: Parent,
+    pub(super) link: ParentLink,
     disk_bytes: u64,
-    identity: Identity,
+    pub(super) identity: Identity,
     /// An encrypted disk stays one.
     key_hash: Option<KeyHash>,
     /// Open, if it is a VHD.
-    vhd: Option<OpenedVhd>,
+    pub(super) vhd: Option<OpenedVhd>,
 }
 
 impl Snapshot<'_> {
@@ -116,6 +116,7 @@ impl Snapshot<'_> {
         self.check_depth(session, &backing).await?;
         let disk_bytes = disk_bytes.unwrap_or(backing.disk_bytes);
         let disk_bytes = self.check_disk(disk_bytes)?;
+        check_disk_bytes(disk_bytes.max(self.reserved_bytes.unwrap_or(0))).context(self.child.display())?;
         let image = CreateOptions {
             disk_bytes,
             reserved_bytes: self.check_reserve(disk_bytes)?,
@@ -196,7 +197,7 @@ async fn skip_empty(session: &Session, path: PathBuf) -> Result<Parent> {
 }
 
 impl Backing {
-    async fn open(session: &Session, parent: Parent, child: &Path) -> Result<Backing> {
+    pub(super) async fn open(session: &Session, parent: Parent, child: &Path) -> Result<Backing> {
         let changed = fs::metadata(&parent.path).and_then(|metadata| metadata.modified());
         let changed = changed.context(parent.path.display())?;
         let name = parent.path.file_name().and_then(|name| name.to_str());

@@ -2,15 +2,16 @@
 
 use super::place::{Ended, Place};
 
+const COMMANDS: [&str; 12] =
+    ["create", "snapshot", "query", "read", "set", "repair", "check", "scan", "resize", "fill", "modify", "revert"];
+
 #[test]
 fn whoever_knows_no_command_is_told_them_all() {
     let place = Place::new();
     let overview = place.ask("");
-    let commands = overview.strip_prefix("usage: vhd-util COMMAND [OPTIONS]\nCOMMAND := { ").unwrap();
-    let commands: Vec<&str> = commands.strip_suffix(" }\n").unwrap().split(" | ").collect();
-    for command in ["create", "snapshot", "query", "set", "repair", "check", "scan"] {
-        assert!(commands.contains(&command), "{overview}");
-    }
+    let names = overview.strip_prefix("usage: vhd-util COMMAND [OPTIONS]\nCOMMAND := { ");
+    let names: Vec<&str> = names.and_then(|names| names.strip_suffix(" }\n")).unwrap().split(" | ").collect();
+    assert!(COMMANDS.iter().all(|command| names.contains(command)), "{names:?}");
     let ended = place.run("mince -n a.vhd");
     let stderr = "invalid COMMAND mince\n".to_owned();
     assert_eq!(ended, Ended { status: 0, stdout: overview, stderr });
@@ -35,6 +36,11 @@ fn option_errors_print_the_usage_on_stdout_and_end_with_22() {
         "query -v",
         "query -n a.vhd -v surplus",
         "query -n a.vhd -x",
+        "read -p",
+        "read -n a.vhd -q",
+        "resize -n a.vhd -s 4",
+        "resize -n a.vhd -j j",
+        "revert -n a.vhd",
         "set -n a.vhd -f hidden",
         "set -n a.vhd -v 1",
         "set -f hidden -v 1",
@@ -51,7 +57,7 @@ fn option_errors_print_the_usage_on_stdout_and_end_with_22() {
 #[test]
 fn help_ends_with_22_where_it_always_has() {
     let place = Place::new();
-    for (command, status) in [("create", 22), ("snapshot", 0), ("query", 0), ("set", 22)] {
+    for (command, status) in [("create", 22), ("snapshot", 0), ("query", 0), ("read", 22), ("set", 22)] {
         let ended = place.run(&format!("{command} -h"));
         assert_eq!((ended.status, ended.stderr.as_str()), (status, ""), "{command}");
         assert!(ended.stdout.starts_with("options: <-n name> "), "{command}");
