@@ -11,7 +11,8 @@ const IMAGE: Flag = Flag::letter(b'a', "type:path").with(Value::text("type:path"
 const PATIENCE: Flag = Flag::letter(b't', "seconds").with(Value::text("seconds")).explained(
     "How long to wait for the answer; then the status is 110, and the line on standard error says what the disk is doing \
      instead. This bounds the waiting of `tap-ctl` alone: the tapdisk goes on with what it was told, and may end it later. \
-     A deadline after which a pause is given up and the disk runs on is `oxtap pause --deadline`.",
+     A deadline after which a pause is given up and the disk runs on is `oxtap pause --deadline`. \
+     Without it, as storage managers expect, for as long as storage takes: where a device stays suspended, for ever.",
 );
 const NOT_OFFERED: &str = "Understood, and refused with status 38 where this tapdisk does not offer it.";
 
