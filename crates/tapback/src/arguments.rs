@@ -1,6 +1,6 @@
 //! The command line of the daemon. Help, the manual page and shell completions come from here.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, CommandFactory, Parser};
 use clap_complete::Shell;
@@ -71,6 +71,10 @@ pub struct Arguments {
     #[arg(long, value_name = "ACTION", value_parser = on_death, default_value = "fail")]
     pub on_death: DeathAction,
 
+    /// How long the script of a device that has gone may take to end its disk; then it is ended here
+    #[arg(long, value_name = "SECONDS", value_parser = script_time, default_value = "15")]
+    pub script_time: Duration,
+
     /// Write lines to this file, too; SIGHUP opens it anew
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
@@ -125,6 +129,12 @@ fn on_death(text: &str) -> Result<DeathAction, String> {
     }
 }
 
+/// Long enough for a script to come to its first words, and not so long that nobody remembers why.
+fn script_time(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| (1..=3600).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or_else(|| "not 1 to 3600 seconds".to_owned())
+}
+
 fn kind(text: &str) -> Result<String, String> {
     let is_name = !text.is_empty() && !text.contains(['/', '@', ':']) && Path::new(text).is_ok();
     is_name.then(|| text.to_owned()).ok_or_else(|| "no name of a node".to_owned())
@@ -140,6 +150,13 @@ mod tests {
 
     fn read(line: &str) -> Option<Arguments> {
         Arguments::try_parse_from(std::iter::once("tapback").chain(line.split_whitespace())).ok()
+    }
+
+    #[test]
+    fn scripts_have_their_time() {
+        assert_eq!(read("").unwrap().script_time, crate::owners::SCRIPT_TIME);
+        assert_eq!(read("--script-time 40").unwrap().script_time, Duration::from_secs(40));
+        assert!(["0", "3601", "-1", "x"].iter().all(|wrong| script_time(wrong).is_err()));
     }
 
     #[test]

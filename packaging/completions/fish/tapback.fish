@@ -3,6 +3,7 @@ complete -c tapback -s p -l pidfile -d 'Write the process\'s number to this file
 complete -c tapback -s x -l domain -d 'Serve this guest only, and end when it has no devices any more' -r
 complete -c tapback -l queues -d 'Offer so many rings for a device at most' -r
 complete -c tapback -l on-death -d 'When the tapdisk of a device has gone: fail (the guest is told), restart (another tapdisk gets the same image), or run:COMMAND (the guest waits if it ends with 0)' -r
+complete -c tapback -l script-time -d 'How long the script of a device that has gone may take to end its disk; then it is ended here' -r
 complete -c tapback -l log-file -d 'Write lines to this file, too; SIGHUP opens it anew' -r -F
 complete -c tapback -l completions -d 'Print completions for this shell, and end' -r -f -a "bash\t''
 elvish\t''

@@ -38,8 +38,7 @@ use xen::{
 };
 
 use crate::{
-    Arguments, DeathAction, Finder, Host, Log, Offer, OnDeath, RunCommand, SameImage, Tapdisks, Watcher,
-    owners::{Keeper, SCRIPT_TIME},
+    Arguments, DeathAction, Finder, Host, Log, Offer, OnDeath, RunCommand, SameImage, Tapdisks, Watcher, owners::Keeper,
 };
 use log::DaemonLog;
 use seat::Seat;
@@ -110,7 +109,7 @@ fn serve(arguments: &Arguments, run: &RunDir, address: Address, starter: Starter
         let kinds = arguments.kinds.iter();
         let watchers: Vec<Watcher> = kinds.map(|kind| Watcher::start_for(&host, kind, arguments.domain)).collect();
         // Who serves one guest does not look after the disks of others.
-        let keeper = arguments.domain.is_none().then(|| Keeper::start(&host, run, SCRIPT_TIME, &watchers));
+        let keeper = arguments.domain.is_none().then(|| Keeper::start(&host, run, arguments.script_time, &watchers));
         log.info(format!("serving {} in domain {domain}", arguments.kinds.join(", ")));
         starter.let_go()?;
         let ended = until_end(&executor, &signals, &watchers, arguments.domain, &log).await;

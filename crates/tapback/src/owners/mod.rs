@@ -33,7 +33,7 @@ pub use rings::{StrayRing, let_go_of, stray_rings};
 
 use crate::{DeviceName, Disk, Host, Watcher, name::domain_directory, nodes::read};
 
-/// How long a script may take to end the disk of a device that has gone.
+/// How long a script may take to end the disk of a device that has gone, unless told otherwise.
 pub const SCRIPT_TIME: Duration = Duration::from_secs(15);
 /// What is logged of rings whose kind of device nobody knows any more.
 const STRAYS: &str = "rings";

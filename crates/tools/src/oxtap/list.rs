@@ -195,7 +195,7 @@ mod tests {
         super::{common::tests::account, host::tests::process},
         *,
     };
-    use control_api::native::{Limit, Rate, RingQueueStatistics, State};
+    use control_api::native::{Handover, Limit, Rate, RingQueueStatistics, State};
 
     #[test]
     fn a_host_without_disks_says_so() {
@@ -271,6 +271,19 @@ mod tests {
         );
         let json: Value = serde_json::from_str(&to_json(&rows, &Common::default())).unwrap();
         assert_eq!((&json[0]["guest_pages"]["peak"], &json[0]["guests"][0]["domain"]), (&json!(9), &json!(7)));
+    }
+
+    #[test]
+    fn a_guest_that_has_come_in_the_place_of_another_is_told_with_the_blackout() {
+        let mut process = process(70, &[(3, "vhd:/a.vhd")]);
+        let mut told = |blackout_us| {
+            let handover = Some(Handover { domain: 6, device: 51712, blackout_us });
+            let guest = RingStatistics { domain: 7, device: 51712, handover, ..RingStatistics::default() };
+            process.statistics.as_mut().unwrap().disks[0].disk.rings = vec![guest];
+            to_table(&rows_of(&process))
+        };
+        assert!(told(Some(4100)).contains("0 lost, in the place of 6-51712: nobody was served for 4.10 ms\n"));
+        assert!(told(None).contains("in the place of 6-51712: it has asked for nothing yet\n"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What tapdisks tell, in words for people.
 
-use control_api::native::{Limits, Rate, RingPages, RingStatistics, State};
+use control_api::native::{Handover, Limits, Rate, RingPages, RingStatistics, State};
 
 use super::size;
 
@@ -70,7 +70,7 @@ pub(super) fn pages(pages: &RingPages) -> String {
 
 /// A guest's device: `7-51712: 2 rings, 9 requests, pages: 0 granted, 2 mapped, 2 at most, 0 lost`.
 pub(super) fn guest(guest: &RingStatistics) -> String {
-    let RingStatistics { domain, device, queues, pages, counters, broken, .. } = guest;
+    let RingStatistics { domain, device, queues, pages, counters, broken, handover, .. } = guest;
     let rings = size::count(queues.len() as u64, "ring");
     let requests = size::count(counters.requests, "request");
     let pages = self::pages(pages);
@@ -79,7 +79,18 @@ pub(super) fn guest(guest: &RingStatistics) -> String {
         held => format!(", {held} held back for {}", size::describe_microseconds(counters.throttled.waited_us)),
     };
     let broken = broken.as_ref().map(|reason| format!(", broken: {reason}")).unwrap_or_default();
-    format!("{domain}-{device}: {rings}, {requests}{throttled}, pages: {pages}{broken}")
+    let handover = handover.as_ref().map(handover_words).unwrap_or_default();
+    format!("{domain}-{device}: {rings}, {requests}{throttled}, pages: {pages}{handover}{broken}")
+}
+
+/// Whose place a guest has taken, and for how long nobody was served meanwhile.
+fn handover_words(handover: &Handover) -> String {
+    let Handover { domain, device, blackout_us } = handover;
+    let blackout = match blackout_us {
+        Some(time) => format!("nobody was served for {}", size::describe_microseconds(*time)),
+        None => "it has asked for nothing yet".to_owned(),
+    };
+    format!(", in the place of {domain}-{device}: {blackout}")
 }
 
 fn requests(rate: Rate) -> String {

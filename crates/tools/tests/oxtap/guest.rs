@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use export::nbd::client::Client;
 use guest::hostile::{HostileMode, HostileNodes};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -292,5 +293,32 @@ fn a_hundred_kernels_under_load_leave_nothing_behind() {
             assert_eq!(told[lost], 0, "{lost}, {handover}");
         }
     }
+    host.end();
+}
+
+/// A client of the first disk of this host.
+fn client(host: &HostedHost<'_>) -> Client {
+    let socket = host.json(&["ls"])[0]["nbd_socket"].as_str().unwrap().to_owned();
+    Client::connect_unix(socket.as_ref(), "").unwrap()
+}
+
+const LAST_BLOCK: u64 = (BLOCKS - 1) << 12;
+
+#[test]
+fn a_disk_of_a_device_goes_with_it_and_a_client_beside_it_loses_nothing_that_was_answered() {
+    let place = RunDirectory::new();
+    let host = HostedHost::start(&place);
+    host.with_disk(BLOCKS);
+    let mut client = client(&host);
+    client.write(0, &[6; 4096]).unwrap();
+    // Guests come and go beside it.
+    host.oxtap(&["guest", "HOST", "1", "xvda", "--requests", "50", "--cycles", "2"]);
+    client.write(LAST_BLOCK, &[7; 4096]).unwrap();
+    host.oxtap(&["hosted", "remove-disk", "HOST", "1", "xvda"]);
+    // It is the device's disk, whoever else has come: a client is no owner.
+    assert!(client.read(0, &mut [0; 512]).is_err());
+    assert_eq!(host.json(&["ls"]), Value::Array(Vec::new()));
+    let image = std::fs::read(place.scratch().join("disk.raw")).unwrap();
+    assert!(image[usize::try_from(LAST_BLOCK).unwrap()..].iter().all(|byte| *byte == 7));
     host.end();
 }
