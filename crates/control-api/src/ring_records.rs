@@ -3,7 +3,9 @@
 
 use std::{
     fs::{self, File},
+    os::unix::fs::MetadataExt,
     path::PathBuf,
+    thread,
     time::{Duration, SystemTime},
 };
 
@@ -14,6 +16,10 @@ use rustix::{
 };
 
 use crate::{OwnDirectory, RunDir};
+
+/// Whoever looks whether somebody has a record has it for a moment.
+const LOOKS: u32 = 20;
+const LOOK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Which ring: of a guest's device, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,13 +65,22 @@ impl RingRecords {
     /// `EBUSY` if somebody serves the ring, or what the system says.
     pub fn hold(&self, name: RingRecordName, bytes: u64) -> Result<RingRecordFile> {
         let directory = OwnDirectory::make(&self.0)?;
-        let path = || self.0.join(name.file()).display().to_string();
-        let file = directory.open_or_create(&name.file()).context(path())?;
-        lock(&file).map_err(|error| Error::from_os(format!("{}: somebody serves this ring", path()), error.into()))?;
-        if file.metadata().context(path())?.len() != bytes {
-            file.set_len(0).and_then(|()| file.set_len(bytes)).context(path())?;
+        let path = self.0.join(name.file()).display().to_string();
+        for _ in 0..LOOKS {
+            let file = directory.open_or_create(&name.file()).context(path.clone())?;
+            let is_ours = match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                // Between opening and locking, somebody may have removed it.
+                Ok(()) => file.metadata().context(path.clone())?.nlink() > 0,
+                Err(Errno::WOULDBLOCK | Errno::INTR) => false,
+                Err(error) => return Err(Error::from_os(path, error.into())),
+            };
+            if is_ours {
+                file.set_len(bytes).context(path)?;
+                return Ok(RingRecordFile { directory, name, file });
+            }
+            thread::sleep(LOOK_PAUSE);
         }
-        Ok(RingRecordFile { directory, name, file })
+        Err(Error::from_os(format!("{path}: somebody serves this ring"), Errno::BUSY.into()))
     }
 
     /// Takes hold of the records of a device whose tapdisk has gone; there may be none.
@@ -88,27 +103,39 @@ impl RingRecords {
 
     /// Those whose tapdisk has gone.
     pub fn left(&self) -> Vec<RingRecordName> {
-        self.all().into_iter().filter(|name| self.is_left(*name)).collect()
+        self.all().into_iter().filter(|name| self.lock_left(*name).is_some()).collect()
     }
 
-    fn is_left(&self, name: RingRecordName) -> bool {
-        File::open(self.0.join(name.file())).is_ok_and(|file| lock(&file).is_ok())
+    /// One whose tapdisk has gone, and which nobody else has as long as it is locked.
+    fn lock_left(&self, name: RingRecordName) -> Option<File> {
+        let file = File::options().read(true).write(true).open(self.0.join(name.file())).ok()?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(file)
+    }
+
+    /// Removes one, unless somebody serves its ring. Says whether it was there.
+    fn remove_if(&self, name: RingRecordName, is_meant: impl FnOnce(&File) -> bool) -> bool {
+        let locked = self.lock_left(name);
+        locked.is_some_and(|file| is_meant(&file) && fs::remove_file(self.0.join(name.file())).is_ok())
     }
 
     /// Removes the records of a device, unless somebody serves its rings. Says how many there were.
     pub fn remove(&self, domain: u32, device: u32) -> usize {
-        let names = self.left().into_iter().filter(|name| (name.domain, name.device) == (domain, device));
-        names.filter(|name| fs::remove_file(self.0.join(name.file())).is_ok()).count()
+        let names = self.all().into_iter().filter(|name| (name.domain, name.device) == (domain, device));
+        names.filter(|name| self.remove_if(*name, |_| true)).count()
     }
 
-    /// Removes those that nobody has come for since this time.
-    pub fn remove_older_than(&self, age: Duration, now: SystemTime) {
-        for name in self.left() {
-            let path = self.0.join(name.file());
-            let changed = fs::metadata(&path).and_then(|data| data.modified());
-            if changed.is_ok_and(|changed| now.duration_since(changed).is_ok_and(|time| time > age)) {
-                let _ = fs::remove_file(path);
-            }
+    /// Removes those that nobody has come for in this time, since they were first found here. How old a file is says nothing:
+    /// to write to memory does not change that. One that was found is a byte longer.
+    pub fn clean(&self, age: Duration, now: SystemTime) {
+        for name in self.all() {
+            self.remove_if(name, |file| {
+                let Ok(found) = file.metadata() else { return false };
+                if found.len().is_multiple_of(2) {
+                    let _ = file.set_len(found.len() + 1);
+                    return false;
+                }
+                found.modified().is_ok_and(|since| now.duration_since(since).is_ok_and(|time| time > age))
+            });
         }
     }
 }
@@ -131,13 +158,6 @@ impl RingRecordFile {
     pub fn remove(self) {
         // What cannot be removed is replaced when the ring's name comes again.
         let _ = self.directory.remove(&self.name.file());
-    }
-}
-
-fn lock(file: &File) -> rustix::io::Result<()> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => Err(Errno::BUSY),
-        result => result,
     }
 }
 
@@ -174,13 +194,21 @@ mod tests {
         let (_place, records) = records();
         drop(records.hold(NAME, 4096).unwrap());
         let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
-        records.remove_older_than(hour, now);
+        // A ring may have been served for long: that it was left is seen now.
+        records.clean(hour, now + 2 * hour);
         assert_eq!(records.all(), [NAME]);
+        drop(records.hold(NAME, 4096).unwrap());
+        records.clean(hour, now + 4 * hour);
+        assert_eq!(records.all(), [NAME], "somebody has come for it meanwhile");
         let held = records.hold(NAME, 4096).unwrap();
-        records.remove_older_than(hour, now + 2 * hour);
+        records.clean(hour, now + 6 * hour);
+        records.clean(hour, now + 8 * hour);
         assert_eq!(records.all(), [NAME], "somebody serves it");
         drop(held);
-        records.remove_older_than(hour, now + 2 * hour);
+        records.clean(hour, now);
+        records.clean(hour, now);
+        assert_eq!(records.all(), [NAME]);
+        records.clean(hour, now + 2 * hour);
         assert!(records.all().is_empty());
     }
 

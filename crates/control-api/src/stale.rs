@@ -65,7 +65,7 @@ impl Turn {
         if !self.is_ours {
             return cleaned;
         }
-        RingRecords::new(run).remove_older_than(RECORD_AGE_MAX, SystemTime::now());
+        RingRecords::new(run).clean(RECORD_AGE_MAX, SystemTime::now());
         for (pid, paths) in sockets(run.path()) {
             if Some(pid) == ours || is_gone(run, pid) {
                 // The control socket goes last, by which the rest is found.

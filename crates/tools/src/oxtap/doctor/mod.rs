@@ -101,6 +101,11 @@ async fn look(
     let own = own_domain(store).await?;
     things.devices = xenstore::devices(store, &arguments.kinds).await?;
     things.errors = xenstore::errors_of_the_gone(store, &arguments.kinds).await?;
+    things.records = things::records_of_the_dead(run);
+    things.records.retain(|(domain, device), _| {
+        let mut devices = things.devices.iter().map(|shown| &shown.device);
+        !devices.any(|shown| (u32::from(shown.domain.0), shown.device) == (*domain, *device))
+    });
     things.strays = stray_rings(executor, store, own, run).await?.into_iter().collect();
     Ok((own, disks::find(executor, store, run).await?))
 }

@@ -13,7 +13,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use block_core::{Error, Result, ResultExt};
-use control_api::{Minor, RunDir, native::State, stale};
+use control_api::{Minor, RingRecords, RunDir, native::State, stale};
 use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
@@ -52,6 +52,8 @@ pub(super) enum Orphan {
     Directory(DeviceName),
     /// A device that was served by a process which is no more.
     Device { device: DeviceName, disk: Disk },
+    /// What a process that has gone knew of the rings of a device that is no more.
+    Records { domain: u32, device: u32, count: usize },
     /// What was told of a device that is no more.
     Error { device: DeviceName, error: String },
 }
@@ -82,6 +84,9 @@ pub(super) fn find(things: &Things, owned: &BTreeSet<Minor>) -> Vec<Orphan> {
     }
     orphans.extend(things.strays.iter().map(|ring| Orphan::Ring(*ring)));
     orphans.extend(devices);
+    let records =
+        |(place, count): (&(u32, u32), &usize)| Orphan::Records { domain: place.0, device: place.1, count: *count };
+    orphans.extend(things.records.iter().map(records));
     let error = |(device, error): &(DeviceName, String)| Orphan::Error { device: device.clone(), error: error.clone() };
     orphans.extend(things.errors.iter().map(error));
     orphans
@@ -122,6 +127,10 @@ impl Orphan {
             Orphan::Minor { minor, was } => free(run, *minor, was.as_ref().map(|was| was.0)),
             Orphan::Empty { minor, .. } => end_disk(executor, run, *minor, &|_| {}).await.map(drop),
             Orphan::Ring(ring) => let_go_of(executor, run, *ring).await,
+            Orphan::Records { domain, device, .. } => {
+                RingRecords::new(run).remove(*domain, *device);
+                Ok(())
+            }
             Orphan::Directory(_) | Orphan::Error { .. } => self.clear_nodes(*store).await,
             Orphan::Device { .. } => {
                 Err(Error::from_os("its toolstack must detach it, or name another disk", Errno::NODEV.into()))
@@ -160,6 +169,11 @@ impl Orphan {
             Orphan::Ring(StrayRing { disk, domain, device }) => {
                 format!("ring {domain}-{device} at minor {} of tapdisk {}: its device has gone", disk.minor, disk.pid)
             }
+            Orphan::Records { domain, device, count } => {
+                format!(
+                    "ring {domain}-{device}: its device and its tapdisk have gone, what was under way is known of {count}"
+                )
+            }
             Orphan::Directory(device) => format!("vbd {device}: it has ended, and its guest has gone"),
             Orphan::Device { device, disk } => {
                 format!("vbd {device}: minor {} of tapdisk {} is no more", disk.minor, disk.pid)
@@ -181,6 +195,7 @@ impl Orphan {
                 let (pid, minor) = disk_of(&ring.disk);
                 ("ring", Some(pid), Some(minor), Some(format!("{}-{}", ring.domain, ring.device)))
             }
+            Orphan::Records { domain, device, .. } => ("records", None, None, Some(format!("{domain}-{device}"))),
             Orphan::Directory(device) => ("directory", None, None, Some(device.to_string())),
             Orphan::Device { device, disk } => {
                 let (pid, minor) = disk_of(disk);

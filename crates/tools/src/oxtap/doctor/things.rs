@@ -8,7 +8,7 @@ use std::{
 };
 
 use block_core::Result;
-use control_api::{Minor, MinorRecord, Owner, RunDir, native::State, stale};
+use control_api::{Minor, MinorRecord, Owner, RingRecords, RunDir, native::State, stale};
 use serde_json::{Value, json};
 use tapback::{DeviceName, owners::StrayRing, survey::Shown};
 
@@ -32,6 +32,8 @@ pub(super) struct Things {
     pub(super) minors: Vec<FoundMinor>,
     pub(super) devices: Vec<Shown>,
     pub(super) strays: Vec<StrayRing>,
+    /// Devices of guests that tapdisks have served which are no more, and how many of their rings are still known.
+    pub(super) records: BTreeMap<(u32, u32), usize>,
     /// What was told of devices that are no more.
     pub(super) errors: Vec<(DeviceName, String)>,
 }
@@ -163,6 +165,15 @@ pub(in super::super) fn device_json(shown: &Shown) -> Value {
     json!({ "device": device.to_string(), "domain": device.domain.0, "number": device.device,
             "state": own.name(), "frontend_state": frontend.name(), "online": online, "guest": has_guest,
             "pid": disk.map(|disk| disk.pid), "minor": disk.map(|disk| disk.minor), "params": params, "error": error })
+}
+
+/// What the dead have left of guests' rings.
+pub(super) fn records_of_the_dead(run: &RunDir) -> BTreeMap<(u32, u32), usize> {
+    let mut all = BTreeMap::new();
+    for name in RingRecords::new(run).left() {
+        *all.entry((name.domain, name.device)).or_default() += 1;
+    }
+    all
 }
 
 fn sockets(run: &RunDir) -> BTreeMap<u32, Vec<String>> {
