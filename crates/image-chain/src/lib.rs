@@ -24,6 +24,7 @@
 mod chain;
 mod claiming;
 mod claims;
+mod coalesce;
 mod fences;
 mod home;
 mod jobs;
@@ -40,6 +41,7 @@ mod statistics;
 mod transfer;
 mod walk;
 
+pub use coalesce::Coalesce;
 pub use home::{Home, HomeOptions, Layer, OWNER_BYTES_DEFAULT};
 pub use image_format::ImageKind;
 pub use name::ImageName;

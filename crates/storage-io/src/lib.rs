@@ -32,6 +32,7 @@ mod pending;
 mod process;
 mod reactor;
 mod shared;
+mod shortcut;
 mod signal;
 mod storage;
 mod stores;
@@ -50,6 +51,7 @@ pub use opener::{Access, CreateMode, LockPolicy, OpenOptions, Opener};
 pub use pending::{Blocking, Hold, Pending, Readiness};
 pub use process::{Fork, Signals, fork};
 pub use reactor::RunningOperation;
+pub use shortcut::Shortcut;
 pub use signal::Signal;
 pub use storage::{Completion, Limits, Storage, StorageExt, StorageKind, StorageOperation};
 pub use stores::{

@@ -36,6 +36,7 @@ complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "fill" -d 'Give ev
 complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "modify" -d 'Give an image another parent or another end, or take its data away'
 complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "check" -d 'Say whether an image obeys the rules of its format'
 complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "scan" -d 'Show many images, one line each'
+complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "coalesce" -d 'Move what an image holds into its parent'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand create" -s n -d 'name' -r -F
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand create" -s s -d 'size in MiB' -r -f
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand create" -s S -d 'size in MiB that the tables have room for' -r -f
@@ -139,3 +140,8 @@ complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -s M -d 'markers
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -l json -d 'as JSON'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -l debug -d 'failures go to the host\'s log, too'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand scan" -s h -d 'help'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand coalesce" -s n -d 'name' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand coalesce" -s s -d 'new blocks of the parent are not zeroed'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand coalesce" -s p -d 'how far it is'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand coalesce" -l debug -d 'failures go to the host\'s log, too'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand coalesce" -s h -d 'help'

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::layout::FOOTER_BYTES;
 use super::room::Room;
 use super::tables::Tables;
-use super::{BatmapHeader, Footer, Header, Metadata};
+use super::{BatmapHeader, Footer, Header, KeyHash, Metadata};
 use crate::raw::{map_in_order, plan_in_order};
 use crate::sync::Syncer;
 use crate::{Bitmap, Format, Freed, Lookup, Mapping, Miss, ParentReference, WritePlan};
@@ -83,6 +83,14 @@ impl VhdImage {
         match &self.body {
             Body::Fixed => None,
             Body::Sparse(sparse) => sparse.batmap.borrow().as_ref().map(|batmap| batmap.header.marker()),
+        }
+    }
+
+    /// The hash of the key that the disk is encrypted with, as far as its batmap's header has one.
+    pub fn key_hash(&self) -> Option<KeyHash> {
+        match &self.body {
+            Body::Fixed => None,
+            Body::Sparse(sparse) => sparse.batmap.borrow().as_ref().and_then(|batmap| batmap.header.key_hash()),
         }
     }
 

@@ -32,6 +32,20 @@ impl VhdImage {
     /// Opens the image in `storage`, and changes nothing there. Its `path` is canonical: the paths to a parent are relative
     /// to its directory.
     pub async fn open(executor: &Executor, storage: Arc<dyn Storage>, path: &Path, access: Access) -> Result<Self> {
+        let image = Self::open_as_stored(executor, storage, path, access).await?;
+        match image.key_hash() {
+            Some(_) => Err(Error::new(ErrorKind::Unsupported, "the disk is encrypted")),
+            None => Ok(image),
+        }
+    }
+
+    /// The same for whoever moves bytes without looking at them: those of an encrypted disk are as they are stored.
+    pub async fn open_as_stored(
+        executor: &Executor,
+        storage: Arc<dyn Storage>,
+        path: &Path,
+        access: Access,
+    ) -> Result<Self> {
         if access == Access::Write && storage.limits().read_only {
             return Err(Error::new(ErrorKind::ReadOnly, "the storage is read-only"));
         }
@@ -231,9 +245,6 @@ async fn read_batmap(
     let Ok(header) = UncheckedBatmapHeader::parse(&bytes)?.check(table_end, blocks, disk_bytes) else {
         return Ok(None);
     };
-    if header.key_hash().is_some() {
-        return Err(Error::new(ErrorKind::Unsupported, "the disk is encrypted"));
-    }
     let place = stored_map(&header, metadata);
     if place.end().get() > storage.length() {
         return Ok(None);

@@ -72,7 +72,7 @@ const FUSE_TYPES: [&str; 22] = [
 ];
 
 /// The number of a file's file system.
-pub(super) fn magic(file: &File) -> io::Result<u64> {
+pub(crate) fn magic(file: &File) -> io::Result<u64> {
     // The number has 32 bits; where the type is signed, some are negative.
     Ok(fstatfs(file)?.f_type as u64 & 0xffff_ffff)
 }
@@ -84,7 +84,7 @@ pub fn may_lack_locks(path: &Path) -> bool {
 }
 
 /// Whether another machine or another program has the bytes: then the list of what local file systems can do says nothing.
-pub(super) fn has_server(magic: u64) -> bool {
+pub(crate) fn has_server(magic: u64) -> bool {
     magic == FUSE || MAGIC.contains(&magic)
 }
 

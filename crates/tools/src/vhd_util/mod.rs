@@ -13,6 +13,7 @@
 
 mod check;
 mod check_statistics;
+mod coalesce;
 mod create;
 mod creating;
 mod fill;
@@ -71,6 +72,7 @@ const COMMANDS: &[Command] = &[
     Command { syntax: modify::SYNTAX, help: EINVAL, run: modify::run },
     Command { syntax: check::SYNTAX, help: 0, run: check::run },
     Command { syntax: scan::SYNTAX, help: 0, run: scan::run },
+    Command { syntax: coalesce::SYNTAX, help: EINVAL, run: coalesce::run },
 ];
 
 /// The image that a command is about.
@@ -157,6 +159,11 @@ impl Session {
         let mut stdout = io::stdout().lock();
         let put = stdout.write_all(&said).and_then(|()| stdout.write_all(bytes)).and_then(|()| stdout.flush());
         put.map_err(|error| Error::from_os("standard output", error))
+    }
+
+    /// Adds words to what the command says on stdout, without ending the line.
+    fn say_unended(&self, words: &str) {
+        self.said.borrow_mut().extend_from_slice(words.as_bytes());
     }
 
     /// Says that an image cannot be opened, as all commands say it.

@@ -4,9 +4,11 @@
 
 mod bad_input;
 mod check;
+mod coalesce;
 mod command_line;
 mod create;
 mod devices;
+mod disks;
 mod encryption;
 mod fill;
 mod json;
