@@ -85,6 +85,18 @@ fn room_of_an_empty_disk_is_all_there_and_reads_as_zeroes() {
     assert!(compared.status.success(), "{compared:?}");
 }
 
+/// A block that has room, of which no sector counts: what lies in the room is nobody's.
+#[test]
+fn room_that_a_block_has_already_is_emptied() {
+    let place = Place::new();
+    place.make("create -n a.vhd -s 8");
+    fill_blocks(&place, "a.vhd", 1, 9);
+    place.patch("a.vhd", 3584, &[0; 512]);
+    place.make("fill -b -n a.vhd");
+    assert_eq!(place.ask("read -n a.vhd -e 0 -c 16384"), "0 16384\n");
+    assert!(disk(&place, "a.vhd").iter().all(|byte| *byte == 0));
+}
+
 #[test]
 fn a_device_shows_nothing_of_what_it_held_before() {
     let test = "a_device_shows_nothing_of_what_it_held_before";

@@ -12,6 +12,7 @@ mod disks;
 mod encryption;
 mod fill;
 mod json;
+mod killed;
 mod modify;
 mod place;
 mod query;

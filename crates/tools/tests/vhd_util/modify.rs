@@ -126,6 +126,21 @@ fn a_change_of_the_parent_that_is_stopped_leaves_one_parent() {
     }
 }
 
+/// The instant at which the header means the new parent, and the first path still leads to the old one.
+#[test]
+fn a_path_that_leads_to_another_image_is_passed_over() {
+    let place = Place::new();
+    chain(&place);
+    let before = place.read("child.vhd");
+    place.make("modify -n child.vhd -p g.vhd");
+    place.patch("child.vhd", 3072, &before[3072..3584]);
+    assert_eq!((parent(&place, "child.vhd").as_str(), first_sector(&place, "child.vhd")), ("g.vhd", vec![5; 512]));
+    assert_eq!(place.ask("query -n child.vhd -d"), "chain depth: 2\n");
+    place.make("modify -n child.vhd -p g.vhd");
+    fs::remove_file(place.path("parent.vhd")).unwrap();
+    assert_eq!(first_sector(&place, "child.vhd"), [5; 512]);
+}
+
 /// The footer moves within a volume, as storage managers shrink and grow volumes around an image.
 #[test]
 fn the_footer_at_the_end_moves() {
