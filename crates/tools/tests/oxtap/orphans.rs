@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use control_api::{RingRecordName, RingRecords, RunDir, make_directory};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use serde_json::{Value, json};
 use test_support::{ProcessGuard, RunDirectory};
@@ -113,6 +114,24 @@ fn what_a_killed_tapdisk_leaves_is_found_and_cleared_away() {
     assert_eq!(fs::read_dir(place.path()).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_file()).count(), 0);
     assert!(!place.path().join("tapdisk").join(format!("tapdisk-{minor}")).exists());
     place.assert_nothing_left();
+}
+
+#[test]
+fn what_is_known_of_rings_whose_device_has_gone_is_cleared_away() {
+    let host = Xenstored::start();
+    let run = RunDir::at(host.place.path());
+    make_directory(run.shared_memory_root(), 0o755).unwrap();
+    let records = RingRecords::new(&run);
+    let name = |device| RingRecordName { domain: 7, device, ring: 0 };
+    [51712, 51728].map(|device| drop(records.hold(name(device), 4096).unwrap()));
+    let served = records.hold(name(51744), 4096).unwrap();
+    host.nodes().write("/local/domain/0/backend/vbd3/7/51728/frontend", "/local/domain/7/device/vbd/51728");
+    let (told, status) = host.doctor(&[]);
+    assert!(told.contains("ring 7-51712: its device and its tapdisk have gone") && status == Some(1), "{told}");
+    assert!(!told.contains("ring 7-51728") && !told.contains("ring 7-51744"), "{told}");
+    host.doctor(&["--repair"]);
+    assert_eq!(records.all(), [name(51728), name(51744)], "a device may come for it, or a tapdisk serves it");
+    drop(served);
 }
 
 #[test]
