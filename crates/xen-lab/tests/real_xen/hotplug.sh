@@ -121,3 +121,30 @@ xl block-detach guest xvdb && until_node detached || failed $name "detach $?"
 sleep 1
 xl destroy guest && clean $name && ok $name || failed $name "destroy $?"
 holds /images/many/k another || failed $name "what was written is not there"
+
+# xl kills a script that takes too long, or somebody does: what it has left is taken up or taken away.
+name=script_killed
+lab-guest start /images/wait >/dev/null
+for pause in 0.05 0.15 0.3 0.6 1; do
+    xl block-attach guest "$(ours vbd3 vhd xvdb /images/s.vhd)" >/out/killed.log 2>&1 &
+    attaching=$!
+    for look in $(seq 200); do
+        script=$(pidof block-tapdisk) && break
+        sleep 0.02
+    done
+    sleep $pause
+    kill -9 $script 2>/dev/null
+    wait $attaching && echo "it was done after $pause s"
+    xl block-detach --force guest xvdb >>/out/killed.log 2>&1
+    # The toolstack leaves the directory of an attach that has failed.
+    xenstore-rm /local/domain/0/backend/vbd3 2>/dev/null
+    domain=$(xl domid guest)
+    xenstore-rm /local/domain/$domain/device/vbd 2>/dev/null
+    xenstore-rm /libxl/$domain/device/vbd 2>/dev/null
+done
+xl block-attach guest "$(ours vbd3 vhd xvdb /images/s.vhd)" && xl block-detach guest xvdb || failed $name "afterwards: $?"
+xl destroy guest
+# A disk whose device has gone is given fifteen seconds; a tapdisk that was not told for whom it is stays, and is found.
+sleep 20
+oxtap doctor --repair >/out/repair.log
+clean $name && ok $name || failed $name "left: $?"

@@ -1,15 +1,19 @@
-//! PVH guests, which need a processor that is emulated more slowly, and which alone can be migrated live here.
+//! PVH guests, which need a processor that is emulated more slowly, and which alone can be migrated live here; and the guide
+//! for users, which has one.
 
-use std::sync::LazyLock;
+use std::{path::Path, sync::LazyLock};
 
 use xen_lab::{Machine, Processor};
 
-use crate::boot::Told;
+use crate::{boot::Told, guide};
 
 static TOLD: LazyLock<Told> = LazyLock::new(|| {
     let (loader, pvh) = (include_str!("boot_loader.sh"), include_str!("boot_loader_pvh.sh"));
-    let stories = [loader, pvh, include_str!("kexec.sh"), include_str!("migration.sh"), "over"];
-    Told::by("pvh", &stories.concat(), Machine { processor: Processor::Svm, ..Machine::default() })
+    let stories = [loader, pvh, include_str!("kexec.sh"), include_str!("migration.sh"), &guide::script()];
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let files = ["packaging", "docs/man"].map(|part| (format!("lab/tree/{part}"), tree.join(part))).to_vec();
+    let machine = Machine { processor: Processor::Svm, files, dom0_mebibytes: 1280, ..Machine::default() };
+    Told::by("pvh", &stories.concat(), machine)
 });
 
 #[test]
@@ -25,4 +29,9 @@ fn a_kernel_hands_its_disk_back_before_kexec() {
 #[test]
 fn a_guest_is_migrated_while_it_writes() {
     TOLD.story("live_migration");
+}
+
+#[test]
+fn the_guide_is_true() {
+    TOLD.story("guide");
 }
