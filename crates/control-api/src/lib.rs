@@ -35,6 +35,6 @@ pub use own_directory::OwnDirectory;
 pub use owner::{HOTPLUG_VARIABLE, MinorRecord, Opened, Owner};
 pub use paths::{LEASE_DIRECTORIES_VARIABLE, RUN_DIRECTORY_VARIABLE, RunDir, leased_directories};
 pub use ring_records::{RingRecordFile, RingRecordName, RingRecords};
-pub use spawn::{PROGRAM_VARIABLES, Spawned, spawn, spawn_with};
+pub use spawn::{PROGRAM_VARIABLES, Spawned, UNUSED_VARIABLE, spawn, spawn_for_use, spawn_with};
 /// The messages themselves.
 pub use wire::control as protocol;

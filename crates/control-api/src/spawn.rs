@@ -70,6 +70,17 @@ pub fn spawn(run: &RunDir) -> Result<Spawned> {
     spawn_with(run, &[])
 }
 
+/// The variable that has a tapdisk end which is given nothing to do within so many seconds of its start.
+pub const UNUSED_VARIABLE: &str = "OXTAP_UNUSED_SECONDS";
+/// How long whoever starts a tapdisk for itself may take to give it something: many times what that takes.
+const UNUSED_SECONDS: u32 = 15;
+
+/// As [`spawn_with`], for a tapdisk that ends by itself if whoever has started it is killed before it has used it.
+pub fn spawn_for_use(run: &RunDir, variables: &[(&'static str, OsString)]) -> Result<Spawned> {
+    let unused = (UNUSED_VARIABLE, UNUSED_SECONDS.to_string().into());
+    spawn_with(run, &[variables, &[unused]].concat())
+}
+
 /// As [`spawn`], with more in the environment of the tapdisk, which may also name the program.
 pub fn spawn_with(run: &RunDir, variables: &[(&str, OsString)]) -> Result<Spawned> {
     let given = |name: &str| variables.iter().find(|variable| variable.0 == name).map(|variable| variable.1.clone());

@@ -58,6 +58,8 @@ pub(crate) struct Control {
     belongings: RefCell<Option<Belongings>>,
     /// Devices in which everything fails.
     failing: Cell<usize>,
+    /// Something was attached, once, or fails here.
+    was_used: Cell<bool>,
     is_ending: Cell<bool>,
     changed: Signal,
 }
@@ -94,6 +96,7 @@ impl Control {
             descriptors: RefCell::default(),
             belongings: RefCell::default(),
             failing: Cell::new(0),
+            was_used: Cell::new(false),
             is_ending: Cell::new(false),
             changed: Signal::new(),
         })
@@ -104,8 +107,18 @@ impl Control {
         &self.executor
     }
 
+    /// Ends, after so long, if nobody has given it anything to do: whoever has started it for that is no more.
+    pub(crate) async fn end_if_unused(self: Rc<Self>, time: Duration) {
+        self.executor.sleep(time).await;
+        if !self.was_used.get() {
+            self.log.info("nobody has given it anything to do: it ends");
+            self.end();
+        }
+    }
+
     /// There is one more device in which everything fails.
     pub(crate) fn begins_to_fail(&self) {
+        self.was_used.set(true);
         self.failing.set(self.failing.get() + 1);
     }
 
@@ -176,6 +189,7 @@ impl Control {
         let minor = Minor::new(cookie).ok_or_else(|| os(words("is not allocated"), Errno::PERM))?;
         // Never waits: a marker that another tapdisk holds is an error.
         let held = self.run.hold_minor(minor)?;
+        self.was_used.set(true);
         let published = Arc::new(Published::default());
         let ((orders, their_orders), (urgent, their_urgent)) = (mailbox(), mailbox());
         let setup = Setup {

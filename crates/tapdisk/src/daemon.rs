@@ -17,10 +17,11 @@ use std::{
     io::Write,
     process::{self, ExitCode},
     rc::Rc,
+    time::Duration,
 };
 
 use block_core::{Result, ResultExt};
-use control_api::{RunDir, errno, make_directory, stale::Turn};
+use control_api::{RunDir, UNUSED_VARIABLE, errno, make_directory, stale::Turn};
 use futures_util::future::join;
 use rustix::{
     fs::Mode,
@@ -110,6 +111,7 @@ fn serve(run: RunDir, options: Options, jail: Jail, starter: Starter) -> Result<
     log.info(format!("ready, engine {found:?}"));
     starter.tell(&control.run.control_socket(pid).display().to_string())?;
     let _known = control.loops.register(&executor, Purpose::Control);
+    let _unused = unused_time().map(|time| executor.spawn(control.clone().end_if_unused(time)));
     let _signals = executor.spawn(react(signals, executor.clone(), control.clone()));
     executor.block_on(async {
         control.ended().await;
@@ -117,6 +119,12 @@ fn serve(run: RunDir, options: Options, jail: Jail, starter: Starter) -> Result<
     });
     log.finish();
     Ok(ExitCode::SUCCESS)
+}
+
+/// How long it may be without anything to do after its start; none: for ever, as those expect who start it by hand.
+fn unused_time() -> Option<Duration> {
+    let seconds = env::var(UNUSED_VARIABLE).ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 /// Whether there is any way to do I/O here; which one each disk gets is found out when it is attached.

@@ -20,7 +20,7 @@ use block_core::{Error, ErrorKind, Result, ResultExt};
 use control_api::{
     Minor, RunDir,
     native::{Command, OpenImages},
-    spawn,
+    spawn_for_use,
 };
 use rustix::{
     io::Errno,
@@ -263,7 +263,7 @@ pub(crate) fn terminate(pid: u32) {
 /// Reserves a minor and starts a process; the minor is free again if that fails.
 pub(crate) fn begin(run: &RunDir, owner: &str) -> Result<Disk> {
     let minor = run.allocate_minor_for(owner).context("allocating a minor")?;
-    match spawn(run).context("starting tapdisk") {
+    match spawn_for_use(run, &[]).context("starting tapdisk") {
         Ok(mut spawned) => {
             if spawned.child.id() != spawned.pid {
                 // It has put the tapdisk into the background and ended.

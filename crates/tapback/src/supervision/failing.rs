@@ -11,7 +11,7 @@ use block_core::{Error, Result, ResultExt};
 use control_api::{
     RingRecords, RunDir, Spawned,
     native::{Command, ResultOf, RingFailed},
-    spawn_with,
+    spawn_for_use,
 };
 use rustix::io::Errno;
 use storage_io::{Executor, Signal};
@@ -118,7 +118,7 @@ pub(super) async fn spawn(
 ) -> Result<Spawned> {
     let (run, variables) = (run.clone(), variables.to_vec());
     let spawning = executor.blocking("starting a tapdisk", move || {
-        let mut spawned = spawn_with(&run, &variables)?;
+        let mut spawned = spawn_for_use(&run, &variables)?;
         if spawned.child.id() != spawned.pid {
             // It has put the tapdisk into the background and ended.
             let _ = spawned.child.wait();

@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use crate::host::{Host, Said, names, said};
+use crate::host::{Host, Said, eventually, names, said};
 use test_support::program_directory;
 
 fn tapdisk(host: &Host, words: &[&str]) -> Said {
@@ -122,4 +122,23 @@ fn each_engine_can_be_chosen() {
         let output = host.command(&["create", "-a", &image]).env("OXTAP_ENGINE", engine).output().unwrap();
         assert!(output.status.success(), "{engine}: {output:?}");
     }
+}
+
+#[test]
+fn a_tapdisk_that_was_started_for_use_ends_if_nobody_uses_it() {
+    let host = Host::new();
+    let spawn = |seconds| -> u32 {
+        let started = said(host.command(&["spawn"]).env("OXTAP_UNUSED_SECONDS", seconds).output().unwrap());
+        assert_eq!((started.status, started.stderr.as_str()), (0, ""));
+        started.stdout.trim().parse().unwrap()
+    };
+    let used = spawn("5");
+    let slot = host.attach(used);
+    let unused = spawn("6");
+    // By then the time of the first is over.
+    eventually("nobody has used it", || host.run.tapdisks().unwrap() == [used]);
+    assert_ne!(used, unused);
+    assert_eq!(host.client(used).pid().unwrap(), used);
+    host.ok(&["destroy", "-p", &used.to_string(), "-m", &slot]);
+    host.place.assert_nothing_left();
 }
