@@ -123,7 +123,9 @@ fn what_is_known_of_rings_whose_device_has_gone_is_cleared_away() {
     make_directory(run.shared_memory_root(), 0o755).unwrap();
     let records = RingRecords::new(&run);
     let name = |device| RingRecordName { domain: 7, device, ring: 0 };
-    [51712, 51728].map(|device| drop(records.hold(name(device), 4096).unwrap()));
+    for device in [51712, 51728] {
+        drop(records.hold(name(device), 4096).unwrap());
+    }
     let served = records.hold(name(51744), 4096).unwrap();
     host.nodes().write("/local/domain/0/backend/vbd3/7/51728/frontend", "/local/domain/7/device/vbd/51728");
     let (told, status) = host.doctor(&[]);
