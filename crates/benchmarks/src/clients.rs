@@ -122,6 +122,15 @@ impl Load {
         Answers { all, failed }
     }
 
+    /// The answers that have come by the end of so much time, those while warming up included.
+    pub(crate) fn count_from_start(&self, duration: Duration) -> Answers {
+        thread::sleep(duration.saturating_sub(WARM_UP));
+        let counters = [&self.shared.answered, &self.shared.failed];
+        #[allow(clippy::cast_precision_loss, reason = "counts of answers of some seconds")]
+        let [all, failed] = counters.map(|counter| counter.load(Ordering::Relaxed) as f64);
+        Answers { all, failed }
+    }
+
     /// No more is to be asked.
     pub(crate) fn stop(&self) {
         self.shared.stop.store(true, Ordering::Relaxed);

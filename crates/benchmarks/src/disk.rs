@@ -49,7 +49,7 @@ pub(crate) struct Throughput {
 }
 
 /// Nobody listens.
-struct Silent;
+pub(crate) struct Silent;
 
 impl Reporter for Silent {
     fn report(&self, _: Report) {}

@@ -17,6 +17,7 @@ pub(crate) struct Figure {
 pub(crate) struct Report {
     figures: Vec<Figure>,
     notes: Vec<String>,
+    plots: Vec<(String, String)>,
 }
 
 impl Report {
@@ -32,6 +33,21 @@ impl Report {
     /// Says what a figure should reach.
     pub(crate) fn expect(&mut self, what: &str, goal: &'static str) {
         self.figures.iter_mut().filter(|figure| figure.what == what).for_each(|figure| figure.goal = Some(goal));
+    }
+
+    /// The median of a figure.
+    pub(crate) fn median(&self, what: &str) -> Option<f64> {
+        self.figures.iter().find(|figure| figure.what == what).map(|figure| figure.spread()[1])
+    }
+
+    /// A drawing of some of it, as SVG.
+    pub(crate) fn draw(&mut self, name: impl Into<String>, svg: String) {
+        self.plots.push((name.into(), svg));
+    }
+
+    /// Drawings and their names.
+    pub(crate) fn plots(&self) -> &[(String, String)] {
+        &self.plots
     }
 
     /// A sentence below the table.

@@ -16,13 +16,16 @@ mod figures;
 mod frontends;
 mod grants;
 mod hosted;
+mod instructions;
 mod limits;
 mod load;
 mod logging;
 mod memory;
 mod nbd;
 mod neighbour;
+mod peers;
 mod pipeline;
+mod plot;
 mod processes;
 mod queues;
 mod ring;
@@ -30,7 +33,12 @@ mod stripes;
 mod stuck;
 mod usage;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use block_core::{Result, ResultExt};
 use clap::{Parser, Subcommand};
@@ -49,12 +57,18 @@ struct Arguments {
     /// How long each variant is measured in each round, in seconds. (Limits are always measured for 10 seconds.)
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
+    /// Three rounds of a third of a second: five minutes for everything. Figures that vary little are as good.
+    #[arg(long, conflicts_with_all = ["rounds", "seconds", "smoke"])]
+    quick: bool,
     /// See that everything works, in a moment; the figures mean nothing.
     #[arg(long)]
     smoke: bool,
     /// Machine-readable figures, one object.
     #[arg(long)]
     json: bool,
+    /// Draw what was measured, as SVG files in this directory.
+    #[arg(long, value_name = "DIRECTORY")]
+    plots: Option<PathBuf>,
     /// Where files are made; on the storage that is to be measured.
     #[arg(long)]
     directory: Option<PathBuf>,
@@ -71,7 +85,14 @@ enum Part {
     /// Has all pages of a budget until it is ended.
     #[command(hide = true)]
     Hold(budget::Hold),
+    /// Does a fixed amount of work, for those who count instructions.
+    #[command(hide = true)]
+    Count(instructions::Count),
 }
+
+/// What `--quick` stands for.
+const QUICK_ROUNDS: usize = 3;
+const QUICK_DURATION: Duration = Duration::from_millis(330);
 
 /// How long and how often to measure.
 struct Effort {
@@ -89,6 +110,9 @@ struct Benchmark {
 }
 
 const BENCHMARKS: &[Benchmark] = &[
+    Benchmark { name: "peers", summary: "beside qemu-nbd and nbdkit, over NBD", run: peers::run },
+    Benchmark { name: "chains", summary: "long chains beside one image", run: peers::run_chains },
+    Benchmark { name: "storage", summary: "past the page cache, beside fio on the file", run: peers::run_storage },
     Benchmark { name: "queues", summary: "one queue against two, no export", run: queues::run },
     Benchmark { name: "nbd", summary: "CPU time of a request over NBD", run: nbd::run },
     Benchmark { name: "ring", summary: "a guest's ring beside NBD", run: ring::run },
@@ -109,6 +133,7 @@ fn main() -> ExitCode {
     let result = match &arguments.part {
         Some(Part::Saturate(saturate)) => neighbour::saturate(saturate),
         Some(Part::Hold(hold)) => budget::hold(hold),
+        Some(Part::Count(count)) => instructions::count(count),
         None => run(&arguments),
     };
     match result {
@@ -123,12 +148,12 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let parent = arguments.directory.clone().unwrap_or_else(std::env::temp_dir);
     let directory = tempfile::Builder::new().prefix("oxtap-bench-").tempdir_in(&parent).context(parent.display())?;
-    let effort = Effort {
-        rounds: if arguments.smoke { 1 } else { arguments.rounds.max(1) },
-        duration: if arguments.smoke { Duration::from_millis(100) } else { Duration::from_secs_f64(arguments.seconds) },
-        is_smoke: arguments.smoke,
-        directory: directory.path().to_owned(),
+    let (rounds, duration) = match (arguments.smoke, arguments.quick) {
+        (true, _) => (1, Duration::from_millis(100)),
+        (_, true) => (QUICK_ROUNDS, QUICK_DURATION),
+        _ => (arguments.rounds.max(1), Duration::from_secs_f64(arguments.seconds)),
     };
+    let effort = Effort { rounds, duration, is_smoke: arguments.smoke, directory: directory.path().to_owned() };
     let mut reports = Vec::new();
     for benchmark in chosen(&arguments.names)? {
         if !arguments.json {
@@ -138,10 +163,22 @@ fn run(arguments: &Arguments) -> Result<()> {
         if !arguments.json {
             println!("{}", report.table());
         }
+        if let Some(directory) = &arguments.plots {
+            save_plots(directory, &report)?;
+        }
         reports.push((benchmark.name, report));
     }
     if arguments.json {
         println!("{:#}", figures::json(&reports));
+    }
+    Ok(())
+}
+
+fn save_plots(directory: &Path, report: &figures::Report) -> Result<()> {
+    fs::create_dir_all(directory).context(directory.display())?;
+    for (name, svg) in report.plots() {
+        let path = directory.join(format!("{name}.svg"));
+        fs::write(&path, svg).context(path.display())?;
     }
     Ok(())
 }

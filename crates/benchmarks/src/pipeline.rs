@@ -18,18 +18,58 @@ use wire::nbd::{
     put_export_name,
 };
 
-use crate::clients::{Load, Offsets, Shared, Workload};
+use crate::{
+    clients::{Load, Offsets, Shared, Workload},
+    load::Random,
+};
 
 /// Greeting and answer of a server that is asked for its export by name, without the padding.
 const GREETING_BYTES: usize = 18 + 10;
 
+/// A reply says by its cookie whether it comes with data.
+const READ: u64 = 1;
+const WRITE: u64 = 2;
+
 /// Connects so many clients and lets them work.
 pub(crate) fn start(socket: &Path, connections: u64, workload: Workload) -> Result<Load> {
-    let connect = |number| Pipeline::connect(socket, number, workload);
+    start_mixed(socket, connections, workload, if workload.is_write { 0 } else { 10 })
+}
+
+/// The same; of ten requests so many are reads, whatever the workload says.
+pub(crate) fn start_mixed(socket: &Path, connections: u64, workload: Workload, reads_of_ten: u64) -> Result<Load> {
+    let connect = |number| {
+        let client = Pipeline::connect(socket, number, workload)?;
+        Ok(Pipeline { reads_of_ten, ..client })
+    };
     let clients = (0..connections).map(connect).collect::<Result<Vec<_>>>()?;
     let load = Load::start(clients.into_iter().map(|client| |shared: &Shared| client.run(shared)));
     load.warm_up();
     Ok(load)
+}
+
+/// Writes all of the workload's part of the disk once, in order.
+pub(crate) fn write_all(socket: &Path, workload: Workload) -> Result<()> {
+    write_every(socket, workload, 1, 0)
+}
+
+/// Writes each block whose number is `which` modulo `of`, once and in order.
+pub(crate) fn write_every(socket: &Path, workload: Workload, of: u64, which: u64) -> Result<()> {
+    let mut client = Pipeline::connect(socket, 0, workload)?;
+    for number in 0..workload.bytes / u64::from(workload.block) {
+        if number % of != which {
+            client.offsets.next();
+            continue;
+        }
+        client.ask(1)?;
+        let mut replies = Replies::default();
+        while replies.count == 0 {
+            replies = client.fetch()?;
+        }
+        if replies.failed > 0 {
+            return Err(Error::new(ErrorKind::Io, "nbd: a write failed"));
+        }
+    }
+    Ok(())
 }
 
 /// A client that asks at fixed instants: all requests of its workload at once, and again when it is time. Gives how long
@@ -59,6 +99,8 @@ struct Pipeline {
     stream: UnixStream,
     workload: Workload,
     offsets: Offsets,
+    reads_of_ten: u64,
+    kinds: Random,
     data: Vec<u8>,
     /// What was received, and how much of it is no whole reply yet.
     received: Vec<u8>,
@@ -83,7 +125,9 @@ impl Pipeline {
         stream.read_exact(&mut [0; GREETING_BYTES]).context("nbd")?;
         let data = vec![0x5a; workload.block as usize];
         let received = vec![0; (SIMPLE_REPLY_BYTES + data.len()) * workload.depth];
-        Ok(Pipeline { stream, workload, offsets: workload.offsets(number), data, received, have: 0 })
+        let (offsets, kinds) = (workload.offsets(number), Random::new(number + 77));
+        let reads_of_ten = if workload.is_write { 0 } else { 10 };
+        Ok(Pipeline { stream, workload, offsets, reads_of_ten, kinds, data, received, have: 0 })
     }
 
     fn run(mut self, shared: &Shared) -> Result<()> {
@@ -133,10 +177,10 @@ impl Pipeline {
     fn whole_replies(&self, received: &[u8]) -> Result<Replies> {
         let mut replies = Replies::default();
         while let Some((reply, length)) = ReplyHeader::decode(&received[replies.bytes..])? {
-            let ReplyHeader::Simple { error, .. } = reply else {
+            let ReplyHeader::Simple { error, cookie } = reply else {
                 return Err(Error::new(ErrorKind::Invalid, "nbd: not a simple reply"));
             };
-            let data = if self.workload.is_write || error.is_some() { 0 } else { self.data.len() };
+            let data = if cookie == WRITE || error.is_some() { 0 } else { self.data.len() };
             if received.len() < replies.bytes + length + data {
                 break;
             }
@@ -151,10 +195,11 @@ impl Pipeline {
         let mut out = Vec::new();
         for _ in 0..count {
             let (offset, length) = (self.offsets.next(), self.workload.block);
-            let command = if self.workload.is_write { Command::Write } else { Command::Read };
-            let header = RequestHeader { flags: CommandFlags::EMPTY, command, cookie: 1, offset, length };
+            let is_write = self.reads_of_ten < 10 && self.kinds.next() % 10 >= self.reads_of_ten;
+            let (command, cookie) = if is_write { (Command::Write, WRITE) } else { (Command::Read, READ) };
+            let header = RequestHeader { flags: CommandFlags::EMPTY, command, cookie, offset, length };
             out.extend(header.encode());
-            if self.workload.is_write {
+            if is_write {
                 out.extend(&self.data);
             }
         }

@@ -1,8 +1,10 @@
 //! Programs of ours, built beside this one, as other processes.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
-    path::PathBuf,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     time::Duration,
 };
@@ -42,6 +44,27 @@ impl Process {
             true => Err(Error::new(ErrorKind::Closed, format!("{name}: has ended"))),
             false => Ok(process),
         }
+    }
+
+    /// Starts a program and waits until it listens. What it says is lost.
+    pub(crate) fn start_listening(command: &mut Command, socket: &Path) -> Result<Process> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        // One that was there before belongs to nobody any more.
+        let _ = fs::remove_file(socket);
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().context(&name)?;
+        let stdout = child.stdout.take().expect("it was asked to be a pipe");
+        let mut process = Process { child, stdout: BufReader::new(stdout) };
+        for _ in 0..END_MAX.as_millis() / LOOK_EVERY.as_millis() {
+            if UnixStream::connect(socket).is_ok() {
+                return Ok(process);
+            }
+            if let Ok(Some(status)) = process.child.try_wait() {
+                return Err(Error::new(ErrorKind::Closed, format!("{name}: has ended ({status})")));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Err(Error::new(ErrorKind::Closed, format!("{name}: does not listen")))
     }
 
     pub(crate) fn pid(&self) -> u32 {

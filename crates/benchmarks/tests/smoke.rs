@@ -15,7 +15,23 @@ fn every_benchmark_gives_figures() {
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     let benchmarks = found["benchmarks"].as_object().unwrap();
     let names: Vec<_> = benchmarks.keys().map(String::as_str).collect();
-    assert_eq!(names, ["budget", "limits", "logging", "memory", "nbd", "neighbour", "queues", "ring", "stuck"]);
+    assert_eq!(
+        names,
+        [
+            "budget",
+            "chains",
+            "limits",
+            "logging",
+            "memory",
+            "nbd",
+            "neighbour",
+            "peers",
+            "queues",
+            "ring",
+            "storage",
+            "stuck"
+        ]
+    );
     for (name, report) in benchmarks {
         let figures = report["figures"].as_array().unwrap();
         assert!(!figures.is_empty(), "{name}");
