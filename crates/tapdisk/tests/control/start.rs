@@ -31,7 +31,8 @@ fn the_command_line_knows_two_letters() {
     let host = Host::new();
     let help = tapdisk(&host, &["-h"]);
     assert_eq!((help.status, help.stdout.as_str()), (0, ""));
-    assert!(help.stderr.starts_with("usage: tapdisk [-D] [-h]"));
+    assert!(help.stderr.starts_with("usage: tapdisk "), "{}", help.stderr);
+    assert!(["  -D ", "  -h "].iter().all(|letter| help.stderr.contains(letter)), "{}", help.stderr);
     for words in [&["-x"][..], &["image.vhd"], &["--engine", "steam"]] {
         let Said { status, stdout, stderr } = tapdisk(&host, words);
         assert_eq!((status, stdout.as_str(), stderr), (22, "", help.stderr.clone()));

@@ -124,6 +124,7 @@ holds /images/many/k another || failed $name "what was written is not there"
 
 # xl kills a script that takes too long, or somebody does: what it has left is taken up or taken away.
 name=script_killed
+vhd-util create -n /images/s.vhd -s 16
 lab-guest start /images/wait >/dev/null
 for pause in 0.05 0.15 0.3 0.6 1; do
     xl block-attach guest "$(ours vbd3 vhd xvdb /images/s.vhd)" >/out/killed.log 2>&1 &
