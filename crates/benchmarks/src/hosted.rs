@@ -107,7 +107,7 @@ impl Tapdisk {
     /// Waits until everything has been answered, and has the rings let go of; how many events there were for a request.
     pub(crate) fn disconnect(&self) -> Result<f64> {
         let (minor, domain, device) = (self.minor.number(), GUEST.0, DEVICE);
-        let command = native::Command::DisconnectRing { minor, domain, device, deadline_ms: None };
+        let command = native::Command::DisconnectRing { minor, domain, device, deadline_ms: None, is_removed: false };
         let answer = self.ask(command).context("disconnecting rings")?;
         let native::ResultOf::DisconnectRing(RingDisconnected { counters, pages, broken, .. }) = answer else {
             return Err(Error::new(ErrorKind::Invalid, "an answer to something else"));

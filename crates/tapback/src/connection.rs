@@ -28,6 +28,8 @@ pub(crate) struct Connection {
     reader: LineReader,
     /// What was read behind the last line.
     unread: Vec<u8>,
+    /// Of the protocol, the newest that the tapdisk speaks.
+    version: u32,
 }
 
 impl Connection {
@@ -42,8 +44,10 @@ impl Connection {
             }
         };
         let reader = LineReader::new(LINE_BYTES_MAX);
-        let mut connection = Connection { executor: executor.clone(), stream, path, reader, unread: Vec::new() };
-        let Hello { oxtap: _ } = connection.line().await?;
+        let mut connection =
+            Connection { executor: executor.clone(), stream, path, reader, unread: Vec::new(), version: 0 };
+        let Hello { oxtap } = connection.line().await?;
+        connection.version = oxtap.version;
         Ok(Some(connection))
     }
 
@@ -59,6 +63,8 @@ impl Connection {
         mut job: impl FnMut(u64),
         mut event: impl FnMut(RingEvent),
     ) -> Result<ResultOf> {
+        // It may have been started long before us.
+        let command = command.for_version(self.version);
         self.send(&Request { id: 1, command }).await?;
         loop {
             let Answer { body, .. } = self.line().await?;

@@ -33,7 +33,7 @@ use done::DONE;
 use image::Image;
 
 use crate::{
-    DeviceName, Disk, Exit, Host, ImageNodes, LetGo, Reports, Rescued,
+    DeviceName, Disk, Exit, Guest, Host, ImageNodes, LetGo, Reports, Rescued,
     agent::{RestEnd, RestNodes},
     device::{REFUSED_PAUSE, Shared},
     directory::{Change, Directory, StateChange},
@@ -99,6 +99,8 @@ pub(crate) struct Hands {
     refused: Refused,
     frontend_changed: bool,
     presence: Presence,
+    /// Whether it waits for what it has asked.
+    guest: Guest,
     pace: Pace,
     agent: Agent,
     /// What the agent has not been told yet.
@@ -160,6 +162,7 @@ impl Hands {
             refused: Refused::default(),
             frontend_changed: false,
             presence: Presence::new(losses),
+            guest: Guest::Waits,
             pace: Pace::new(host.executor.now()),
             agent: Agent::new(seen.rest.is_told),
             agent_events: VecDeque::new(),
@@ -212,7 +215,7 @@ impl Hands {
         let is_served = frontend.has_ring() && matches!(seen.own, State::InitWait | State::Connected);
         if let Some(disk) = self.ring_disk.filter(|_| seen.own == State::InitWait && !is_served) {
             // A ring that its frontend was never told of.
-            let_go(&self.host, &self.name, disk).await;
+            let_go(&self.host, &self.name, disk, Guest::MayHaveGone).await;
         }
         let may_have_ring =
             self.ring_disk.is_some() && matches!(seen.own, State::Connected | State::Closing) && !is_served;
@@ -343,6 +346,7 @@ impl Hands {
                 }
             }
         }
+        self.note_frontend(frontend);
         // What is seen of the frontend of a new directory counts when that directory is taken up.
         if self.replacement.is_none() {
             self.events.push_back(Event::Frontend(frontend));
@@ -544,7 +548,7 @@ impl Hands {
             let connected = connect(&host, &name, disk, ring).await;
             if connected.is_err() {
                 // An answer may have been lost.
-                shared.end(JobEnd::LetGo(let_go(&host, &name, disk).await));
+                shared.end(JobEnd::LetGo(let_go(&host, &name, disk, Guest::Waits).await));
             }
             shared.end(JobEnd::Connected(connected));
         }));
@@ -553,7 +557,7 @@ impl Hands {
     fn let_go_of_old_ring(&mut self, disk: Disk, error: Error) {
         let (host, name, shared) = (self.host.clone(), self.name.clone(), self.shared.clone());
         self.job = Some(self.host.executor.spawn(async move {
-            shared.end(JobEnd::LetGo(let_go(&host, &name, disk).await));
+            shared.end(JobEnd::LetGo(let_go(&host, &name, disk, Guest::MayHaveGone).await));
             shared.end(JobEnd::Connected(Err(error)));
         }));
     }
@@ -590,10 +594,23 @@ impl Hands {
         };
         self.note("disconnecting");
         let (host, name, shared) = (self.host.clone(), self.name.clone(), self.shared.clone());
+        let guest = self.guest;
         self.job = Some(self.host.executor.spawn(async move {
-            let ended = let_go(&host, &name, disk).await;
+            let ended = let_go(&host, &name, disk, guest).await;
             shared.end(JobEnd::Disconnected(ended));
         }));
+    }
+
+    /// The frontend shows this state. One that has gone while its last requests are waited for must not be touched.
+    fn note_frontend(&mut self, frontend: State) {
+        let guest = Guest::showing(frontend);
+        let goes = std::mem::replace(&mut self.guest, guest) == Guest::Waits && guest == Guest::MayHaveGone;
+        let is_drained = goes && self.machine.ring() == Ring::Disconnecting;
+        let Some(disk) = self.ring_disk.filter(|_| is_drained) else { return };
+        let (host, name) = (self.host.clone(), self.name.clone());
+        // Whoever waits for the requests does so already, and tells what becomes of them.
+        let cutting = async move { drop(host.worker.disconnect(disk, name, guest).await) };
+        self.host.executor.spawn(cutting).detach();
     }
 
     /// From now on we are told what happens to the ring.
@@ -654,7 +671,7 @@ async fn connect(host: &Host, name: &DeviceName, disk: Disk, ring: ConnectRing) 
     let is_persistent = ring.persistent;
     let mut connected = host.worker.connect(disk, ring.clone()).await;
     if matches!(&connected, Err(error) if error.os_error() == Some(Errno::ALREADY.raw_os_error())) {
-        let_go(host, name, disk).await;
+        let_go(host, name, disk, Guest::MayHaveGone).await;
         // Nothing was lost: all that was taken is answered, or it was another's.
         connected = host.worker.connect(disk, ConnectRing { adopt: false, ..ring }).await;
     }
@@ -666,10 +683,10 @@ async fn connect(host: &Host, name: &DeviceName, disk: Disk, ring: ConnectRing) 
 }
 
 /// Ends when nothing of a device is connected: before that its guest must not be told that it is closed.
-async fn let_go(host: &Host, name: &DeviceName, disk: Disk) -> LetGo {
+async fn let_go(host: &Host, name: &DeviceName, disk: Disk, guest: Guest) -> LetGo {
     let mut pause = LET_GO_PAUSE_MIN;
     loop {
-        match host.worker.disconnect(disk, name.clone()).await {
+        match host.worker.disconnect(disk, name.clone(), guest).await {
             Ok(ended) => return ended,
             Err(error) => host.log.note(name, &format!("its ring is not let go of: {error}")),
         }

@@ -61,4 +61,4 @@ pub use ring::read_rings;
 pub use supervision::{Casualty, Exit, OnDeath, Rescue, Rescued, RunCommand, SameImage};
 pub use tapdisk::Tapdisks;
 pub use watcher::Watcher;
-pub use worker::{Disk, LetGo, NewImage, Worker};
+pub use worker::{Disk, Guest, LetGo, NewImage, Worker};

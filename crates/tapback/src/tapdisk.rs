@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use storage_io::{Executor, Signal};
 
 use crate::{
-    DeviceName, Disk, Exit, LetGo, NewImage, Reports, TurnBack, Worker,
+    DeviceName, Disk, Exit, Guest, LetGo, NewImage, Reports, TurnBack, Worker,
     connection::Connection,
     supervision::{Failing, exit},
 };
@@ -58,13 +58,14 @@ impl Tapdisks {
         }
     }
 
-    async fn disconnect(self, disk: Disk, device: DeviceName) -> Result<LetGo> {
+    async fn disconnect(self, disk: Disk, device: DeviceName, guest: Guest) -> Result<LetGo> {
         let Some(mut connection) = self.open(disk).await? else {
             self.failing.end(&device).await;
             return Ok(LetGo::default());
         };
         let (domain, device) = (device.domain.0, device.device);
-        let command = Command::DisconnectRing { minor: disk.minor, domain, device, deadline_ms: None };
+        let is_removed = guest == Guest::MayHaveGone;
+        let command = Command::DisconnectRing { minor: disk.minor, domain, device, deadline_ms: None, is_removed };
         match connection.ask(command, |_| {}).await {
             Ok(ResultOf::DisconnectRing(RingDisconnected { not_durable, .. })) => {
                 Ok(LetGo { is_answered: true, not_durable })
@@ -174,8 +175,8 @@ impl Worker for Tapdisks {
         Box::pin(self.clone().connect(disk, ring))
     }
 
-    fn disconnect(&self, disk: Disk, device: DeviceName) -> LocalBoxFuture<'static, Result<LetGo>> {
-        Box::pin(self.clone().disconnect(disk, device))
+    fn disconnect(&self, disk: Disk, device: DeviceName, guest: Guest) -> LocalBoxFuture<'static, Result<LetGo>> {
+        Box::pin(self.clone().disconnect(disk, device, guest))
     }
 
     fn exit(&self, disk: Disk) -> LocalBoxFuture<'static, Exit> {

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use block_core::Result;
 use control_api::native::{ConnectRing, RingConnected};
 use futures_util::future::{LocalBoxFuture, pending, ready};
+use xenbus::State;
 
 use crate::{DeviceName, Exit, Reports, TurnBack};
 
@@ -35,6 +36,26 @@ pub struct LetGo {
     pub not_durable: Option<String>,
 }
 
+/// Whether a guest that is let go of wants the answers to what it has asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guest {
+    /// It does, and keeps its pages for them.
+    Waits,
+    /// Its device was removed, or a kernel begins anew: its pages may be used for something else by now. Some kernels do
+    /// so as soon as the directory has gone, others wait for answers, whatever these say.
+    MayHaveGone,
+}
+
+impl Guest {
+    /// What the state of its frontend tells.
+    pub(crate) fn showing(frontend: State) -> Guest {
+        match frontend {
+            State::Unknown | State::Initialising => Guest::MayHaveGone,
+            _ => Guest::Waits,
+        }
+    }
+}
+
 /// Who serves rings. What is asked may take as long as storage takes.
 pub trait Worker {
     /// Serves the rings of a guest's device. The same rings again are fine; others while there are some are refused with
@@ -44,7 +65,9 @@ pub trait Worker {
     /// Ends with all requests answered, all durable, and nothing of the guest's held; the last that could write has no
     /// write access any more. Rings that are not connected are as good, and so is a process that has gone. After an error
     /// nothing is known: whoever asked asks again. Of a process that has gone its guest is answered with errors before.
-    fn disconnect(&self, disk: Disk, device: DeviceName) -> LocalBoxFuture<'static, Result<LetGo>>;
+    /// The data of a guest that may have gone is not read or written any more,
+    /// also if that is known only after it was asked for the first time.
+    fn disconnect(&self, disk: Disk, device: DeviceName, guest: Guest) -> LocalBoxFuture<'static, Result<LetGo>>;
 
     /// Ends when the process of a disk has gone, whoever has started it.
     fn exit(&self, _: Disk) -> LocalBoxFuture<'static, Exit> {

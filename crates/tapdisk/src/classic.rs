@@ -9,7 +9,7 @@ use crate::{
     answers,
     control::Control,
     home::{Gave, Job, Open},
-    rings::{self, Connected, Device, RingName},
+    rings::{self, Connected, Device, Parting, RingName},
     slot::{Slot, information},
     statistics::json_of_all,
 };
@@ -111,7 +111,7 @@ impl Control {
     /// Answers when the ring has been drained and let go of.
     async fn disconnect_ring(self: &Rc<Self>, name: RingName) -> Result<()> {
         let slot = self.slot_of_ring(name).ok_or_else(|| rings::unknown(name))?;
-        self.have_done(&slot, Job::DisconnectRing { name, deadline: None }).await.map(drop)
+        self.have_done(&slot, Job::DisconnectRing { name, parting: Parting::default() }).await.map(drop)
     }
 
     /// The slot of a guest's device that is connected.

@@ -23,7 +23,7 @@ use crate::{
     jobs::{self, JobRecord, Jobs},
     log::{Log, seconds},
     loops::{LoopState, Loops},
-    rings::{Platform, RingName},
+    rings::{Parting, Platform, RingName},
     shared_memory::StatisticsDirectory,
     slot::{Published, Slot},
 };
@@ -268,10 +268,11 @@ impl Control {
             return slot.force().await;
         }
         let end = job.deadline().map(|deadline| record.asked + deadline);
-        if let Job::DisconnectRing { name, .. } = job {
+        if let Job::DisconnectRing { name, parting } = job {
             record.run();
             self.in_time(end, self.turn_connects_back(slot, name)).await;
-            return slot.disconnect_ring(name, end.map(|end| end - self.executor.now())).await;
+            let deadline = end.map(|end| end - self.executor.now());
+            return slot.disconnect_ring(name, Parting { deadline, ..parting }).await;
         }
         if let Job::SettleRing(name) = job {
             record.run();

@@ -4,7 +4,6 @@ use std::{
     cell::{OnceCell, RefCell},
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use block_core::{Error, ErrorKind, Result};
@@ -22,7 +21,7 @@ use crate::{
     layers::ValveName,
     log::seconds,
     native::report,
-    rings::{RingName, ShownDevice},
+    rings::{Parting, RingName, ShownDevice},
     statistics,
     valve::Shown,
 };
@@ -65,8 +64,8 @@ impl Slot {
     }
 
     /// Has home let a guest go.
-    pub(crate) async fn disconnect_ring(&self, name: RingName, deadline: Option<Duration>) -> Done {
-        self.ask(|to| Urgent::DisconnectRing(name, deadline, to)).await?
+    pub(crate) async fn disconnect_ring(&self, name: RingName, parting: Parting) -> Done {
+        self.ask(|to| Urgent::DisconnectRing(name, parting, to)).await?
     }
 
     /// Has home do nothing more for a guest until it asks.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ConnectRing;
+use super::{ConnectRing, Version};
 
 /// A command and what it needs. In JSON an object with one member: the command's name, and its arguments as an object.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -108,6 +108,10 @@ pub enum Command {
         /// Then the pages are given back whatever storage still holds, and what it holds is not answered any more.
         #[serde(default)]
         deadline_ms: Option<u64>,
+        /// The guest has been told that it has no such device: it may use its pages for something else already. None of
+        /// their content is read or written any more. Understood since version 5.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        is_removed: bool,
     },
     /// Answers what a guest's device has asked, and does nothing more for it until it asks again; all is durable then, and
     /// the last writer has given up write access. For guests that stand still, and may go on.
@@ -142,6 +146,16 @@ pub enum Command {
 }
 
 impl Command {
+    /// The same, for a tapdisk that speaks no newer version of the protocol: without what it would refuse and can be done
+    /// without.
+    #[must_use]
+    pub fn for_version(mut self, version: u32) -> Command {
+        if let Command::DisconnectRing { is_removed, .. } = &mut self {
+            *is_removed &= version >= Version::V5.number();
+        }
+        self
+    }
+
     /// Its name in messages.
     pub const fn name(&self) -> &'static str {
         match self {

@@ -57,7 +57,7 @@ fn commands() -> Vec<Command> {
         Command::Watch { job: 7 },
         Command::Cancel { job: 7 },
         Command::ConnectRing(ring()),
-        Command::DisconnectRing { minor: 4, domain: 7, device: 51712, deadline_ms: Some(5000) },
+        Command::DisconnectRing { minor: 4, domain: 7, device: 51712, deadline_ms: Some(5000), is_removed: true },
         Command::SettleRing { minor: 4, domain: 7, device: 51712 },
         Command::WatchRing { minor: 4, domain: 7, device: 51712 },
         Command::FailRing { domain: 7, device: 51712 },
@@ -377,6 +377,13 @@ fn a_message_does_not_change_without_a_new_version() {
         assert_eq!(line, golden);
     }
     assert_eq!(lines.len(), GOLDEN.lines().count(), "all of them:\n{}", lines.join("\n"));
+}
+
+#[test]
+fn an_older_tapdisk_is_not_told_what_it_would_refuse() {
+    let command = Command::DisconnectRing { minor: 4, domain: 7, device: 51712, deadline_ms: None, is_removed: true };
+    assert!(text(&command.clone().for_version(5)).contains("is_removed"));
+    assert!(!text(&command.for_version(4)).contains("is_removed"));
 }
 
 #[test]

@@ -7,7 +7,8 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Version {
-    /// Guests whose tapdisk has gone: `fail_ring`; `connect_ring` with `adopt` repeats what was not answered.
+    /// Guests whose tapdisk has gone: `fail_ring`; `connect_ring` with `adopt` repeats what was not answered. Guests whose
+    /// device was taken away: `is_removed` of `disconnect_ring`.
     V5 = 5,
     /// Guests that stand still: `settle_ring`, and `settled` of rings.
     V4 = 4,

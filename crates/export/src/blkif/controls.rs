@@ -54,6 +54,8 @@ pub(super) struct Controls {
     domain: DomainId,
     /// No more requests are to be taken.
     pub(super) is_stopping: Cell<bool>,
+    /// The guest may use its pages for something else: no data is copied from or to them.
+    pub(super) is_cut: Cell<bool>,
     /// None is to be taken for now.
     pub(super) is_held: Cell<bool>,
     settling: Cell<Settling>,
@@ -86,6 +88,7 @@ impl Controls {
             executor: executor.clone(),
             domain,
             is_stopping: Cell::new(false),
+            is_cut: Cell::new(false),
             is_held: Cell::new(false),
             settling: Cell::new(Settling::No),
             last_answer: Cell::new(None),

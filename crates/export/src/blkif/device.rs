@@ -193,6 +193,14 @@ impl ConnectedRing {
         self.controls.hold(false);
     }
 
+    /// Reads and writes none of the guest's data any more, and takes no more requests. For a guest that was told that it has
+    /// no such device, and may use its pages for something else. What was taken from it goes on to storage.
+    pub fn cut(&self) {
+        self.controls.is_cut.set(true);
+        self.controls.is_stopping.set(true);
+        self.controls.wake();
+    }
+
     /// Takes no more requests, waits until those that were taken have been answered, and lets go: event channel first,
     /// pages second.
     pub async fn disconnect(self) -> RingEnd {

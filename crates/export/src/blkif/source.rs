@@ -567,6 +567,13 @@ impl RingSource {
 
     /// Hands the data of reads to the guest, in one call for as many as may be copied together.
     fn copy_reads(&mut self) {
+        if self.controls.is_cut.get() {
+            for Reading { job, .. } in std::mem::take(&mut self.read) {
+                self.held.remove(job.bytes);
+                self.ended.push((job, Status::Error));
+            }
+            return;
+        }
         while !self.read.is_empty() {
             let needs = self.read.iter().map(|reading| self.pages.to_copy(&reading.segments));
             let (count, pages) = self.to_guest.batch(needs);
@@ -601,10 +608,7 @@ impl RingSource {
 
     /// Requests that were taken, and that the disk does not take any more.
     fn fail_untold(&mut self) {
-        while self.repeat_some() {}
-        for (place, RingRequest { id, operation, .. }) in std::mem::take(&mut self.checked) {
-            self.refuse(Job { place, id, operation, bytes: 0, pages: 0, then: Then::Respond }, Status::Error);
-        }
+        self.refuse_checked();
         let mut jobs = Vec::new();
         for Request { tag, .. } in std::mem::take(&mut self.staged) {
             let place = usize::try_from(tag.0).expect("tags are places of the table");
@@ -614,6 +618,14 @@ impl RingSource {
         for job in jobs {
             self.held.remove(job.bytes);
             self.refuse(job, Status::Error);
+        }
+    }
+
+    /// Requests whose data was not copied.
+    fn refuse_checked(&mut self) {
+        while self.repeat_some() {}
+        for (place, RingRequest { id, operation, .. }) in std::mem::take(&mut self.checked) {
+            self.refuse(Job { place, id, operation, bytes: 0, pages: 0, then: Then::Respond }, Status::Error);
         }
     }
 
@@ -648,6 +660,15 @@ impl RingSource {
         looks
     }
 
+    /// Nothing is taken: whether there is something is told to whoever can have it taken.
+    fn waits_to_be_asked(&mut self, cx: &mut Context<'_>) -> Result<(), BrokenRing> {
+        match self.ring.arm()? {
+            false => self.doorbell.wait(cx),
+            true => self.controls.asks(),
+        }
+        Ok(())
+    }
+
     fn respond(&mut self) {
         let mut table = self.controls.table.borrow_mut();
         for (job, status) in &self.ended {
@@ -674,6 +695,9 @@ fn segments_of(body: &RequestBody) -> &[Segment] {
 impl RequestSource for RingSource {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Request>> {
         self.woken(cx);
+        if self.controls.is_cut.get() {
+            self.refuse_checked();
+        }
         loop {
             if let Some(request) = self.staged.pop_front() {
                 return Poll::Ready(Some(request));
@@ -708,15 +732,11 @@ impl RequestSource for RingSource {
                 return Poll::Pending;
             }
             if self.controls.is_settled() {
-                match self.ring.arm() {
-                    Ok(false) => self.doorbell.wait(cx),
-                    Ok(true) => self.controls.asks(),
-                    Err(broken) => {
-                        self.controls.breaks(broken);
-                        continue;
-                    }
+                match self.waits_to_be_asked(cx) {
+                    Ok(()) => return Poll::Pending,
+                    Err(broken) => self.controls.breaks(broken),
                 }
-                return Poll::Pending;
+                continue;
             }
             // What was read and waits for room to be copied makes none.
             if !self.held.has_room() || self.to_guest.is_waiting() {

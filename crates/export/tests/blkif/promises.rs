@@ -64,6 +64,43 @@ fn a_request_is_listed_with_its_guest_and_its_grants_until_it_is_answered() {
 }
 
 #[test]
+fn a_guest_that_was_told_to_forget_its_disk_has_its_pages_to_itself() {
+    let world = World::new();
+    let (front, ring) = world.front(FrontOptions::default());
+    let [to_read, to_write] = [(); 2].map(|()| {
+        let page = world.guest.allocate_page().unwrap();
+        (page, world.guest.grant(page, HOST, GrantAccess::Write).unwrap())
+    });
+    let put = |page: u32, byte| world.guest.memory().copy_in(page as usize * 4096, &[byte; 4096]);
+    put(to_write.0, 1);
+    world.faults.add(FaultRule::every(Fault::Hang).of(OperationKind::Read));
+    world.faults.add(FaultRule::every(Fault::Hang).of(OperationKind::Write));
+    world.run(async {
+        let ask = |transfer: Transfer, grant: xen::GrantRef| {
+            let body = RequestBody::Transfer { transfer, sector: 8, segments: vec![Segment::page(grant.0)] };
+            let front = front.clone();
+            world.executor.spawn(async move { front.request(transfer.operation(), body).await })
+        };
+        let (reading, writing) = (ask(Transfer::Read, to_read.1), ask(Transfer::Write, to_write.1));
+        while world.faults.hanging() < 2 {
+            world.executor.yield_now().await;
+        }
+        ring.cut();
+        // Grants that somebody else has got by now, for one.
+        [to_read, to_write].iter().for_each(|(page, _)| put(*page, 2));
+        world.faults.clear();
+        world.faults.release();
+        ring.disconnect().await;
+        assert_eq!((reading.await.unwrap(), writing.await.unwrap()), (Status::Error, Status::Okay));
+        let mut bytes = [0; 4096];
+        world.guest.memory().copy_out(to_read.0 as usize * 4096, &mut bytes);
+        assert_eq!(bytes, [2; 4096], "nobody has written to it");
+        let (after, _ring) = world.front(FrontOptions::default());
+        assert_eq!(after.read(8, 8).await.unwrap(), [1; 4096], "what was taken in time is there");
+    });
+}
+
+#[test]
 fn no_page_is_in_use_once_its_request_is_answered() {
     let world = World::new();
     let (front, _ring) = world.front(FrontOptions { order: 2, segments_max: 256, ..FrontOptions::default() });

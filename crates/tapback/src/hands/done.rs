@@ -12,7 +12,7 @@ use xenbus::State;
 
 use super::{Hands, JobEnd, let_go};
 use crate::{
-    LetGo,
+    Guest, LetGo,
     directory::{Change, StateChange},
     nodes::refusal,
     offer::Node,
@@ -45,7 +45,7 @@ impl Hands {
     pub(super) fn ask_whether_done(&mut self) {
         let Some(disk) = self.ring_disk else { return };
         let (host, name, shared) = (self.host.clone(), self.name.clone(), self.shared.clone());
-        let asking = async move { shared.end(JobEnd::LetGo(let_go(&host, &name, disk).await)) };
+        let asking = async move { shared.end(JobEnd::LetGo(let_go(&host, &name, disk, Guest::Waits).await)) };
         self.job = Some(self.host.executor.spawn(asking));
     }
 }

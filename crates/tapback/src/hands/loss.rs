@@ -20,7 +20,7 @@ use xenbus::{
 
 use super::{Hands, JobEnd, image::Image, insist, let_go};
 use crate::{
-    Casualty, Disk, Exit, ImageNodes, OnDeath, Reports, Rescued, TurnBack,
+    Casualty, Disk, Exit, Guest, ImageNodes, OnDeath, Reports, Rescued, TurnBack,
     directory::{Change, StateChange},
     nodes::refusal,
     offer::properties,
@@ -159,7 +159,7 @@ impl Hands {
                 Ok(connected) => Ok((disk, connected)),
                 Err(error) => {
                     // An answer may have been lost.
-                    let_go(&host, &name, disk).await;
+                    let_go(&host, &name, disk, Guest::Waits).await;
                     host.opener.close(&name, disk);
                     Err(error)
                 }

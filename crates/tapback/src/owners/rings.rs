@@ -98,6 +98,7 @@ async fn connected_rings(executor: &Executor, run: &RunDir) -> BTreeSet<StrayRin
 pub async fn let_go_of(executor: &Executor, run: &RunDir, ring: StrayRing) -> Result<()> {
     let deadline_ms = u64::try_from(DRAIN_MAX.as_millis()).ok();
     let StrayRing { disk, domain, device } = ring;
-    let command = Command::DisconnectRing { minor: disk.minor, domain: domain.0, device, deadline_ms };
+    let command =
+        Command::DisconnectRing { minor: disk.minor, domain: domain.0, device, deadline_ms, is_removed: true };
     step(executor, "disconnect", ask(executor, run, disk.pid, command)).await.map(drop)
 }

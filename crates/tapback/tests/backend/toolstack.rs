@@ -1,8 +1,9 @@
 //! Toolstacks and their scripts, in the order in which libxl and block-tap do things.
 
+use tapback::Guest;
 use xenbus::server::Faults;
 
-use crate::world::{GUEST, World, XVDA, path};
+use crate::world::{GUEST, Vbd, World, XVDA, path};
 
 #[test]
 fn it_rests_in_2_until_the_script_has_done_its_work() {
@@ -101,6 +102,42 @@ fn a_disk_is_detached_by_force_or_its_domain_is_destroyed() {
         vbd.wait_for(6).await;
         assert_eq!(vbd.settled().await, "6");
         assert_eq!(world.opener.open.get(), 0);
+    });
+}
+
+#[test]
+fn the_data_of_a_guest_whose_device_was_taken_away_is_let_alone() {
+    let world = World::new();
+    world.run(async {
+        let told = async |vbd: &Vbd<'_>| {
+            vbd.remove().await;
+            world.settle().await;
+            world.worker.parted.take()
+        };
+        let vbd = world.connected_vbd(GUEST, XVDA).await;
+        vbd.detach(false).await;
+        vbd.show(6).await;
+        vbd.wait_for(6).await;
+        assert_eq!(told(&vbd).await, [Guest::Waits], "it has closed its disk, and keeps its pages until we have");
+        let vbd = world.connected_vbd(GUEST, XVDA).await;
+        vbd.detach(true).await;
+        vbd.wait_for(6).await;
+        assert_eq!(told(&vbd).await, [Guest::MayHaveGone]);
+        // While the last answers are waited for.
+        let vbd = world.connected_vbd(GUEST, XVDA).await;
+        world.worker.set_slow_to_disconnect(Some(XVDA));
+        vbd.detach(false).await;
+        vbd.show(6).await;
+        world.settle().await;
+        assert_eq!(*world.worker.parted.borrow(), [Guest::Waits]);
+        world.store.remove(&vbd.front).await.unwrap();
+        world.settle().await;
+        assert_eq!(*world.worker.parted.borrow(), [Guest::Waits, Guest::MayHaveGone]);
+        assert!(vbd.is_connected(), "they are waited for all the same");
+        world.worker.set_slow_to_disconnect(None);
+        vbd.wait_for(6).await;
+        told(&vbd).await;
+        assert!(!vbd.is_connected());
     });
 }
 

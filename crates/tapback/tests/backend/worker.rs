@@ -11,7 +11,7 @@ use block_core::{Error, ErrorKind, Result};
 use control_api::native::{ConnectRing, Geometry, RingConnected, RingEvent, RingOffer};
 use futures_util::future::{Either, LocalBoxFuture, ready, select};
 use storage_io::Signal;
-use tapback::{DeviceName, Disk, ImageNodes, LetGo, NewImage, Opener, Reports, TurnBack, Worker};
+use tapback::{DeviceName, Disk, Guest, ImageNodes, LetGo, NewImage, Opener, Reports, TurnBack, Worker};
 
 /// What may be made to happen, and what has happened.
 #[derive(Default)]
@@ -26,6 +26,8 @@ pub(crate) struct Inner {
     /// How often rings were connected and disconnected, and asked for in vain.
     pub(crate) connected: Cell<u32>,
     pub(crate) disconnected: Cell<u32>,
+    /// Whose data may be used, of those that were to be let go of.
+    pub(crate) parted: RefCell<Vec<Guest>>,
     pub(crate) refused: Cell<u32>,
     /// Connecting, disconnecting takes until this is over, for all devices or for one.
     pub(crate) is_slow_to_connect: Cell<bool>,
@@ -194,7 +196,8 @@ impl Worker for FakeWorker {
         Box::pin(self.inner.clone().connect(ring))
     }
 
-    fn disconnect(&self, _: Disk, device: DeviceName) -> LocalBoxFuture<'static, Result<LetGo>> {
+    fn disconnect(&self, _: Disk, device: DeviceName, guest: Guest) -> LocalBoxFuture<'static, Result<LetGo>> {
+        self.parted.borrow_mut().push(guest);
         Box::pin(self.inner.clone().disconnect((device.domain.0, device.device)))
     }
 

@@ -126,7 +126,12 @@ impl Worker for Tapdisk {
         self.there(self.inner.clone().connect(ring))
     }
 
-    fn disconnect(&self, _: NamedDisk, device: DeviceName) -> LocalBoxFuture<'static, Result<LetGo>> {
+    fn disconnect(
+        &self,
+        _: NamedDisk,
+        device: DeviceName,
+        _: tapback::Guest,
+    ) -> LocalBoxFuture<'static, Result<LetGo>> {
         let inner = self.inner.clone();
         self.there(async move { Ok(inner.disconnect((device.domain.0, device.device)).await) })
     }

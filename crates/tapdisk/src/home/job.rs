@@ -6,7 +6,7 @@ use block_core::Result;
 use control_api::protocol::Text;
 use virtual_disk::{Geometry, Limits, Quiet, RetryPolicy, Settings};
 
-use crate::rings::{Connected, Device, Disconnected, RingName};
+use crate::rings::{Connected, Device, Disconnected, Parting, RingName};
 
 /// What can be done to a disk.
 #[derive(Clone, Debug)]
@@ -45,8 +45,8 @@ pub(crate) enum Job {
     DisconnectRing {
         /// Whose.
         name: RingName,
-        /// How long that may take before they are let go of without.
-        deadline: Option<Duration>,
+        /// How.
+        parting: Parting,
     },
     /// Do nothing more for a guest's device until its guest asks.
     SettleRing(RingName),
@@ -99,7 +99,7 @@ impl Job {
     pub(crate) fn deadline(&self) -> Option<Duration> {
         match self {
             Job::Pause { deadline } | Job::Quiesce { deadline } | Job::Close { deadline } => *deadline,
-            Job::DisconnectRing { deadline, .. } => *deadline,
+            Job::DisconnectRing { parting, .. } => parting.deadline,
             _ => None,
         }
     }

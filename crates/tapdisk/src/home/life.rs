@@ -15,7 +15,7 @@ use crate::{
     exports::Exports,
     layers::{Layers, ValveName, split_layers},
     queues::{self, QueueThreads},
-    rings::{Adoption, Device, RingName},
+    rings::{Adoption, Device, Parting, RingName},
     slot::EmptyPause,
     valve::Valve,
 };
@@ -256,8 +256,11 @@ impl Home {
         self.rings.connect(exports, geometry, device, adoption, writer).await.map(Gave::RingConnected)
     }
 
-    pub(super) async fn disconnect_ring(&self, name: RingName, deadline: Option<Duration>) -> Done {
-        let deadline = deadline.map(|deadline| self.executor.now() + deadline);
+    pub(super) async fn disconnect_ring(&self, name: RingName, parting: Parting) -> Done {
+        let deadline = parting.deadline.map(|deadline| self.executor.now() + deadline);
+        if parting.is_removed {
+            self.rings.cut(name);
+        }
         let mut ended = self.rings.disconnect(name, deadline).await?;
         if ended.is_abandoned {
             self.has_abandoned.set(true);

@@ -16,7 +16,6 @@ use std::{
     rc::Rc,
     sync::Arc,
     thread,
-    time::Duration,
 };
 
 use block_core::{Result, ResultExt};
@@ -33,7 +32,7 @@ use crate::{
     log::Log,
     loops::{Loops, Purpose},
     pages::Pages,
-    rings::{Books, BudgetChoice, HostBudget, Platform, RingName, Rings},
+    rings::{Books, BudgetChoice, HostBudget, Parting, Platform, RingName, Rings},
     slot::Published,
     valve::Valve,
 };
@@ -56,7 +55,7 @@ pub(crate) enum Urgent {
     /// Give up the job of this number, if it is being done and can be given up.
     TurnBack(u64, ReplyTo<bool>),
     /// Let a guest go; without its answers when this time has passed.
-    DisconnectRing(RingName, Option<Duration>, ReplyTo<Done>),
+    DisconnectRing(RingName, Parting, ReplyTo<Done>),
     /// Do nothing more for a guest until it asks.
     SettleRing(RingName, ReplyTo<Done>),
     /// Draw on the budget of this rate limiter, or of none.
@@ -208,9 +207,9 @@ impl Home {
                     let closing = async move { done.answer(home.force_close().await.map(|()| Gave::Nothing)) };
                     self.executor.spawn(closing).detach();
                 }
-                Urgent::DisconnectRing(name, deadline, done) => {
+                Urgent::DisconnectRing(name, parting, done) => {
                     let home = self.clone();
-                    let leaving = async move { done.answer(home.disconnect_ring(name, deadline).await) };
+                    let leaving = async move { done.answer(home.disconnect_ring(name, parting).await) };
                     self.executor.spawn(leaving).detach();
                 }
                 Urgent::SettleRing(name, done) => {
@@ -241,7 +240,7 @@ impl Home {
             Job::Close { .. } => self.close().await.map(nothing),
             Job::ForceClose => self.force_close().await.map(nothing),
             Job::ConnectRing { device, adopt } => self.connect_ring(*device, adopt).await,
-            Job::DisconnectRing { name, deadline } => self.disconnect_ring(name, deadline).await,
+            Job::DisconnectRing { name, parting } => self.disconnect_ring(name, parting).await,
             Job::SettleRing(name) => self.settle_ring(name).await,
             Job::Detach => self.detach().map(nothing),
         }

@@ -15,7 +15,7 @@ use crate::{
     home::{Job, Name, Open},
     jobs::JobRecord,
     layers::ValveName,
-    rings::{self, Device, FailingDevice, RingName},
+    rings::{self, Device, FailingDevice, Parting, RingName},
 };
 
 /// More threads than this serve no disk.
@@ -70,9 +70,10 @@ impl Control {
                 self.begin_job(minor, Job::Close { deadline: milliseconds(deadline_ms) })
             }
             Command::ConnectRing(asked) => begun(self.begin_to_connect(&asked)),
-            Command::DisconnectRing { minor, domain, device, deadline_ms } => {
+            Command::DisconnectRing { minor, domain, device, deadline_ms, is_removed } => {
                 let name = RingName { domain: domain.into(), device };
-                self.begin_job(minor, Job::DisconnectRing { name, deadline: milliseconds(deadline_ms) })
+                let parting = Parting { deadline: milliseconds(deadline_ms), is_removed };
+                self.begin_job(minor, Job::DisconnectRing { name, parting })
             }
             Command::SettleRing { minor, domain, device } => {
                 self.begin_job(minor, Job::SettleRing(RingName { domain: domain.into(), device }))

@@ -68,6 +68,15 @@ pub(crate) struct Connected {
     pub(crate) offer: Limits,
 }
 
+/// How a guest is let go of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Parting {
+    /// How long that may take before it is let go of without its answers.
+    pub(crate) deadline: Option<Duration>,
+    /// It may use its pages for something else already.
+    pub(crate) is_removed: bool,
+}
+
 /// How a device ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Disconnected {
@@ -287,6 +296,13 @@ impl Rings {
         self.give_way(entry);
         entry.drop_records();
         entry.enter(Life::Gone);
+    }
+
+    /// Touches the pages of a guest's data no more: it may use them for something else.
+    pub(crate) fn cut(&self, name: RingName) {
+        if let Some(entry) = self.find(name) {
+            entry.orders.borrow().iter().for_each(|order| drop(order.send(Order::Cut)));
+        }
     }
 
     /// Lets a guest go: no more requests are taken, and those that were taken have been answered. If they have not been by

@@ -32,6 +32,8 @@ pub(super) enum Order {
     Settle(ReplyTo<()>),
     /// It takes requests again.
     GoOn,
+    /// Its guest's data is neither read nor written any more, and no request is taken.
+    Cut,
     /// It ends: it takes no more requests and answers those that it has taken.
     Leave,
 }
@@ -81,6 +83,7 @@ impl RingSeed {
                 Some(Order::Hold(held)) => answer_after(&queue, ring.hold(), held),
                 Some(Order::Settle(settled)) => answer_after(&queue, ring.settle(), settled),
                 Some(Order::GoOn) => ring.go_on(),
+                Some(Order::Cut) => ring.cut(),
                 Some(Order::Leave) => break true,
                 None => break false,
             }

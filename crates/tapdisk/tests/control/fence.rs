@@ -39,7 +39,13 @@ impl Move {
 
     fn goes(&self, domain: u16) {
         let (minor, device) = (self.hosted.number(), DEVICE);
-        let asked = control_api::native::Command::DisconnectRing { minor, domain, device, deadline_ms: None };
+        let asked = control_api::native::Command::DisconnectRing {
+            minor,
+            domain,
+            device,
+            deadline_ms: None,
+            is_removed: false,
+        };
         self.hosted.native().ask(asked).unwrap();
     }
 

@@ -150,7 +150,7 @@ impl Hosted {
 
     pub(crate) fn disconnect(&self, device: u32, deadline_ms: Option<u64>) -> RingDisconnected {
         let (minor, domain) = (self.number(), DOMAIN.0);
-        let asked = native::Command::DisconnectRing { minor, domain, device, deadline_ms };
+        let asked = native::Command::DisconnectRing { minor, domain, device, deadline_ms, is_removed: false };
         // A job that goes on for ever tells so for ever.
         let goes_on = |made: &Progress| assert!(u128::from(made.age_ms) < LONG.as_millis(), "never: {made:?}");
         match self.native().ask_watching(asked, goes_on).unwrap() {

@@ -85,7 +85,7 @@ fn whoever_watches_a_hundred_devices_keeps_all_connections_whoever_else_comes() 
     }
     drop(idle);
     let (minor, domain) = (hosted.number(), DOMAIN.0);
-    let leaving = |device| Command::DisconnectRing { minor, domain, device, deadline_ms: None };
+    let leaving = |device| Command::DisconnectRing { minor, domain, device, deadline_ms: None, is_removed: false };
     for mut client in all_ask(&hosted, (0..DEVICES).map(leaving)) {
         assert!(matches!(result(&mut client), ResultOf::DisconnectRing(ended) if ended.connected));
     }

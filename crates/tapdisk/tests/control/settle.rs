@@ -83,7 +83,10 @@ fn one_that_is_settled_is_held_for_a_guest_that_comes_and_goes_on_when_that_goes
     let of = |domain| shown.rings.iter().find(|ring| ring.domain == domain).unwrap();
     assert!(of(DOMAIN.0).held && of(OTHER_DOMAIN.0).handover.unwrap().blackout_us.is_some());
     let (minor, domain, device) = (hosted.number(), OTHER_DOMAIN.0, DEVICE);
-    hosted.native().ask(Command::DisconnectRing { minor, domain, device, deadline_ms: None }).unwrap();
+    hosted
+        .native()
+        .ask(Command::DisconnectRing { minor, domain, device, deadline_ms: None, is_removed: false })
+        .unwrap();
     hosted.executor.block_on(late).unwrap();
     assert_eq!(hosted.executor.block_on(old.read(0, 1)).unwrap(), [9; 512]);
 }

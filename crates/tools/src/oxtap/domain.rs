@@ -83,6 +83,7 @@ pub(super) fn release(arguments: &Release) -> Result<ExitCode> {
         domain,
         device: unit.device.expect("a device is let go of"),
         deadline_ms,
+        is_removed: false,
     };
     let mut done = each(&devices, patience, disconnect);
     done.iter_mut().for_each(insist_on_durability);
