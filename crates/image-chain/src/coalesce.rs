@@ -18,8 +18,8 @@ use std::cell::Cell;
 
 use block_core::{Error, ErrorKind, FileOffset, FileRange, GuestOffset, GuestRange, Result, SECTOR};
 use futures_util::{StreamExt, stream};
-use image_format::{Format, Image, Lookup, Mapping, WritePlan};
-use storage_io::{BufferPool, Executor, Shortcut, StorageExt, StorageOperation};
+use image_format::{Format, Image, Lookup, Mapping, WritePlan, vhd::DiskKey};
+use storage_io::{Buffer, BufferPool, Executor, Shortcut, StorageExt, StorageOperation};
 
 /// Granules that are moved at a time: up to 16 MiB for VHD.
 const GRANULES_AT_ONCE: usize = 8;
@@ -38,6 +38,8 @@ pub struct Coalesce<'a> {
     pub parent: &'a Image,
     /// A way around reading, if both are files.
     pub shortcut: Option<&'a Shortcut>,
+    /// What is read is plain, and what is written is encrypted with this.
+    pub key: Option<&'a DiskKey>,
 }
 
 impl Coalesce<'_> {
@@ -130,7 +132,10 @@ impl Coalesce<'_> {
         for part in run.granules(self.parent.granule()) {
             let from = FileRange::new(offset + (part.start() - run.start()), part.length());
             let plan = self.parent.plan_write(executor, part).await?;
-            self.fill(executor, pool, from, &plan).await?;
+            match self.key {
+                Some(key) => self.encrypt(executor, from, part, key, &plan).await?,
+                None => self.fill(executor, pool, from, &plan).await?,
+            }
             self.parent.commit(executor, plan).await?;
         }
         Ok(())
@@ -156,6 +161,28 @@ impl Coalesce<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Also what was never written has a ciphertext, once its sector is there.
+    async fn encrypt(
+        &self,
+        executor: &Executor,
+        from: FileRange,
+        part: GuestRange,
+        key: &DiskKey,
+        plan: &WritePlan,
+    ) -> Result<()> {
+        let count = |length: u64| usize::try_from(length).expect("a run is at most a granule");
+        let end = self.child.storage().length().next_multiple_of(SECTOR);
+        let (there, _) = from.split_at(end.saturating_sub(from.start().get()));
+        let mut bytes = match there.is_empty() {
+            true => Vec::new(),
+            false => self.child.storage().read_bytes(executor, there.start(), count(there.length())).await?,
+        };
+        bytes.resize(count(from.length()), 0);
+        key.encrypt(part.start().get() / SECTOR, &mut bytes);
+        let write = StorageOperation::Write { offset: plan.offset, buffer: Buffer::from_bytes(&bytes), durable: false };
+        self.parent.storage().submit(executor, write, plan.hold.clone()).await.result
     }
 
     async fn copy(

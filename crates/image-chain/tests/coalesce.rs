@@ -138,7 +138,7 @@ async fn problem(executor: &Executor, storage: &Arc<dyn Storage>, lost_footer: b
 async fn coalesce(executor: &Executor, child: Arc<dyn Storage>, parent: Arc<dyn Storage>) -> Result<u64> {
     let child = Image::Vhd(open(executor, child, Access::Read).await?);
     let parent = Image::Vhd(open(executor, parent, Access::Write).await?);
-    Coalesce { child: &child, parent: &parent, shortcut: None }.run(executor, &|_, _| ()).await
+    Coalesce { child: &child, parent: &parent, shortcut: None, key: None }.run(executor, &|_, _| ()).await
 }
 
 fn memory(bytes: &[u8]) -> Arc<dyn Storage> {
@@ -256,6 +256,11 @@ fn whatever_fails_nothing_is_lost() {
                 result.unwrap();
                 break;
             }
+            if result.is_ok() {
+                let whole: Arc<dyn Storage> = Arc::new(below.clone());
+                let image = executor.block_on(open(&executor, whole, Access::Read)).unwrap();
+                executor.block_on(assert_reads(&executor, None, &image, &format!("{when}, said to be done")));
+            }
             assert_survives(Arc::new(below), &child, errno == ENOSPC, &when);
         }
     }
@@ -269,7 +274,7 @@ fn a_raw_parent_takes_what_the_child_has() {
     executor.block_on(async {
         let upper = Image::Vhd(open(&executor, memory(&child), Access::Read).await.unwrap());
         let lower = Image::Raw(RawImage::new(Arc::new(raw.clone())));
-        let work = Coalesce { child: &upper, parent: &lower, shortcut: None };
+        let work = Coalesce { child: &upper, parent: &lower, shortcut: None, key: None };
         work.run(&executor, &|_, _| ()).await.unwrap();
     });
     let bytes = raw.to_vec();
@@ -287,7 +292,7 @@ fn a_parent_that_ends_too_early_is_left_alone() {
     let executor = simulated(1);
     let upper = Image::Vhd(executor.block_on(open(&executor, memory(&child), Access::Read)).unwrap());
     let lower = Image::Raw(RawImage::new(Arc::new(raw.clone())));
-    let work = Coalesce { child: &upper, parent: &lower, shortcut: None };
+    let work = Coalesce { child: &upper, parent: &lower, shortcut: None, key: None };
     let error = executor.block_on(work.run(&executor, &|_, _| ())).unwrap_err();
     assert_eq!(error.kind(), block_core::ErrorKind::Invalid);
     assert_eq!(raw.to_vec(), vec![0; 2 << 20]);

@@ -37,6 +37,8 @@ complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "modify" -d 'Give 
 complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "check" -d 'Say whether an image obeys the rules of its format'
 complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "scan" -d 'Show many images, one line each'
 complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "coalesce" -d 'Move what an image holds into its parent'
+complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "key" -d 'Tell or set the hash of the key of an encrypted disk'
+complete -c vhd-util -n "__fish_vhd_util_needs_command" -f -a "copy" -d 'Make a new image of what another has'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand create" -s n -d 'name' -r -F
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand create" -s s -d 'size in MiB' -r -f
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand create" -s S -d 'size in MiB that the tables have room for' -r -f
@@ -145,3 +147,19 @@ complete -c vhd-util -n "__fish_vhd_util_using_subcommand coalesce" -s s -d 'new
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand coalesce" -s p -d 'how far it is'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand coalesce" -l debug -d 'failures go to the host\'s log, too'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand coalesce" -s h -d 'help'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand key" -s n -d 'name' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand key" -s k -d 'file of the key' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand key" -s H -d 'hash' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand key" -s N -d 'nonce' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand key" -s C -d 'the hash of a key'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand key" -s s -d 'set it'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand key" -s c -d 'check it'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand key" -s p -d 'print it'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand key" -l debug -d 'failures go to the host\'s log, too'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand key" -s h -d 'help'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand copy" -s n -d 'name' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand copy" -s N -d 'name of the copy' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand copy" -s k -d 'file of the key' -r -F
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand copy" -s E -d 'the key is on stdin'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand copy" -l debug -d 'failures go to the host\'s log, too'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand copy" -s h -d 'help'

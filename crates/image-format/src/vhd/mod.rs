@@ -11,7 +11,7 @@
 //!   map       where bytes are; loads bitmaps               write      plan, then commit: bitmap and table
 //!   tables    the table and bitmaps in memory              free       table first, then the room
 //!   create    a new image                                  close      footer, length, batmap
-//!   check     a read-only verdict
+//!   check     a read-only verdict                            encryption AES-XTS, and the hash of its key
 //!   grow      within the table, the footers only           resize     with a larger table, by a journal
 //!   journal   what a resize writes over                    revert     back to what was before
 //!   relink    another parent, in place                     clear      an image without its data
@@ -23,6 +23,7 @@ mod check;
 mod clear;
 mod close;
 mod create;
+mod encryption;
 mod footer;
 mod free;
 mod geometry;
@@ -52,6 +53,7 @@ pub use blueprint::{Blueprint, CreateOptions, ParentLink};
 pub use check::{CheckOptions, Verdict, check};
 pub use clear::clear_data;
 pub use create::create;
+pub use encryption::DiskKey;
 pub use footer::{BatmapRule, DiskType, Footer, UncheckedFooter, choose_footer, disk_bytes_rounded};
 pub use geometry::DiskGeometry;
 pub use header::{Header, UncheckedHeader};

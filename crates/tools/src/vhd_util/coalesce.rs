@@ -96,7 +96,7 @@ fn coalesce(session: &Session, child: &OpenedVhd, tells_percent: bool) -> Result
         let image = image.context(child.path.display())?;
         let parent = target.open(&executor, &image, child).await.context(target.path.display())?;
         let shortcut = shortcut(&image, &parent, &path, &target.path);
-        let work = Coalesce { child: &Image::Vhd(image), parent: &parent, shortcut: shortcut.as_ref() };
+        let work = Coalesce { child: &Image::Vhd(image), parent: &parent, shortcut: shortcut.as_ref(), key: None };
         let watch = Watch::new(session, tells_percent);
         let bytes = work.run(&executor, &|done, total| watch.advance(done, total)).await?;
         watch.end();
@@ -147,7 +147,7 @@ impl Target {
 }
 
 /// A way around reading, between files of one file system.
-fn shortcut(child: &VhdImage, parent: &Image, from: &Path, to: &Path) -> Option<Shortcut> {
+pub(super) fn shortcut(child: &VhdImage, parent: &Image, from: &Path, to: &Path) -> Option<Shortcut> {
     let is_device = |storage: &Arc<dyn Storage>| storage.limits().kind == StorageKind::BlockDevice;
     if is_device(child.storage()) || is_device(parent.storage()) {
         return None;

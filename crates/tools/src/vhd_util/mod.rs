@@ -14,6 +14,7 @@
 mod check;
 mod check_statistics;
 mod coalesce;
+mod copy;
 mod create;
 mod creating;
 mod fill;
@@ -73,6 +74,8 @@ const COMMANDS: &[Command] = &[
     Command { syntax: check::SYNTAX, help: 0, run: check::run },
     Command { syntax: scan::SYNTAX, help: 0, run: scan::run },
     Command { syntax: coalesce::SYNTAX, help: EINVAL, run: coalesce::run },
+    Command { syntax: key::SYNTAX, help: EINVAL, run: key::run },
+    Command { syntax: copy::SYNTAX, help: EINVAL, run: copy::run },
 ];
 
 /// The image that a command is about.
@@ -203,11 +206,11 @@ fn run(speaker: Speaker, command: &Command, arguments: &[OsString], is_logged: b
     let takes_operands = !command.syntax.operands.is_empty();
     let options = command.syntax.parse(arguments).filter(|options| takes_operands || !options.has_operands());
     let Some(options) = options else {
-        let _ = io::stdout().write_all(usage(command).as_bytes());
+        say_usage(command, &[]);
         return EINVAL;
     };
     if options.has(b'h') {
-        let _ = io::stdout().write_all(usage(command).as_bytes());
+        say_usage(command, &[]);
         return command.help;
     }
     let session = match Session::new(speaker) {
@@ -215,17 +218,27 @@ fn run(speaker: Speaker, command: &Command, arguments: &[OsString], is_logged: b
         Err(error) => return report(speaker, command, &error, is_logged),
     };
     let result = (command.run)(&session, &options);
-    let mut said = session.said.take();
+    let said = session.said.take();
     let status = match result {
         Ok(()) => 0,
         Err(Failure::Usage) => {
-            said.extend_from_slice(usage(command).as_bytes());
-            EINVAL
+            say_usage(command, &said);
+            return EINVAL;
         }
         Err(Failure::Error(error)) => report(speaker, command, &error, is_logged),
     };
     let _ = io::stdout().write_all(&said);
     status
+}
+
+/// Says the options, behind what was said before. Of `key` only results are read from stdout.
+fn say_usage(command: &Command, said: &[u8]) {
+    let words = [said, usage(command).as_bytes()].concat();
+    let _ = if command.syntax.name == key::SYNTAX.name {
+        io::stderr().write_all(&words)
+    } else {
+        io::stdout().write_all(&words)
+    };
 }
 
 fn overview() -> String {

@@ -154,6 +154,8 @@ fn raw_and_fixed_parents_take_what_the_child_has() {
 fn a_hole_stays_a_hole() {
     let place = Place::new();
     place.make("create -n base.vhd -s 16");
+    // What a hole hides goes, too.
+    give(&place, "base.vhd", &[(SPB, SPB, 5)]);
     place.make("snapshot -e -n c.vhd -p base.vhd");
     give(&place, "c.vhd", &[(0, SPB, 0), (SPB, SPB, 0), (2 * SPB, SPB, 8)]);
     let file = fs::OpenOptions::new().write(true).open(place.path("c.vhd")).unwrap();

@@ -12,6 +12,7 @@ mod disks;
 mod encryption;
 mod fill;
 mod json;
+mod key;
 mod killed;
 mod modify;
 mod place;
