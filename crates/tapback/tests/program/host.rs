@@ -36,7 +36,8 @@ pub(crate) const OTHER_DOMAIN: DomainId = DomainId(8);
 pub(crate) const LONG: Duration = Duration::from_secs(200);
 /// The script that leaves a disk to the backend.
 pub(crate) const OUR_SCRIPT: &str = "/etc/xen/scripts/block-oxtap";
-pub(crate) const PAGES: u32 = 4096;
+/// Kernels that crash leave what they had under way granted, and there are stories with hundreds of them.
+pub(crate) const PAGES: u32 = 16384;
 pub(crate) const DISK_BYTES: u64 = 4 << 20;
 
 pub(crate) struct Hosted {
@@ -80,7 +81,7 @@ impl Hosted {
         let guest = Guest::boot(&directory, DOMAIN).unwrap();
         let backend = RefCell::default();
         let host = Hosted { executor, run, store, toolstack, guest, place, backend, xenstored, broker };
-        host.run(host.toolstack.add_domain(DOMAIN, 16384)).unwrap();
+        host.run(host.toolstack.add_domain(DOMAIN, u64::from(PAGES) * 4)).unwrap();
         host
     }
 
