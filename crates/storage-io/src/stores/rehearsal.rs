@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn a_change_is_seen_here_and_nowhere_else() {
         let executor = Executor::new(EngineChoice::Inline).unwrap();
-        let below = MemoryStorage::from_bytes((0..4096_u32).map(|byte| (byte / 512) as u8).collect());
+        let below = MemoryStorage::from_bytes((0..8).flat_map(|sector| [sector; 512]).collect());
         let before = below.to_vec();
         let storage = RehearsalStorage::new(Arc::new(below.clone()));
         executor.block_on(async {
