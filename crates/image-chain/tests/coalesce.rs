@@ -183,7 +183,7 @@ fn with_stops(seed: u64, every: u64, mut stop: impl FnMut(u64, &CrashPoint)) {
         .detach();
     let mut step = 0_u64;
     while executor.step() || executor.advance_clock() {
-        if step % every == 0 {
+        if step.is_multiple_of(every) {
             stop(step, &storage.crash_point());
         }
         step += 1;
