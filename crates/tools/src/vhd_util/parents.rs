@@ -66,6 +66,21 @@ pub(super) async fn parent_of(session: &Session, vhd: &OpenedVhd) -> Result<Opti
     }
 }
 
+/// Whether all stored paths lead the same way, to what the header calls the parent.
+pub(super) async fn paths_agree(session: &Session, vhd: &OpenedVhd) -> bool {
+    let Some(header) = &vhd.header else { return true };
+    let mut first: Option<String> = None;
+    for locator in header.locators() {
+        let Ok(stored) = stored_path(session, vhd, locator).await else { continue };
+        let stored = stored.strip_prefix("./").unwrap_or(&stored).to_owned();
+        let name = Path::new(&stored).file_name().and_then(|name| name.to_str());
+        if first.get_or_insert_with(|| stored.clone()) != &stored || name != header.parent_name().ok().as_deref() {
+            return false;
+        }
+    }
+    true
+}
+
 /// The parent's path as it is stored; none without a parent.
 pub(super) async fn stored_parent_of(session: &Session, vhd: &OpenedVhd) -> Result<Option<String>> {
     let Some(header) = vhd.header.as_ref().filter(|_| vhd.footer.disk_type() == DiskType::Differencing) else {

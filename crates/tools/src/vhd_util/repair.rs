@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   one good footer --> both, and nothing behind the one at the end of a file
+//!   paths to several parents --> paths to the one that the header means
 //!   a batmap that nobody believes --> one that says of each block what its bitmap says
 //! ```
 //!
@@ -11,7 +12,7 @@ use block_core::{Error, ErrorKind, FileOffset, GuestOffset, GuestRange, Result, 
 use command_line::{Flag, Options, Syntax};
 use image_format::{
     Format, Lookup,
-    vhd::{DiskType, FOOTER_BYTES, Footer, VhdImage},
+    vhd::{DiskType, FOOTER_BYTES, Footer, Relink, VhdImage},
 };
 use storage_io::{Access, StorageExt, StorageKind};
 use uuid::Uuid;
@@ -19,6 +20,8 @@ use uuid::Uuid;
 use super::{
     Failure, IMAGE, Session, name,
     opened::{Demands, OpenedVhd},
+    parents::{parent_of, paths_agree},
+    snapshot::Backing,
 };
 
 pub(super) const SYNTAX: Syntax = Syntax {
@@ -27,6 +30,7 @@ pub(super) const SYNTAX: Syntax = Syntax {
     text: "\
 Leaves an image as its next reader expects it, after a writer that could not: a footer at its end and a copy at its start, \
 nothing behind the footer of a file, an identity, and a batmap that readers believe, made from the bitmaps of the blocks. \
+After a `modify -p` that was stopped, all paths lead to the parent that counts. \
 On a block device the footer is in the last sector, also after the device has grown. \
 What is right already is not written. An image that somebody writes is refused.",
     flags: &[
@@ -55,6 +59,7 @@ pub(super) async fn repair(session: &Session, vhd: &OpenedVhd) -> Result<()> {
         _ => vhd.footer.clone(),
     };
     write_known_footers(session, vhd, &footer).await?;
+    write_paths(session, vhd).await?;
     let is_encrypted = match vhd.batmap_header(&session.executor).await {
         Ok(batmap) => batmap.is_some_and(|batmap| batmap.key_hash().is_some()),
         Err(_) => false,
@@ -63,6 +68,25 @@ pub(super) async fn repair(session: &Session, vhd: &OpenedVhd) -> Result<()> {
         return Ok(());
     }
     leave_in_order(session, vhd).await
+}
+
+/// All paths lead to the parent that the header means, also if somebody was stopped while he gave the image another one.
+/// Where that parent is not to be found, nobody knows which path would be right, and they stay.
+async fn write_paths(session: &Session, vhd: &OpenedVhd) -> Result<()> {
+    let Some(header) = vhd.header.as_ref().filter(|_| vhd.footer.disk_type() == DiskType::Differencing) else {
+        return Ok(());
+    };
+    if paths_agree(session, vhd).await {
+        return Ok(());
+    }
+    let Ok(Some(parent)) = parent_of(session, vhd).await else { return Ok(()) };
+    let child = session.files.canonical(&session.executor, &vhd.path).await?;
+    let Ok(backing) = Backing::open(session, parent, &child).await else { return Ok(()) };
+    if backing.link.uuid != header.parent_uuid() {
+        return Ok(());
+    }
+    let relink = Relink::plan(&vhd.storage, &vhd.footer, header, &backing.link).context(vhd.path.display())?;
+    relink.carry_out(&session.executor, &mut || Ok(())).await.context(vhd.path.display())
 }
 
 /// Writes the footer to the places that have one; the one at the start first, since that one counts.
