@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use common::{Disk, MIB, Random, SPB, Seen, child_options, create, options, overwrite, simulated};
-use image_format::vhd::{DiskType, Footer, Timestamp};
+use image_format::vhd::{self, CheckOptions, DiskType, Footer, Timestamp};
 use storage_io::{CrashPoint, CrashStorage, Executor, Storage, StorageKind};
 
 const BLOCKS: u64 = 40;
@@ -392,7 +392,12 @@ fn discard_and_write_again(storage: &CrashStorage) {
             futures_util::future::try_join_all(writes).await.unwrap();
         });
         for fate in 0..4 {
-            let survivor = Disk::open(&executor, Arc::new(storage.crash(seed * 4 + fate))).unwrap();
+            let storage: Arc<dyn Storage> = Arc::new(storage.crash(seed * 4 + fate));
+            let options = CheckOptions { lost_footer: true, ..CheckOptions::default() };
+            let verdict = executor.block_on(vhd::check(&executor, &storage, options, &|_, _| ())).unwrap();
+            // We would not believe such a batmap; programs of others do.
+            assert_eq!((verdict.problem, verdict.remarks), (None, Vec::new()), "{seed}, {fate}");
+            let survivor = Disk::open(&executor, storage).unwrap();
             for (sector, seen) in executor.block_on(survivor.contents()).unwrap() {
                 let block = sector / SPB;
                 let was_there = block < 3 && seen == Seen::Tag(block + 1);
