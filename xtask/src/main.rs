@@ -101,6 +101,7 @@ const COMMANDS: &[Command] = &[
 const ENVIRONMENT: &str = "\
 environment:
   OXTAP_SEED=N        repeat a random test with the seed that it printed
+  OXTAP_FRESH_SEED=N  what random tests begin with that were given no seed
   OXTAP_LONG=1        long forms of the tests (what `test --long` sets)
   CI=true             a test that cannot run here is a failure, and Cargo.lock must be up to date
 ";

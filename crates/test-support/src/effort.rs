@@ -13,16 +13,20 @@ pub fn cycles(usual: u64, thorough: u64) -> u64 {
     if long() { thorough } else { usual }
 }
 
-/// The seed of a random test: `OXTAP_SEED` (decimal or `0x` hexadecimal), else a fresh one.
+/// The seed of a random test: `OXTAP_SEED` (decimal or `0x` hexadecimal), else a fresh one. `OXTAP_FRESH_SEED` says
+/// which is fresh, for runs that can be repeated as a whole.
 ///
 /// It is printed, so that the output of a failed test says how to repeat it.
 pub fn seed() -> u64 {
-    let seed = match env::var("OXTAP_SEED") {
-        Ok(text) => parse_seed(&text).unwrap_or_else(|| panic!("OXTAP_SEED={text} is not a 64-bit number")),
-        Err(_) => RandomState::new().hash_one("oxtap"),
-    };
+    let seed = given("OXTAP_SEED").or_else(|| given("OXTAP_FRESH_SEED"));
+    let seed = seed.unwrap_or_else(|| RandomState::new().hash_one("oxtap"));
     println!("seed {seed:#x} (repeat with OXTAP_SEED={seed:#x})");
     seed
+}
+
+fn given(variable: &str) -> Option<u64> {
+    let text = env::var(variable).ok()?;
+    Some(parse_seed(&text).unwrap_or_else(|| panic!("{variable}={text} is not a 64-bit number")))
 }
 
 fn parse_seed(text: &str) -> Option<u64> {
