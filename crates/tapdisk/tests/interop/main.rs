@@ -14,6 +14,7 @@ mod plain_reader;
 mod room;
 mod served;
 mod snapshots;
+mod storage_manager;
 mod unaligned;
 mod verified_load;
 mod written_by_us;
