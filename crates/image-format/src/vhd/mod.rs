@@ -15,6 +15,7 @@
 //!   grow      within the table, the footers only           resize     with a larger table, by a journal
 //!   journal   what a resize writes over                    revert     back to what was before
 //!   relink    another parent, in place                     clear      an image without its data
+//!   displaced room for a batmap that a stranger wrote over
 //! ```
 
 mod batmap;
@@ -23,6 +24,7 @@ mod check;
 mod clear;
 mod close;
 mod create;
+mod displaced;
 mod encryption;
 mod footer;
 mod free;
@@ -53,6 +55,7 @@ pub use blueprint::{Blueprint, CreateOptions, ParentLink};
 pub use check::{CheckOptions, Verdict, check};
 pub use clear::clear_data;
 pub use create::create;
+pub use displaced::{give_batmap_its_place, is_batmap_displaced};
 pub use encryption::DiskKey;
 pub use footer::{BatmapRule, DiskType, Footer, UncheckedFooter, choose_footer, disk_bytes_rounded};
 pub use geometry::DiskGeometry;

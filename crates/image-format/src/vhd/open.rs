@@ -9,6 +9,7 @@ use std::time::Duration;
 use block_core::{Error, ErrorKind, FileOffset, FileRange, Result, ResultExt, SECTOR};
 use storage_io::{Access, Executor, Storage, StorageExt, StorageKind};
 
+use super::displaced::is_batmap_displaced;
 use super::footer::header_range;
 use super::image::{Body, Sparse, StoredBatmap, VhdImage};
 use super::layout::{BATMAP_HEADER_BYTES, FOOTER_BYTES, HEADER_BYTES, UNUSED_ENTRY};
@@ -268,10 +269,8 @@ fn fits(map: &Bitmap, entries: &[u32]) -> bool {
 
 /// A batmap whose header is damaged still has its place, unless blocks lie there.
 fn lost_batmap(footer: &Footer, header: &Header, metadata: &Metadata, entries: &[u32]) -> Option<StoredBatmap> {
+    let has_place = footer.batmap_rule() == BatmapRule::Present && !is_batmap_displaced(header, metadata, entries);
     let batmap = BatmapHeader::new(header.table_range().end(), header.table_entries());
-    let with_batmap = metadata.clone().with_batmap(&batmap);
-    let has_place = footer.batmap_rule() == BatmapRule::Present
-        && entries.iter().all(|&entry| with_batmap.block_start(entry).is_ok());
     has_place.then(|| StoredBatmap { header: batmap, bits: Bitmap::new(metadata.blocks()), is_valid: false })
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use block_core::{Error, ErrorKind, FileOffset, FileRange, Result, ResultExt, SECTOR};
 use storage_io::{Executor, Storage, StorageExt};
 
+use super::displaced::is_batmap_displaced;
 use super::layout::{BATMAP_HEADER_BYTES, ParentLocatorBytes, UNUSED_ENTRY};
 use super::locator::room_of;
 use super::open::{read_table, survey};
@@ -38,7 +39,11 @@ impl Parts {
             return Err(Error::new(ErrorKind::Corrupt, "the table lies behind the end of the file"));
         }
         let entries = read_table(executor, image, &metadata).await?;
-        let batmap = read_batmap(executor, image, &footer, &header, &metadata).await.context("batmap")?;
+        let batmap = match read_batmap(executor, image, &footer, &header, &metadata).await {
+            // A writer that knows of no batmaps has left it no place.
+            Err(_) if is_batmap_displaced(&header, &metadata, &entries) => None,
+            batmap => batmap.context("batmap")?,
+        };
         let mut paths = Vec::new();
         for (slot, bytes) in header.bytes().parent_locators.iter().enumerate() {
             if bytes.platform_code.get() != 0 && footer.disk_type() == DiskType::Differencing {

@@ -6,7 +6,7 @@ use std::{path::Path, path::PathBuf, sync::Arc, time::Duration};
 use block_core::{Error, ErrorKind, FileOffset, FileRange, Result, ResultExt, SECTOR};
 use image_format::vhd::{
     BATMAP_HEADER_BYTES, BatmapHeader, BatmapRule, DiskType, FOOTER_BYTES, Footer, HEADER_BYTES, Header, Metadata,
-    UNUSED_ENTRY, UncheckedBatmapHeader, UncheckedFooter, UncheckedHeader, choose_footer,
+    UNUSED_ENTRY, UncheckedBatmapHeader, UncheckedFooter, UncheckedHeader, choose_footer, is_batmap_displaced,
 };
 use storage_io::{Access, CreateMode, Executor, LockPolicy, OpenOptions, Storage, StorageExt};
 
@@ -127,6 +127,8 @@ impl OpenedVhd {
         match checked {
             Ok(batmap) => Ok(Some(batmap)),
             Err(_) if rule == BatmapRule::IfValid => Ok(None),
+            // A writer that knows of no batmaps has left it no place.
+            Err(_) if is_batmap_displaced(header, &metadata, &self.table(executor).await?) => Ok(None),
             Err(error) => Err(error.context("batmap").context(self.path.display())),
         }
     }

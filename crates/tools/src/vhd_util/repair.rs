@@ -3,6 +3,7 @@
 //! ```text
 //!   one good footer --> both, and nothing behind the one at the end of a file
 //!   paths to several parents --> paths to the one that the header means
+//!   a block where the batmap belongs --> the same block behind all others
 //!   a batmap that nobody believes --> one that says of each block what its bitmap says
 //! ```
 //!
@@ -12,7 +13,7 @@ use block_core::{Error, ErrorKind, FileOffset, GuestOffset, GuestRange, Result, 
 use command_line::{Flag, Options, Syntax};
 use image_format::{
     Format, Lookup,
-    vhd::{DiskType, FOOTER_BYTES, Footer, Relink, VhdImage},
+    vhd::{DiskType, FOOTER_BYTES, Footer, Relink, VhdImage, give_batmap_its_place},
 };
 use storage_io::{Access, StorageExt, StorageKind};
 use uuid::Uuid;
@@ -60,6 +61,7 @@ pub(super) async fn repair(session: &Session, vhd: &OpenedVhd) -> Result<()> {
     };
     write_known_footers(session, vhd, &footer).await?;
     write_paths(session, vhd).await?;
+    give_batmap_its_place(&session.executor, &vhd.storage).await.context(vhd.path.display())?;
     let is_encrypted = match vhd.batmap_header(&session.executor).await {
         Ok(batmap) => batmap.is_some_and(|batmap| batmap.key_hash().is_some()),
         Err(_) => false,

@@ -1,6 +1,6 @@
 //! Images after a writer that could not close them.
 
-use test_support::LoopDevice;
+use test_support::{LoopDevice, require_tool};
 
 use super::place::{FOOTER_SUM, Place, change_footers, fill_blocks, summed};
 
@@ -150,4 +150,36 @@ fn an_image_that_somebody_writes_is_left_alone() {
     let (status, stdout, _) = place.fail("repair -n a.vhd");
     assert_eq!((status, stdout.as_str()), (16, "error opening a.vhd: -16\n"));
     assert_eq!(place.read("a.vhd"), before);
+}
+
+/// qemu knows of no batmaps, and puts the first block of an empty image where ours is.
+#[test]
+fn an_image_that_qemu_has_filled_gets_its_batmap_back() {
+    let place = Place::new();
+    let qemu = |command: &str| {
+        let done = place.command(require_tool("qemu-io")).args(["-f", "vpc", "-c", command, "a.vhd"]).output().unwrap();
+        let told = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(done.status.success() && !told.contains("failed"), "{command}: {told}");
+    };
+    place.make("create -n a.vhd -s 16");
+    qemu("write -P 7 0 6M");
+    let checked = place.run("check -n a.vhd");
+    assert_eq!((checked.status, checked.stdout.as_str()), (0, "a.vhd is valid\n"));
+    assert!(checked.stderr.contains("`repair` makes it anew"), "{}", checked.stderr);
+
+    // Without a batmap it is an image all the same.
+    let before = place.read("a.vhd");
+    place.make("snapshot -n b.vhd -p a.vhd");
+    place.make("resize -n a.vhd -s 32 -j journal");
+    qemu("read -P 7 0 6M");
+    place.write("a.vhd", &before);
+
+    place.make("repair -n a.vhd");
+    qemu("read -P 7 0 6M");
+    let checked = place.run("check -n a.vhd");
+    assert_eq!((checked.status, checked.stderr.as_str()), (0, ""));
+    // From now on qemu leaves the batmap alone.
+    qemu("write -P 8 8M 2M");
+    assert_eq!(place.run("check -n a.vhd").status, 0);
+    qemu("read -P 7 0 6M");
 }
