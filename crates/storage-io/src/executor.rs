@@ -25,7 +25,7 @@ use crate::{
     Blocking, Buffer, Completion, EngineChoice, EngineKind, Hold, Pending, Readiness, Task,
     engine::{self, Chosen, CommandKind, Interest, Key, Simulated},
     open_file::OpenFile,
-    reactor::{Reactor, RunningOperation},
+    reactor::{Begun, Reactor, RunningOperation},
     shared::{Shared, TaskWake},
     task::Slot,
     time::{Clock, Moment, SimulatedClock, Sleep, Timers},
@@ -203,11 +203,20 @@ impl Executor {
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
         let slot = Slot::new();
         let result = slot.clone();
-        let id = self.insert(Box::pin(async move { Slot::fill(&result, future.await) }));
+        let id = self.insert(Box::pin(async move { Slot::fill(&result, future.await) }), true);
         Task { executor: self.clone(), id: Some(id), slot }
     }
 
-    fn insert(&self, future: BoxedFuture) -> TaskId {
+    /// Runs `future` as a task of its own that nobody waits for, and begins with it at once: what ends without waiting
+    /// ends before this returns. (In a simulation it begins when it is drawn, like any other.)
+    pub fn begin(&self, future: impl Future<Output = ()> + 'static) {
+        let id = self.insert(Box::pin(future), self.0.shuffled);
+        if !self.0.shuffled {
+            self.run(id.index);
+        }
+    }
+
+    fn insert(&self, future: BoxedFuture, is_ready: bool) -> TaskId {
         let generation = self.0.next_generation.get();
         self.0.next_generation.set(generation + 1);
         let mut tasks = self.0.tasks.borrow_mut();
@@ -215,7 +224,9 @@ impl Executor {
         let index = vacant.key();
         let wake = TaskWake::new(index, &self.0.shared);
         let waker = Waker::from(wake.clone());
-        waker.wake_by_ref();
+        if is_ready {
+            waker.wake_by_ref();
+        }
         vacant.insert(TaskEntry {
             generation,
             future: Some(future),
@@ -569,8 +580,12 @@ impl Executor {
         buffer: Option<Buffer>,
         hold: Option<Hold>,
     ) -> Pending {
-        let key = self.0.reactor.borrow_mut().start(kind, file, buffer, hold, self.turn_began());
-        Pending::kernel(self.clone(), key)
+        let begun = self.0.reactor.borrow_mut().start(kind, file, buffer, hold, self.turn_began());
+        match begun {
+            Begun::Running(key) => Pending::kernel(self.clone(), key),
+            // The hold's own drop may call the executor.
+            Begun::Done(completion, _hold) => Pending::completed(completion),
+        }
     }
 
     pub(crate) fn poll_operation(&self, key: Key, cx: &mut Context<'_>) -> Option<Completion> {

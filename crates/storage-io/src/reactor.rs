@@ -44,6 +44,16 @@ pub(crate) struct Reactor {
     /// What has completed since somebody asked.
     woken: Woken,
     files: HeldFiles,
+    /// Bytes that may still be moved at once in this turn.
+    at_once_left: usize,
+}
+
+/// What became of an operation that was started.
+pub(crate) enum Begun {
+    /// It will complete.
+    Running(Key),
+    /// It has. The hold is to be dropped when the reactor is no longer borrowed.
+    Done(Completion, Option<Hold>),
 }
 
 struct Entry {
@@ -56,12 +66,20 @@ struct Entry {
 }
 
 enum Work {
-    /// I/O on a file. The kernel reads or writes `buffer` until it completes; `file` keeps descriptor and lock.
-    Operation { kind: CommandKind, file: HeldFile, buffer: Option<Buffer>, vectors: Vec<libc::iovec>, done: usize },
+    /// I/O on a file. The kernel reads or writes its buffer until it completes; `file` keeps descriptor and lock.
+    Operation { file: HeldFile, step: Step },
     /// Somebody wants to know that a descriptor is ready.
     Watch,
     /// A worker runs a job.
     Job { what: Cow<'static, str> },
+}
+
+/// I/O on a file, and how far it has come.
+struct Step {
+    kind: CommandKind,
+    buffer: Option<Buffer>,
+    vectors: Vec<libc::iovec>,
+    done: usize,
 }
 
 enum Waiter {
@@ -86,6 +104,7 @@ impl Reactor {
             orphans: Vec::new(),
             woken: Woken::default(),
             files: HeldFiles::default(),
+            at_once_left: AT_ONCE_MAX,
         }
     }
 
@@ -108,7 +127,7 @@ impl Reactor {
         running.map(|(_, entry)| RunningOperation { what: entry.work.describe(), since: entry.since })
     }
 
-    /// Starts I/O on a file.
+    /// Starts I/O on a file. What is at hand is done at once, but not so much that others would have to wait for it.
     pub(crate) fn start(
         &mut self,
         kind: CommandKind,
@@ -116,27 +135,29 @@ impl Reactor {
         buffer: Option<Buffer>,
         hold: Option<Hold>,
         since: Moment,
-    ) -> Key {
+    ) -> Begun {
+        let mut step = Step { kind, buffer, vectors: Vec::new(), done: 0 };
+        let cost = step.length().max(AT_ONCE_COST_MIN);
+        if step.is_at_hand(file) && cost <= self.at_once_left {
+            self.at_once_left -= cost;
+            self.woken.completions = self.woken.completions.saturating_add(1);
+            let result = step.run(file);
+            return Begun::Done(step.into_completion(file, result), hold);
+        }
         let file = self.files.hold(file);
-        let work = Work::Operation { kind, file, buffer, vectors: Vec::new(), done: 0 };
+        let work = Work::Operation { file, step };
         let key = self.entries.insert(Entry { work, waiter: Waiter::None, hold, since });
         self.issue(key);
-        key
+        Begun::Running(key)
     }
 
     /// Gives the kernel what is left of an operation.
     fn issue(&mut self, key: Key) {
-        let Work::Operation { kind, file, buffer, vectors, done } = &mut self.entries[key].work else {
+        let Work::Operation { file, step } = &mut self.entries[key].work else {
             unreachable!("only operations are issued")
         };
-        let command = Command {
-            kind: *kind,
-            descriptor: file.descriptor(),
-            direct: file.is_direct(),
-            memory: buffer.as_mut().map_or(Memory::None, |buffer| memory_of(buffer, *done, vectors)),
-            done: *done,
-        };
-        if command.is_transfer() && file.is_at_hand(buffer.as_ref().map_or(0, Buffer::len) - *done) {
+        let command = step.command(file);
+        if step.is_at_hand(file) {
             // Such a file system offers nothing but calls that wait, and nothing to wait for.
             self.collected.push((key, command.run()));
             return;
@@ -218,6 +239,7 @@ impl Reactor {
 
     /// Collects what has completed, waiting as told. Nobody is woken yet.
     pub(crate) fn collect(&mut self, wait: Wait, timer: Option<Duration>) -> Result<(), Error> {
+        self.at_once_left = AT_ONCE_MAX;
         let wait = if self.collected.is_empty() { wait } else { Wait::No };
         self.engine
             .collect(wait, timer, &mut self.collected)
@@ -284,17 +306,19 @@ type HeldFile = Rc<Arc<OpenFile>>;
 /// The files in use, each held once for all operations on it: threads that share a file would otherwise write its count
 /// with every operation, in a line that all of them read.
 #[derive(Default)]
-struct HeldFiles(Vec<Weak<Arc<OpenFile>>>);
+struct HeldFiles(Vec<(*const OpenFile, Weak<Arc<OpenFile>>)>);
 
 impl HeldFiles {
     fn hold(&mut self, file: &Arc<OpenFile>) -> HeldFile {
-        let mut held = self.0.iter().filter_map(Weak::upgrade);
-        if let Some(held) = held.find(|held| Arc::ptr_eq(held, file)) {
+        let address = Arc::as_ptr(file);
+        // A file that has gone may have had the same address.
+        let known = self.0.iter().filter(|(other, _)| *other == address).find_map(|(_, held)| held.upgrade());
+        if let Some(held) = known {
             return held;
         }
         let held = Rc::new(file.clone());
-        self.0.retain(|other| other.strong_count() > 0);
-        self.0.push(Rc::downgrade(&held));
+        self.0.retain(|(_, other)| other.strong_count() > 0);
+        self.0.push((address, Rc::downgrade(&held)));
         held
     }
 }
@@ -312,7 +336,7 @@ enum Advance {
 impl Work {
     fn describe(&self) -> String {
         match self {
-            Work::Operation { kind, file, buffer, .. } => file.describe(*kind, buffer.as_ref().map_or(0, Buffer::len)),
+            Work::Operation { file, step } => file.describe(step.kind, step.length()),
             Work::Watch => "waiting for a descriptor".into(),
             Work::Job { what } => what.to_string(),
         }
@@ -333,39 +357,79 @@ impl Entry {
         !matches!(self.work, Work::Watch) && !matches!(self.waiter, Waiter::Answered(_))
     }
 
-    /// Accounts for a result of the kernel. A transfer may be cut short by a signal or a limit and goes on where it
-    /// stopped; one that moves nothing has met the end of the file.
     fn advance(&mut self, result: i32) -> Advance {
-        let Work::Operation { kind, file, buffer, done, .. } = &mut self.work else {
-            return Advance::Done(result.min(0));
-        };
-        if result == -libc::EINTR {
-            return Advance::Again;
+        match &mut self.work {
+            Work::Operation { file, step } => step.advance(file, result),
+            _ => Advance::Done(result.min(0)),
         }
-        let length = buffer.as_ref().map_or(0, Buffer::len);
-        let advance = match (usize::try_from(result), buffer) {
-            (Ok(moved), Some(buffer)) => transferred(*kind, buffer, done, moved),
-            // Behind a short direct read, the rest is not aligned: that was the end of the file.
-            (Err(_), Some(_)) if result == -libc::EINVAL && *done > 0 => Advance::Done(SHORT),
-            (_, _) => Advance::Done(result.min(0)),
-        };
-        if let Advance::Done(0) = advance {
-            file.was_done(*kind, length);
-        }
-        advance
     }
 
     fn into_completion(self, result: i32) -> Completion {
         match self.work {
-            Work::Operation { kind, file, buffer, .. } => {
-                let length = buffer.as_ref().map_or(0, Buffer::len);
-                Completion { buffer, result: to_result(result).map_err(|error| file.explain(kind, length, error)) }
-            }
+            Work::Operation { file, step } => step.into_completion(&file, result),
             Work::Watch => Completion { buffer: None, result: to_result(result) },
             Work::Job { what } => {
                 Completion { buffer: None, result: to_result(result).map_err(|error| error.context(what)) }
             }
         }
+    }
+}
+
+impl Step {
+    fn length(&self) -> usize {
+        self.buffer.as_ref().map_or(0, Buffer::len)
+    }
+
+    /// The call to the kernel for what is left of it.
+    fn command(&mut self, file: &OpenFile) -> Command {
+        let (done, vectors) = (self.done, &mut self.vectors);
+        Command {
+            kind: self.kind,
+            descriptor: file.descriptor(),
+            direct: file.is_direct(),
+            memory: self.buffer.as_mut().map_or(Memory::None, |buffer| memory_of(buffer, done, vectors)),
+            done,
+        }
+    }
+
+    /// Whether the calling thread moves what is left in no more time than it takes to have somebody else do it.
+    fn is_at_hand(&self, file: &OpenFile) -> bool {
+        self.kind.is_transfer() && file.is_at_hand(self.length() - self.done)
+    }
+
+    /// Does it on the calling thread.
+    fn run(&mut self, file: &OpenFile) -> i32 {
+        loop {
+            let result = self.command(file).run();
+            if let Advance::Done(result) = self.advance(file, result) {
+                return result;
+            }
+        }
+    }
+
+    /// Accounts for a result of the kernel. A transfer may be cut short by a signal or a limit and goes on where it
+    /// stopped; one that moves nothing has met the end of the file.
+    fn advance(&mut self, file: &OpenFile, result: i32) -> Advance {
+        if result == -libc::EINTR {
+            return Advance::Again;
+        }
+        let length = self.length();
+        let advance = match (usize::try_from(result), &mut self.buffer) {
+            (Ok(moved), Some(buffer)) => transferred(self.kind, buffer, &mut self.done, moved),
+            // Behind a short direct read, the rest is not aligned: that was the end of the file.
+            (Err(_), Some(_)) if result == -libc::EINVAL && self.done > 0 => Advance::Done(SHORT),
+            (_, _) => Advance::Done(result.min(0)),
+        };
+        if let Advance::Done(0) = advance {
+            file.was_done(self.kind, length);
+        }
+        advance
+    }
+
+    fn into_completion(self, file: &OpenFile, result: i32) -> Completion {
+        let length = self.length();
+        let result = to_result(result).map_err(|error| file.explain(self.kind, length, error));
+        Completion { buffer: self.buffer, result }
     }
 }
 
@@ -397,6 +461,11 @@ fn transferred(kind: CommandKind, buffer: &mut Buffer, done: &mut usize, moved: 
 
 /// A transfer that met the end of the file; no error number of the kernel is this small.
 const SHORT: i32 = -5000;
+/// Bytes that are moved at once in one turn. What comes then waits for the next: a task that reads without end holds up
+/// no other.
+const AT_ONCE_MAX: usize = 2 << 20;
+/// What the shortest of these transfers counts for.
+const AT_ONCE_COST_MIN: usize = 4 << 10;
 /// What takes longer on a worker thread is taken to hang.
 const HUNG: Duration = Duration::from_secs(10);
 /// A job for which there is no thread.

@@ -16,6 +16,8 @@ pub(crate) struct Outbox {
     /// Requests of the current generation that were taken and not answered.
     taken: Cell<usize>,
     waker: RefCell<Option<Waker>>,
+    /// The loop is at work, and will look before it sleeps: nobody needs to wake it.
+    is_attended: Cell<bool>,
     /// The source has gone: answers are dropped.
     is_closed: Cell<bool>,
 }
@@ -60,6 +62,11 @@ impl Outbox {
         }
     }
 
+    /// From now on, or no longer, the loop itself looks for answers before it sleeps.
+    pub(crate) fn attend(&self, is_attended: bool) {
+        self.is_attended.set(is_attended);
+    }
+
     pub(crate) fn waker(&self) -> Option<Waker> {
         self.waker.borrow().clone()
     }
@@ -71,7 +78,10 @@ impl Outbox {
         answers.push((tag, outcome));
         let is_first = answers.len() == 1;
         drop(answers);
-        if is_first && let Some(waker) = self.waker() {
+        if is_first
+            && !self.is_attended.get()
+            && let Some(waker) = self.waker()
+        {
             waker.wake();
         }
     }

@@ -54,8 +54,8 @@ pub(crate) fn refuse_counted(core: &Core, request: &Request, error: &Error, now:
     outcome
 }
 
-/// Runs a request that was checked at the door, as a task of its own. It came at `came`, and has passed the limits with
-/// `pass`.
+/// Runs a request that was checked at the door, as a task of its own; what has not to wait for anything is answered when
+/// this returns. It came at `came`, and has passed the limits with `pass`.
 pub(crate) fn begin(
     core: &Rc<Core>,
     opened: &Rc<Opened>,
@@ -68,7 +68,7 @@ pub(crate) fn begin(
     let mut unanswered = Unanswered::new(core, outbox, tag, &operation, came);
     unanswered.pass = pass;
     unanswered.starts();
-    core.executor.spawn(run(opened.clone(), operation, unanswered)).detach();
+    core.executor.begin(run(opened.clone(), operation, unanswered));
 }
 
 /// What is counted and told of a request that has ended.

@@ -75,6 +75,9 @@ impl<S: RequestSource> Serve<S> {
 
     /// Hands over what has been answered meanwhile.
     fn deliver(&mut self) -> usize {
+        if self.outbox.is_empty() {
+            return 0;
+        }
         let mut answers = std::mem::take(&mut self.answers);
         self.outbox.swap(&mut answers);
         let count = answers.len();
@@ -121,6 +124,8 @@ impl<S: RequestSource> Serve<S> {
                     }
                     let released = self.held.admit(&self.core, request, now);
                     released.into_iter().for_each(|released| self.begin(opened, released));
+                    // What was answered at once goes on at once, and its memory is there for the next.
+                    answered += self.deliver();
                 }
                 Err(outcome) => {
                     self.source().answer(tag, outcome);
@@ -211,7 +216,10 @@ impl<S: RequestSource> Future for Serve<S> {
             this.outbox.forget_taken();
         }
         let taken_before = this.core.recorder.status().requests();
+        this.outbox.attend(true);
         let (more, idle) = this.work(cx);
+        answered += this.deliver();
+        this.outbox.attend(false);
         if this.core.recorder.status().requests() > taken_before {
             this.core.recorder.kicked_in();
         }

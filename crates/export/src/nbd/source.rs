@@ -44,6 +44,10 @@ use super::{
 /// System calls that receive long data before others get their turn.
 const RECEIVES_AT_ONCE_MAX: usize = 16;
 
+/// As many bytes of replies are sent without waiting for the end of their batch: while they are sent, they are still in the
+/// processor's cache, and so is their memory for the requests that follow.
+const LONG_OUTPUT: usize = 128 << 10;
+
 /// Bytes of one extent in an answer.
 const DESCRIPTOR_BYTES: usize = 8;
 
@@ -350,6 +354,9 @@ impl RequestSource for NbdSource {
                 let (code, words) = code_of(header.command, &error);
                 self.put_failure(&header, code, words);
             }
+        }
+        if self.line.output.borrow().length() >= LONG_OUTPUT {
+            self.publish();
         }
     }
 

@@ -28,6 +28,13 @@ pub(crate) enum CommandKind {
     ZeroOut(FileRange),
 }
 
+impl CommandKind {
+    /// Whether it does nothing but move bytes that are in the page cache afterwards.
+    pub(crate) fn is_transfer(self) -> bool {
+        matches!(self, CommandKind::Read { .. } | CommandKind::Write { .. })
+    }
+}
+
 /// The memory of a command.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Memory {
@@ -76,11 +83,6 @@ impl Command {
     /// Flags of a write.
     pub(crate) fn write_flags(durable: bool) -> i32 {
         if durable { libc::RWF_DSYNC } else { 0 }
-    }
-
-    /// Whether it does nothing but move bytes that are in the page cache afterwards.
-    pub(crate) fn is_transfer(&self) -> bool {
-        matches!(self.kind, CommandKind::Read { .. } | CommandKind::Write { .. })
     }
 
     /// Runs it on the calling thread; the kernel's result or its negative error number.
