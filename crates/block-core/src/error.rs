@@ -17,6 +17,8 @@ pub enum ErrorKind {
     Corrupt,
     /// A parent's identity differs from what was recorded.
     Mismatch,
+    /// The key of an encrypted disk is another than the one that was given.
+    WrongKey,
     /// The size of a disk, which must not change while it is paused, has changed.
     SizeChanged,
     /// Known, but not offered here.

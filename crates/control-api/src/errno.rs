@@ -19,6 +19,7 @@ fn of_kind(kind: ErrorKind) -> Errno {
     match kind {
         ErrorKind::NotFound => Errno::NOENT,
         ErrorKind::Invalid | ErrorKind::Corrupt | ErrorKind::Mismatch => Errno::INVAL,
+        ErrorKind::WrongKey => Errno::NOKEY,
         ErrorKind::SizeChanged => Errno::MEDIUMTYPE,
         ErrorKind::Unsupported => Errno::NOSYS,
         ErrorKind::ReadOnly => Errno::ROFS,
@@ -52,7 +53,7 @@ pub fn describe(number: i32) -> String {
 
 /// The symbol of an error number, as in `EIO`; its digits for one that storage does not give.
 pub fn symbol(number: i32) -> String {
-    const SYMBOLS: [(Errno, &str); 38] = [
+    const SYMBOLS: [(Errno, &str); 39] = [
         (Errno::PERM, "EPERM"),
         (Errno::NOENT, "ENOENT"),
         (Errno::INTR, "EINTR"),
@@ -91,6 +92,7 @@ pub fn symbol(number: i32) -> String {
         (Errno::STALE, "ESTALE"),
         (Errno::REMOTEIO, "EREMOTEIO"),
         (Errno::DQUOT, "EDQUOT"),
+        (Errno::NOKEY, "ENOKEY"),
     ];
     let known = SYMBOLS.iter().find(|(errno, _)| errno.raw_os_error() == number);
     known.map_or_else(|| number.to_string(), |(_, symbol)| (*symbol).to_owned())
@@ -112,6 +114,7 @@ mod tests {
         assert_eq!((errno(&error), reason(&error)), (22, "/a.vhd: footer: bad checksum".into()));
         assert_eq!(errno(&Error::new(ErrorKind::Unsupported, "qcow")), 38);
         assert_eq!(errno(&Error::new(ErrorKind::SizeChanged, "another disk")), 124);
+        assert_eq!(errno(&Error::new(ErrorKind::WrongKey, "not the key")), 126);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::{
     owners::OwnerWriter,
     piece::{Owner, Piece},
     registry::Registry,
+    sealing::Sealer,
     shared::Shared,
     statistics::Recorder,
     walk::walk,
@@ -29,6 +30,8 @@ pub(crate) struct Chain<F> {
     pub(crate) claiming: Rc<Claiming>,
     pub(crate) reclaim: Reclaim,
     pub(crate) jobs: Rc<Jobs>,
+    /// If the leaf is encrypted.
+    pub(crate) sealer: Option<Sealer>,
     owners: RefCell<OwnerWriter>,
     /// Walks that wait for tables, and whether what they have seen of the leaf has changed since.
     walks: RefCell<Slab<Walking>>,
@@ -45,6 +48,7 @@ impl<F: Format + 'static> Chain<F> {
             executor: executor.clone(),
             layers,
             recorder: shared.statistics.add_queue(),
+            sealer: shared.sealer(),
             shared,
             claiming: Rc::default(),
             reclaim: Reclaim::default(),

@@ -89,6 +89,7 @@ impl<F: Format + 'static> Home<F> {
             read_only: options.read_only || leaf_limits.read_only,
             owners: owners.map().clone(),
             storages: layers.iter().map(|layer| layer.format.storage().clone()).collect(),
+            keys: layers.iter().map(|layer| layer.format.key().cloned()).collect(),
             leaf_limits,
             statistics,
             tables: TableClock::new(),

@@ -36,6 +36,7 @@ mod piece;
 mod queue;
 mod registry;
 mod resting;
+mod sealing;
 mod shared;
 mod statistics;
 mod transfer;
@@ -43,7 +44,7 @@ mod walk;
 
 pub use coalesce::Coalesce;
 pub use home::{Home, HomeOptions, Layer, OWNER_BYTES_DEFAULT};
-pub use image_format::ImageKind;
+pub use image_format::{ImageKind, vhd::DiskKey};
 pub use name::ImageName;
 pub use open::{ChainSpec, DEPTH_DEFAULT, FoundChain, Writing};
 pub use queue::{Queue, QueueSeed};

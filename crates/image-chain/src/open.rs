@@ -18,7 +18,7 @@ use std::{
 };
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
-use image_format::{Format, Image, ImageKind, ParentReference};
+use image_format::{Format, Image, ImageKind, ParentReference, vhd::DiskKey};
 use storage_io::{Access, CreateMode, Executor, LockPolicy, OpenOptions, Opener, Storage};
 
 use crate::{
@@ -62,6 +62,8 @@ pub struct ChainSpec {
     pub depth_max: usize,
     /// Bytes that the owner map may take.
     pub owner_bytes_max: usize,
+    /// What all VHDs of the chain are encrypted with; none of them is if there is no key. Raw parents never are.
+    pub key: Option<Arc<DiskKey>>,
 }
 
 impl ChainSpec {
@@ -75,12 +77,18 @@ impl ChainSpec {
             writing: Writing::Now,
             depth_max: DEPTH_DEFAULT,
             owner_bytes_max: OWNER_BYTES_DEFAULT,
+            key: None,
         }
     }
 
     /// Whether the leaf may be written once it is open.
     pub(crate) fn writes(&self) -> bool {
         self.access == Access::Write && self.writing == Writing::Now
+    }
+
+    /// The key of the leaf, or of a parent.
+    pub(crate) fn key_of(&self, is_leaf: bool, kind: ImageKind) -> Option<Arc<DiskKey>> {
+        self.key.clone().filter(|_| is_leaf || kind != ImageKind::Raw)
     }
 
     /// How the leaf is read: what a writer insists on, another may just be changing.
@@ -289,7 +297,8 @@ impl Finder<'_> {
             let words = format!("{}: its parent is {name}, which is in the chain already", self.name_of_last());
             return Err(Error::new(ErrorKind::Corrupt, words));
         }
-        let image = Image::open(self.executor, storage, kind, &canonical, access).await.context(&name)?;
+        let key = self.spec.key_of(self.found.is_empty(), kind);
+        let image = Image::open_with_key(self.executor, storage, kind, &canonical, access, key).await.context(&name)?;
         Ok(Found { layer: Layer { name, kind, format: image }, seen: (canonical, identity) })
     }
 

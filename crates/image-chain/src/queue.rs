@@ -18,6 +18,7 @@ use crate::{
     messages::{Clear, ToHome, ToQueue},
     piece::{Piece, extents_of, push_piece},
     registry::{Registry, Ticket},
+    sealing::{Sealer, seal},
     shared::Shared,
     statistics::Recorder,
     transfer::{bytes, read_pieces, write_pieces},
@@ -55,6 +56,7 @@ impl QueueSeed {
             registry.claim(id, range, nobody);
         }
         executor.spawn(listen(registry.clone(), self.mail)).detach();
+        let sealer = self.shared.sealer();
         Queue(Rc::new(Inner {
             id: self.id,
             executor: executor.clone(),
@@ -62,6 +64,7 @@ impl QueueSeed {
             recorder: self.recorder,
             registry,
             home: self.home,
+            sealer,
         }))
     }
 }
@@ -97,6 +100,8 @@ struct Inner {
     recorder: Recorder,
     registry: Rc<Registry>,
     home: Sender<ToHome>,
+    /// If the leaf is encrypted.
+    sealer: Option<Sealer>,
 }
 
 impl Drop for Inner {
@@ -164,11 +169,13 @@ impl Queue {
         durable: bool,
         ticket: Rc<Ticket>,
     ) -> (Buffer, Result<()>) {
+        let (buffer, kept) = seal(self.0.sealer.as_ref(), first.range.start(), buffer);
         let tables_are_durable = self.0.shared.tables.is_durable();
         let pieces = std::iter::once(first).chain(more);
         let by_itself = durable && tables_are_durable;
         let (buffer, result) =
             write_pieces(&self.0.executor, (&self.0.shared, &self.0.recorder), pieces, buffer, by_itself, ticket).await;
+        let buffer = kept.unwrap_or(buffer);
         match result {
             Ok(()) if durable && !by_itself => (buffer, self.flush().await),
             Err(error) if by_itself => {
@@ -205,7 +212,7 @@ impl Queue {
     /// # Errors
     /// `Unsupported` for `fast_only` if the storage would write zeroes byte by byte.
     pub async fn write_zeroes(&self, range: GuestRange, may_free: bool, fast_only: bool, durable: bool) -> Result<()> {
-        if fast_only && !self.0.shared.leaf_limits.zeroes_fast {
+        if fast_only && !self.0.shared.zeroes_fast() {
             return Err(Error::new(ErrorKind::Unsupported, "the storage has no fast way to write zeroes"));
         }
         self.clear(range, Clear::Zero { may_free, durable }).await

@@ -124,7 +124,9 @@ impl Resting {
         for RestingFile { name, kind, path, storage } in &self.files {
             go_on()?;
             let access = if layers.is_empty() { self.spec.leaf_access() } else { Access::Read };
-            let format = Image::open(executor, storage.clone(), *kind, path, access).await.context(name)?;
+            let key = self.spec.key_of(layers.is_empty(), *kind);
+            let opened = Image::open_with_key(executor, storage.clone(), *kind, path, access, key).await;
+            let format = opened.context(name)?;
             let layer = Layer { name: name.clone(), kind: *kind, format };
             check_parent(layers.last(), Some(&layer))?;
             layers.push(layer);

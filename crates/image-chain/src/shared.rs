@@ -6,11 +6,13 @@ use std::sync::{
 };
 
 use block_core::{Error, ErrorKind, Result};
+use image_format::vhd::DiskKey;
 use storage_io::{Limits, Storage, StorageKind};
 
 use crate::{
     owners::OwnerMap,
     piece::{LayerId, Owner, Piece},
+    sealing::Sealer,
     statistics::ChainStatistics,
 };
 
@@ -23,6 +25,8 @@ pub(crate) struct Shared {
     pub(crate) owners: Arc<OwnerMap>,
     /// Base first: a layer's id is its index.
     pub(crate) storages: Vec<Arc<dyn Storage>>,
+    /// What they are encrypted with, in the same order.
+    pub(crate) keys: Vec<Option<Arc<DiskKey>>>,
     pub(crate) leaf_limits: Limits,
     pub(crate) statistics: ChainStatistics,
     pub(crate) tables: TableClock,
@@ -36,6 +40,21 @@ impl Shared {
 
     pub(crate) fn storage(&self, layer: LayerId) -> &Arc<dyn Storage> {
         &self.storages[layer.index()]
+    }
+
+    /// What the bytes of a layer are encrypted with.
+    pub(crate) fn key(&self, layer: LayerId) -> Option<&Arc<DiskKey>> {
+        self.keys[layer.index()].as_ref()
+    }
+
+    /// What encrypts writes to the leaf, for one executor.
+    pub(crate) fn sealer(&self) -> Option<Sealer> {
+        self.key(self.leaf()).map(Sealer::new)
+    }
+
+    /// Whether the storage of the leaf can make zeroes that are zeroes on the disk.
+    pub(crate) fn zeroes_fast(&self) -> bool {
+        self.leaf_limits.zeroes_fast && self.key(self.leaf()).is_none()
     }
 
     /// Whether one long write is worth more than a few bytes less to write: on devices and network file systems.

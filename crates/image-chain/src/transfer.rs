@@ -9,6 +9,7 @@ use storage_io::{Buffer, Completion, Executor, Hold, Pending, Storage, StorageOp
 use crate::{
     piece::{LayerId, Owner, Piece},
     registry::Ticket,
+    sealing::unseal,
     shared::Shared,
     statistics::{Direction, Recorder},
 };
@@ -18,7 +19,7 @@ enum Part {
     /// Known without I/O.
     Done(Buffer),
     /// On its way, for the counters of a layer.
-    Running { layer: LayerId, bytes: u64, pending: Pending },
+    Running { layer: LayerId, range: GuestRange, pending: Pending },
 }
 
 /// Reads the pieces, which follow one another, into `buffer`. `ticket` is kept until the last I/O has ended.
@@ -38,13 +39,13 @@ pub(crate) async fn read_pieces(
         Owner::Data { layer, offset } => {
             let operation = StorageOperation::Read { offset, buffer: part };
             let pending = shared.storage(layer).submit(executor, operation, hold(&ticket));
-            Part::Running { layer, bytes: piece.range.length(), pending }
+            Part::Running { layer, range: piece.range, pending }
         }
     };
-    collect(recorder, Direction::Read, start_all(pieces, buffer, start)).await
+    collect((shared, recorder), Direction::Read, start_all(pieces, buffer, start)).await
 }
 
-/// Writes `buffer` over the pieces, which all have a place in the leaf. `ticket` is kept until the last I/O has ended.
+/// Writes `buffer`, which is as the leaf has it, over the pieces, which all have a place there. `ticket` is kept until the last I/O has ended.
 pub(crate) async fn write_pieces(
     executor: &Executor,
     (shared, recorder): (&Shared, &Recorder),
@@ -59,9 +60,9 @@ pub(crate) async fn write_pieces(
         };
         let operation = StorageOperation::Write { offset, buffer: part, durable };
         let pending = shared.storage(layer).submit(executor, operation, Some(ticket.clone()));
-        Part::Running { layer, bytes: piece.range.length(), pending }
+        Part::Running { layer, range: piece.range, pending }
     };
-    collect(recorder, Direction::Write, start_all(pieces, buffer, start)).await
+    collect((shared, recorder), Direction::Write, start_all(pieces, buffer, start)).await
 }
 
 fn hold(ticket: &Option<Rc<Ticket>>) -> Option<Hold> {
@@ -82,17 +83,28 @@ fn start_all(
     parts
 }
 
-/// Waits for all parts; puts the buffer together again. The first error counts.
-async fn collect(recorder: &Recorder, direction: Direction, parts: Vec<Part>) -> (Buffer, Result<()>) {
+/// Waits for all parts; decrypts what was read of encrypted images; puts the buffer together again. The first error counts.
+async fn collect(
+    (shared, recorder): (&Shared, &Recorder),
+    direction: Direction,
+    parts: Vec<Part>,
+) -> (Buffer, Result<()>) {
     let mut whole = Buffer::empty();
     let mut result = Ok(());
     for part in parts {
         match part {
             Part::Done(buffer) => whole.append(buffer),
-            Part::Running { layer, bytes, pending } => {
+            Part::Running { layer, range, pending } => {
                 let Completion { buffer, result: ended } = pending.await;
-                whole.append(buffer.expect("reads and writes give their buffer back"));
-                recorder.count(layer, direction, bytes, ended.is_ok());
+                let mut buffer = buffer.expect("reads and writes give their buffer back");
+                if let Some(key) = shared.key(layer)
+                    && direction == Direction::Read
+                    && ended.is_ok()
+                {
+                    unseal(key, range.start(), &mut buffer);
+                }
+                whole.append(buffer);
+                recorder.count(layer, direction, range.length(), ended.is_ok());
                 result = result.and(ended);
             }
         }

@@ -19,6 +19,8 @@ use block_core::{FileOffset, FileRange, GuestRange, Result};
 use storage_io::{Buffer, Executor, Hold, Storage};
 use uuid::Uuid;
 
+use crate::vhd::DiskKey;
+
 /// The formats that an image can be in. Always told by whoever names the image, never guessed from its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ImageKind {
@@ -119,6 +121,12 @@ pub trait Format {
 
     /// What a child records of it.
     fn identity(&self) -> Option<Uuid>;
+
+    /// What the disk's bytes are encrypted with where the image has them; tables are not. Whoever moves the bytes encrypts and
+    /// decrypts them.
+    fn key(&self) -> Option<&Arc<DiskKey>> {
+        None
+    }
 
     /// Where the first run of `range` is. Never waits.
     fn map(&self, range: GuestRange) -> Lookup;

@@ -7,7 +7,7 @@ use block_core::{Error, ErrorKind, GuestRange, Result, SECTOR};
 use storage_io::{Access, Executor, Storage};
 use uuid::Uuid;
 
-use crate::vhd::VhdImage;
+use crate::vhd::{DiskKey, VhdImage};
 use crate::{Format, Freed, ImageKind, Lookup, Miss, ParentReference, RawImage, WritePlan};
 
 /// One image of a kind that we know.
@@ -28,9 +28,27 @@ impl Image {
         path: &Path,
         access: Access,
     ) -> Result<Self> {
+        Self::open_with_key(executor, storage, kind, path, access, None).await
+    }
+
+    /// The same for a disk that is encrypted if, and only if, there is a key.
+    ///
+    /// # Errors
+    /// As [`VhdImage::open_with_key`]; the format of raw images knows no encryption.
+    pub async fn open_with_key(
+        executor: &Executor,
+        storage: Arc<dyn Storage>,
+        kind: ImageKind,
+        path: &Path,
+        access: Access,
+        key: Option<Arc<DiskKey>>,
+    ) -> Result<Self> {
         match kind {
+            ImageKind::Raw if key.is_some() => {
+                Err(Error::new(ErrorKind::Invalid, "there is a key, and a raw image is not encrypted"))
+            }
             ImageKind::Raw => Ok(Image::Raw(RawImage::new(storage))),
-            ImageKind::Vhd => VhdImage::open(executor, storage, path, access).await.map(Image::Vhd),
+            ImageKind::Vhd => VhdImage::open_with_key(executor, storage, path, access, key).await.map(Image::Vhd),
         }
     }
 
@@ -91,6 +109,10 @@ impl Format for Image {
 
     fn identity(&self) -> Option<Uuid> {
         ask!(self, format => format.identity())
+    }
+
+    fn key(&self) -> Option<&Arc<DiskKey>> {
+        ask!(self, format => format.key())
     }
 
     fn map(&self, range: GuestRange) -> Lookup {

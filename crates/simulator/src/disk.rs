@@ -32,7 +32,8 @@ impl Disk {
             let access = if depth == 0 { Access::Write } else { Access::Read };
             let storage = file.storage.clone().with_limits(|limits| limits.read_only = access == Access::Read);
             let storage = wrap(storage);
-            let format = Image::open(executor, storage, file.kind, &file.path, access).await?;
+            let key = file.key.clone();
+            let format = Image::open_with_key(executor, storage, file.kind, &file.path, access, key).await?;
             if access == Access::Write {
                 format.begin_writing(executor).await?;
             }

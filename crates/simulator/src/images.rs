@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use block_core::{FileOffset, Result};
 use image_format::{
     ImageKind,
-    vhd::{self, CreateOptions, FOOTER_BYTES, HEADER_BYTES, ParentLink, Timestamp},
+    vhd::{self, CreateOptions, DiskKey, FOOTER_BYTES, HEADER_BYTES, KeyHash, ParentLink, Timestamp},
 };
 use storage_io::{CrashStorage, EngineChoice, Executor, Storage, StorageExt, StorageKind};
 use uuid::Uuid;
@@ -32,17 +32,25 @@ pub struct Shape {
     pub blocks: u64,
     /// Whether the images are files or devices.
     pub storage: StorageKind,
+    /// Whether its dynamic and differencing VHDs are encrypted.
+    pub is_encrypted: bool,
 }
 
 impl Shape {
     /// A disk of 64 blocks of 16 KiB, in files.
     pub fn small(base: Base) -> Self {
-        Shape { base, block_bytes: 16 << 10, blocks: 64, storage: StorageKind::File }
+        Shape { base, block_bytes: 16 << 10, blocks: 64, storage: StorageKind::File, is_encrypted: false }
     }
 
     /// A disk of 8 blocks of 2 MiB, in files.
     pub fn usual(base: Base) -> Self {
-        Shape { base, block_bytes: USUAL_BLOCK, blocks: 8, storage: StorageKind::File }
+        Shape { base, block_bytes: USUAL_BLOCK, blocks: 8, storage: StorageKind::File, is_encrypted: false }
+    }
+
+    /// The same, encrypted.
+    #[must_use]
+    pub fn encrypted(self) -> Self {
+        Shape { is_encrypted: true, ..self }
     }
 
     /// Bytes of the disk.
@@ -51,6 +59,8 @@ impl Shape {
     }
 }
 
+/// What encrypted disks are encrypted with.
+const KEY: [u8; 32] = [7; 32];
 /// The block size that images are created with.
 const USUAL_BLOCK: u32 = 2 << 20;
 
@@ -63,6 +73,8 @@ pub struct ImageFile {
     pub path: PathBuf,
     /// Its bytes.
     pub storage: CrashStorage,
+    /// What it is encrypted with.
+    pub key: Option<Arc<DiskKey>>,
     uuid: Option<Uuid>,
     is_sparse: bool,
 }
@@ -98,6 +110,7 @@ impl Images {
                 kind: ImageKind::Raw,
                 path: "/images/0.raw".into(),
                 storage: CrashStorage::new(shape.disk_bytes()),
+                key: None,
                 uuid: None,
                 is_sparse: false,
             },
@@ -129,12 +142,13 @@ impl Images {
         let disk_bytes = self.shape.blocks * u64::from(USUAL_BLOCK);
         let options =
             CreateOptions { disk_bytes, reserved_bytes: 0, fixed, uuid, timestamp: Timestamp::new(1), parent };
-        let storage = self.create_vhd(&options)?;
+        let key = if self.shape.is_encrypted && !fixed { Some(Arc::new(DiskKey::new(&KEY)?)) } else { None };
+        let storage = self.create_vhd(&options, key.as_deref())?;
         let path = format!("/images/{number}.vhd").into();
-        Ok(ImageFile { kind: ImageKind::Vhd, path, storage, uuid: Some(uuid), is_sparse: !fixed })
+        Ok(ImageFile { kind: ImageKind::Vhd, path, storage, key, uuid: Some(uuid), is_sparse: !fixed })
     }
 
-    fn create_vhd(&self, options: &CreateOptions) -> Result<CrashStorage> {
+    fn create_vhd(&self, options: &CreateOptions, key: Option<&DiskKey>) -> Result<CrashStorage> {
         let executor = Executor::new(EngineChoice::Inline)?;
         executor.block_on(async {
             let draft: Arc<dyn Storage> = Arc::new(CrashStorage::new(0));
@@ -146,6 +160,7 @@ impl Images {
             };
             let mut footer = draft.read_bytes(&executor, FileOffset::new(length), FOOTER_BYTES).await?;
             self.shrink(&mut head, &mut footer);
+            key.into_iter().for_each(|key| put_key_hash(&mut head, key));
             let end = self.footer_place(head.len() as u64, options.fixed);
             let storage = CrashStorage::new(end + FOOTER_BYTES as u64);
             storage.write_bytes(&executor, FileOffset::new(0), &head).await?;
@@ -206,6 +221,17 @@ impl Images {
         images.files.last_mut().expect("a disk has at least one image").storage = storage;
         images
     }
+}
+
+/// Says in the header of the batmap, behind the table, what the disk is encrypted with.
+fn put_key_hash(head: &mut [u8], key: &DiskKey) {
+    let entries = u32::from_be_bytes(head[512 + 28..512 + 32].try_into().expect("four bytes"));
+    let table_bytes = usize::try_from(entries).expect("a small disk") * 4;
+    let batmap = &mut head[1536 + table_bytes.next_multiple_of(512)..];
+    let KeyHash { nonce, hash } = key.hash([9; 32]);
+    batmap[29] = 1;
+    batmap[30..62].copy_from_slice(&nonce);
+    batmap[62..94].copy_from_slice(&hash);
 }
 
 /// The sum over a structure with a checksum of four bytes at `place`.

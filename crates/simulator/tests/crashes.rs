@@ -7,6 +7,8 @@ use test_support::{cycles, seed};
 
 /// States of each format that are looked at.
 const STATES: u64 = 20_000;
+/// What is read of them has to be decrypted.
+const STATES_ENCRYPTED: u64 = 2_000;
 const STATES_THOROUGH: u64 = 100_000;
 /// At each instant so many states are drawn.
 const STATES_AT_ONCE: u64 = 32;
@@ -14,7 +16,11 @@ const STATES_AT_ONCE: u64 = 32;
 const STEPS_BETWEEN: u64 = 400;
 
 fn run(test: &'static str, shape: Shape, levels: usize) {
-    let wanted = cycles(STATES, STATES_THOROUGH);
+    run_states(test, shape, levels, STATES);
+}
+
+fn run_states(test: &'static str, shape: Shape, levels: usize, usual: u64) {
+    let wanted = cycles(usual, STATES_THOROUGH);
     let mut states = 0;
     for seed in seeds(seed(), u64::MAX) {
         let _replay = Replay::of(test, seed);
@@ -104,4 +110,9 @@ fn differencing() {
 fn differencing_over_raw_on_a_device() {
     let shape = Shape { storage: StorageKind::BlockDevice, ..Shape::small(Base::Raw) };
     run("crashes differencing_over_raw_on_a_device", shape, 2);
+}
+
+#[test]
+fn encrypted() {
+    run_states("crashes encrypted", Shape::small(Base::Dynamic).encrypted(), 2, STATES_ENCRYPTED);
 }

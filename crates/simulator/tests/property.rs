@@ -55,3 +55,14 @@ fn dynamic_on_a_device() {
     let shape = Shape { storage: StorageKind::BlockDevice, ..Shape::small(Base::Dynamic) };
     run("property dynamic_on_a_device", shape, 20, 500);
 }
+
+#[test]
+fn encrypted() {
+    run("property encrypted", Shape::small(Base::Dynamic).encrypted(), 16, 500);
+}
+
+#[test]
+fn encrypted_over_a_plain_parent_on_a_device() {
+    let shape = Shape { storage: StorageKind::BlockDevice, ..Shape::small(Base::Raw).encrypted() };
+    run("property encrypted_over_a_plain_parent_on_a_device", shape, 12, 500);
+}

@@ -1,13 +1,16 @@
 //! Answers of the control protocol, as bytes.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use block_core::{Error, ErrorKind, Result};
 use control_api::{
     errno,
-    protocol::{Body, Errno, ImageInformation, ListEntry, Message, OpenFlags, OpenParameters, TEXT_BYTES, Text},
+    protocol::{
+        Body, EncryptionKey, Errno, ImageInformation, ListEntry, Message, OpenFlags, OpenParameters, TEXT_BYTES, Text,
+    },
     reason,
 };
+use image_chain::DiskKey;
 
 use crate::{
     home::{Name, Open},
@@ -63,10 +66,9 @@ pub(crate) fn statistics(cookie: u16, text: String) -> Vec<u8> {
 }
 
 /// What OPEN asks for, unless it asks for a layer that is not offered.
-pub(crate) fn open(parameters: OpenParameters, has_log: bool, has_key: bool) -> Result<Open> {
+pub(crate) fn open(parameters: OpenParameters, has_log: bool, key: Option<EncryptionKey>) -> Result<Open> {
     let flags = parameters.flags;
     refuse_layers(&parameters, has_log)?;
-    refuse(has_key || flags.contains(OpenFlags::ENCRYPTED), "encryption")?;
     refuse(parameters.parent.is_some(), "the disk of another tapdisk as parent")?;
     refuse(flags.contains(OpenFlags::ADD_LOCAL_CACHE), "a local read cache")?;
     if flags.contains(OpenFlags::ADD_CACHE) {
@@ -80,6 +82,7 @@ pub(crate) fn open(parameters: OpenParameters, has_log: bool, has_key: bool) -> 
         // Scripts open a guest's disk here before it has left where it was.
         is_late: !flags.contains(OpenFlags::SHARED),
         is_buffered: flags.contains(OpenFlags::NO_O_DIRECT),
+        key: key.map(|key| DiskKey::new(key.bytes())).transpose()?.map(Arc::new),
         timeout: Some(parameters.request_timeout).filter(|seconds| *seconds > 0).map(|s| Duration::from_secs(s.into())),
         ..Open::default()
     })
@@ -114,32 +117,39 @@ mod tests {
     }
 
     fn refusal(parameters: OpenParameters) -> i32 {
-        errno(&open(parameters, false, false).unwrap_err())
+        errno(&open(parameters, false, None).unwrap_err())
     }
 
     #[test]
     fn layers_that_are_not_offered_are_refused_not_forgotten() {
         assert_eq!(refusal(asked(OpenFlags::SECONDARY)), 38);
         assert_eq!(refusal(asked(OpenFlags::ADD_LOCAL_CACHE)), 38);
-        assert_eq!(refusal(asked(OpenFlags::ENCRYPTED)), 38);
         assert_eq!(refusal(asked(OpenFlags::ADD_CACHE)), 22);
         assert_eq!(refusal(OpenParameters { parent: Some(3), ..asked(OpenFlags::EMPTY) }), 38);
-        assert_eq!(errno(&open(asked(OpenFlags::EMPTY), true, false).unwrap_err()), 38);
+        assert_eq!(errno(&open(asked(OpenFlags::EMPTY), true, None).unwrap_err()), 38);
         assert_eq!(errno(&resume(asked(OpenFlags::EMPTY), true).unwrap_err()), 38);
+    }
+
+    #[test]
+    fn a_key_has_32_or_64_bytes() {
+        let key = |length: usize| open(asked(OpenFlags::ENCRYPTED), false, EncryptionKey::new(vec![7; length]));
+        assert_eq!([1, 31, 33, 128].map(|length| errno(&key(length).unwrap_err())), [22; 4]);
+        assert_eq!(key(64).unwrap().key, Some(Arc::new(DiskKey::new(&[7; 64]).unwrap())));
+        assert_eq!(key(32).unwrap().key, Some(Arc::new(DiskKey::new(&[7; 32]).unwrap())));
     }
 
     #[test]
     fn no_secondary_may_be_taken_away() {
         let parameters = OpenParameters { secondary: Text::new("null").unwrap(), ..asked(OpenFlags::SECONDARY) };
         assert!(resume(parameters.clone(), false).unwrap().is_some());
-        assert!(!open(parameters, false, false).unwrap().is_read_only);
+        assert!(!open(parameters, false, None).unwrap().is_read_only);
     }
 
     #[test]
     fn no_seconds_mean_the_usual_time() {
         let timeout = |request_timeout| {
             let parameters = OpenParameters { request_timeout, ..asked(OpenFlags::EMPTY) };
-            open(parameters, false, false).unwrap().settings(false).retry.deadline.as_secs()
+            open(parameters, false, None).unwrap().settings(false).retry.deadline.as_secs()
         };
         assert_eq!([0, 1, u16::MAX].map(timeout), [120, 1, 65535]);
     }

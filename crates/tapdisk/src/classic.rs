@@ -23,7 +23,7 @@ impl Control {
     /// The answer to a request.
     pub(crate) async fn answer(self: &Rc<Self>, request: Request) -> Vec<u8> {
         let Request { message: Message { cookie, body }, log_path, key } = request;
-        let (has_log, has_key) = (log_path.is_some(), key.is_some());
+        let has_log = log_path.is_some();
         match body {
             Body::Pid => answers::message(cookie, Body::PidResponse(self.pid.cast_signed())),
             Body::List => answers::list(cookie, self.slots.borrow().iter().map(|slot| &**slot)),
@@ -35,7 +35,7 @@ impl Control {
             Body::Attach => answers::done(cookie, self.attach(cookie).await, Body::AttachResponse),
             Body::Detach => answers::done(cookie, self.order(cookie, Job::Detach).await, Body::DetachResponse),
             Body::Open(parameters) => {
-                let size = match answers::open(parameters, has_log, has_key) {
+                let size = match answers::open(parameters, has_log, key) {
                     Ok(open) => self.open(cookie, open).await,
                     Err(error) => Err(error),
                 };

@@ -13,6 +13,7 @@ use std::{
 use control_api::protocol::{DecodeError, Request, RequestReader};
 use futures_util::future::{Either, select};
 use storage_io::{Executor, Task, reply};
+use zeroize::Zeroizing;
 
 use crate::{
     connections::{Connection, Connections, WhenFull, gone},
@@ -78,9 +79,10 @@ impl Server {
     ) -> Option<Result<Request, DecodeError>> {
         let mut reader = RequestReader::new();
         let mut deadline = None;
+        // There may be a key in it.
+        let mut bytes = Zeroizing::new([0; 1024]);
         loop {
-            let mut bytes = [0; 1024];
-            match stream.read(&mut bytes) {
+            match stream.read(&mut *bytes) {
                 Ok(0) => return None,
                 Ok(length) => {
                     has_spoken.0.set(true);

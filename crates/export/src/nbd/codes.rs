@@ -22,6 +22,7 @@ pub(super) fn code_of(command: Command, error: &Error) -> (ErrorCode, &'static s
         (ErrorKind::Corrupt | ErrorKind::Mismatch | ErrorKind::SizeChanged | ErrorKind::NotFound, _) => {
             (ErrorCode::Io, "the image is damaged")
         }
+        (ErrorKind::WrongKey, _) => (ErrorCode::Io, "the image is encrypted with another key"),
         (ErrorKind::Busy | ErrorKind::TimedOut, _) => (ErrorCode::Io, "the storage did not answer in time"),
         (ErrorKind::Io, _) => (ErrorCode::Io, "the storage failed"),
     }

@@ -13,6 +13,9 @@
 //!                                                                   own, zeroed
 //! ```
 //!
+//! Where the leaf is encrypted, a sector of zeroes is stored as other bytes: "zeroed" is written like data then. What is only
+//! discarded is emptied all the same: sectors of stored zeroes read as zeroes.
+//!
 //! A discard never frees a granule over a parent's data: the parent would come to light.
 
 use std::rc::Rc;
@@ -29,6 +32,10 @@ const GRANULES_AT_ONCE: usize = 64;
 /// Bytes that are claimed at a time: writes to the rest of a long range go on meanwhile.
 const CLAIM_BYTES_MAX: u64 = 1 << 30;
 
+/// Where zeroes are written like data: so many bytes in one write, and so many writes at a time.
+const ZEROES_BYTES: u64 = 256 << 10;
+const ZEROES_AT_ONCE: usize = 8;
+
 /// What is left to do for a granule once its tables have been asked.
 #[derive(Default)]
 struct Work {
@@ -36,6 +43,8 @@ struct Work {
     places: Vec<FileRange>,
     /// New places over a parent's data, which become visible when they are zeroed.
     plans: Vec<(GuestRange, WritePlan)>,
+    /// What is written like data.
+    zeroes: Vec<GuestRange>,
 }
 
 impl<F: Format + 'static> Chain<F> {
@@ -87,8 +96,10 @@ impl<F: Format + 'static> Chain<F> {
         for work in works {
             let work = work?;
             all.plans.extend(work.plans);
+            all.zeroes.extend(work.zeroes);
             work.places.into_iter().for_each(|place| push_place(&mut all.places, place));
         }
+        self.write_zeroed(all.zeroes).await?;
         self.empty(all.places, clear).await?;
         let commits = all.plans.into_iter().map(|(range, plan)| self.commit_filled(range, plan));
         join_all(commits).await.into_iter().collect()
@@ -106,9 +117,16 @@ impl<F: Format + 'static> Chain<F> {
         // A granule of the leaf that is discarded as a whole is the leaf's as a whole: half of it zero and half of it the
         // parent's is nothing that its owner ever wrote.
         let hides_parents = clear != Clear::Discard || is_in_leaf && is_whole;
+        let has_stored_zeroes = clear != Clear::Discard && self.sealer.is_some();
         let mut work = Work::default();
         for (range, mapping) in extents {
             match mapping {
+                Mapping::Data { .. } if has_stored_zeroes => work.zeroes.push(range),
+                Mapping::Parent if has_stored_zeroes => {
+                    if self.is_in_parents(range).await? {
+                        work.zeroes.push(range);
+                    }
+                }
                 Mapping::Data { offset } => push_place(&mut work.places, FileRange::new(offset, range.length())),
                 Mapping::Parent if hides_parents && self.is_in_parents(range).await? => {
                     let plan = self.leaf().plan_write(&self.executor, range).await?;
@@ -119,6 +137,14 @@ impl<F: Format + 'static> Chain<F> {
             }
         }
         Ok(work)
+    }
+
+    /// Writes zeroes as data, within the claim.
+    async fn write_zeroed(&self, ranges: Vec<GuestRange>) -> Result<()> {
+        let parts = ranges.into_iter().flat_map(|range| range.granules(ZEROES_BYTES));
+        let writes = parts.map(|part| async move { self.write_sectors(part, Buffer::zeroed(bytes(part))).await.1 });
+        let ended: Vec<Result<()>> = stream::iter(writes).buffer_unordered(ZEROES_AT_ONCE).collect().await;
+        ended.into_iter().collect()
     }
 
     /// What the leaf itself says of a range.

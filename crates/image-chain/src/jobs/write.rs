@@ -18,6 +18,7 @@ use storage_io::Buffer;
 
 use crate::{
     chain::Chain,
+    sealing::seal,
     statistics::Direction,
     transfer::{Segment, bytes, read_pieces, write_segments},
 };
@@ -86,7 +87,7 @@ impl<F: Format + 'static> Chain<F> {
     }
 
     /// Writes whole sectors; the caller has registered or claimed them.
-    async fn write_sectors(&self, range: GuestRange, buffer: Buffer) -> (Buffer, Result<()>) {
+    pub(super) async fn write_sectors(&self, range: GuestRange, buffer: Buffer) -> (Buffer, Result<()>) {
         let parts: Vec<_> = range.granules(self.leaf().granule()).collect();
         let in_place: Vec<_> = parts.iter().map(|part| self.is_in_place(*part)).collect();
         let plans = join_all(parts.iter().map(|part| self.leaf().plan_write(&self.executor, *part))).await;
@@ -94,6 +95,7 @@ impl<F: Format + 'static> Chain<F> {
             Ok(plans) => plans,
             Err(error) => return (buffer, Err(error)),
         };
+        let (buffer, kept) = seal(self.sealer.as_ref(), range.start(), buffer);
         let (segments, written) = self.place(buffer, plans, &parts, &in_place);
         let (buffer, result) = write_segments(&self.executor, self.leaf().storage().as_ref(), segments).await;
         let result = match result {
@@ -101,7 +103,7 @@ impl<F: Format + 'static> Chain<F> {
             failed => failed,
         };
         self.recorder.count(self.shared.leaf(), Direction::Write, range.length(), result.is_ok());
-        (buffer, result)
+        (kept.unwrap_or(buffer), result)
     }
 
     /// Whether the leaf has a visible place for all of `range`, as far as its tables are in memory.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::layout::FOOTER_BYTES;
 use super::room::Room;
 use super::tables::Tables;
-use super::{BatmapHeader, Footer, Header, KeyHash, Metadata};
+use super::{BatmapHeader, DiskKey, Footer, Header, KeyHash, Metadata};
 use crate::raw::{map_in_order, plan_in_order};
 use crate::sync::Syncer;
 use crate::{Bitmap, Format, Freed, Lookup, Mapping, Miss, ParentReference, WritePlan};
@@ -26,6 +26,8 @@ pub struct VhdImage {
     pub(super) parent: Option<ParentReference>,
     pub(super) syncer: Rc<Syncer>,
     pub(super) body: Body,
+    /// What the bytes of the disk are encrypted with, for whoever moves them.
+    pub(super) key: Option<Arc<DiskKey>>,
 }
 
 /// Where the disk's bytes are.
@@ -156,6 +158,10 @@ impl Format for VhdImage {
 
     fn identity(&self) -> Option<Uuid> {
         Some(self.footer.uuid())
+    }
+
+    fn key(&self) -> Option<&Arc<DiskKey>> {
+        self.key.as_ref()
     }
 
     fn map(&self, range: GuestRange) -> Lookup {

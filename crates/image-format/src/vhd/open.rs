@@ -17,7 +17,7 @@ use super::room::Room;
 use super::tables::Tables;
 use super::write::LEAD_BYTES;
 use super::{
-    BatmapHeader, BatmapRule, BlockShape, DiskType, Footer, Header, Locator, Metadata, UncheckedBatmapHeader,
+    BatmapHeader, BatmapRule, BlockShape, DiskKey, DiskType, Footer, Header, Locator, Metadata, UncheckedBatmapHeader,
     UncheckedFooter, UncheckedHeader, checksummed_batmap_bytes, choose_footer,
 };
 use crate::sync::Syncer;
@@ -33,11 +33,34 @@ impl VhdImage {
     /// Opens the image in `storage`, and changes nothing there. Its `path` is canonical: the paths to a parent are relative
     /// to its directory.
     pub async fn open(executor: &Executor, storage: Arc<dyn Storage>, path: &Path, access: Access) -> Result<Self> {
-        let image = Self::open_as_stored(executor, storage, path, access).await?;
-        match image.key_hash() {
-            Some(_) => Err(Error::new(ErrorKind::Unsupported, "the disk is encrypted")),
-            None => Ok(image),
+        Self::open_with_key(executor, storage, path, access, None).await
+    }
+
+    /// The same for a disk that is encrypted if, and only if, there is a key.
+    ///
+    /// # Errors
+    /// `WrongKey` if the image means another key; `Invalid` if there is none and it is encrypted, or the other way round.
+    pub async fn open_with_key(
+        executor: &Executor,
+        storage: Arc<dyn Storage>,
+        path: &Path,
+        access: Access,
+        key: Option<Arc<DiskKey>>,
+    ) -> Result<Self> {
+        let mut image = Self::open_as_stored(executor, storage, path, access).await?;
+        match (image.key_hash(), &key) {
+            (None, None) => {}
+            (Some(hash), Some(key)) if key.fits(&hash) => {}
+            (Some(_), Some(_)) => return Err(Error::new(ErrorKind::WrongKey, "the key is not that of the image")),
+            (Some(_), None) => {
+                return Err(Error::new(ErrorKind::Invalid, "the disk is encrypted, and there is no key"));
+            }
+            (None, Some(_)) => {
+                return Err(Error::new(ErrorKind::Invalid, "there is a key, and the disk is not encrypted"));
+            }
         }
+        image.key = key;
+        Ok(image)
     }
 
     /// The same for whoever moves bytes without looking at them: those of an encrypted disk are as they are stored.
@@ -64,7 +87,7 @@ impl VhdImage {
                 (parent, Body::Sparse(Rc::new(sparse)))
             }
         };
-        Ok(VhdImage { storage, footer: found.footer, parent, syncer, body })
+        Ok(VhdImage { storage, footer: found.footer, parent, syncer, body, key: None })
     }
 
     /// Prepares an image that was opened for writing. A writer that lost power may have left a table that is ahead of the

@@ -1,9 +1,10 @@
 //! What can be done to a disk: both protocols are read into these words.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use block_core::Result;
 use control_api::protocol::Text;
+use image_chain::DiskKey;
 use virtual_disk::{Geometry, Limits, Quiet, RetryPolicy, Settings};
 
 use crate::rings::{Connected, Device, Disconnected, Parting, RingName};
@@ -187,6 +188,8 @@ pub(crate) struct Open {
     pub(crate) is_late: bool,
     /// Go through the page cache.
     pub(crate) is_buffered: bool,
+    /// What the images are encrypted with.
+    pub(crate) key: Option<Arc<DiskKey>>,
     /// How long a request is tried again; none: as usual.
     pub(crate) timeout: Option<Duration>,
     /// Whether EIO may pass on local storage, too; none: as the process was told.

@@ -70,9 +70,9 @@ impl Home {
     }
 
     /// What is open is kept where it is found when this process has gone. Nothing is from the moment on at which others may
-    /// put another image in its place.
+    /// put another image in its place; nor of a disk with a key, which is kept nowhere and without which nobody can open it.
     fn keep(&self, open: Option<&Open>) {
-        let opened = open.and_then(|open| {
+        let opened = open.filter(|open| open.key.is_none()).and_then(|open| {
             let image = std::str::from_utf8(open.name.as_bytes()).ok()?.to_owned();
             let Open { is_read_only: read_only, is_shared: shared, is_buffered: buffered, is_late: late, .. } = *open;
             Some(Opened { pid: self.pid, image, read_only, shared, buffered, late })
@@ -315,6 +315,10 @@ impl Home {
         if let Some(exports) = exports {
             exports.close().await;
         }
+        if self.state() == DiskState::Closed {
+            // With it goes the key.
+            self.opened.take();
+        }
     }
 
     pub(super) fn detach(&self) -> Result<()> {
@@ -337,6 +341,7 @@ fn spec(open: &Open, layers: &Layers<'_>) -> Result<ChainSpec> {
     let access = if open.is_read_only { Access::Read } else { Access::Write };
     let mut spec = ChainSpec::new(leaf, access);
     spec.direct = !open.is_buffered;
+    spec.key = open.key.clone();
     if open.is_late {
         spec.writing = Writing::Later;
         // Nobody waits longer than a request would be tried.

@@ -179,6 +179,7 @@ fn open(asked: &OpenImages) -> Result<Open> {
         is_shared: asked.shared,
         is_late: asked.late,
         is_buffered: asked.buffered,
+        key: None,
         timeout: seconds(asked.request_timeout_seconds),
         retry_eio: asked.retry_eio,
         stuck_after: seconds(asked.stuck_after_seconds),

@@ -6,6 +6,7 @@ mod clients;
 mod cycles;
 mod descriptors;
 mod destroy;
+mod encrypted;
 mod errors_of_open;
 mod fence;
 mod grant_budget;

@@ -135,7 +135,11 @@ pub(super) const OPEN: Syntax = Syntax {
         STANDBY,
         RETRIES,
         CHANGE_LOG,
-        Flag::letter(b'E', "key on stdin").explained(NOT_OFFERED),
+        Flag::letter(b'E', "key on stdin").explained(
+            "The images are encrypted, and their key is on standard input: 32 or 64 bytes, written at once. Every VHD of the \
+             chain must have its hash: status 126 if one has that of another key, 22 if one has none. (Nor are encrypted images \
+             opened without `-E`.) The tapdisk keeps the key until the disk is closed.",
+        ),
     ],
     operands: &[],
 };

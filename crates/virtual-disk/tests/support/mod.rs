@@ -43,6 +43,7 @@ pub(crate) fn spec(path: &str) -> ChainSpec {
         writing: Writing::Now,
         depth_max: 30,
         owner_bytes_max: 1 << 20,
+        key: None,
     }
 }
 

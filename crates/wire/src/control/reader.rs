@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use zeroize::Zeroizing;
+
 use super::bits::OpenFlags;
 use super::message::{Body, DecodeError, MESSAGE_BYTES, Message, Reason};
 use super::text::{TEXT_BYTES, Text};
@@ -37,14 +39,14 @@ impl MessageReader {
     }
 }
 
-/// A key that followed an OPEN. Its bytes are not shown in traces.
+/// A key that followed an OPEN. Its bytes are not shown in traces, and are overwritten when it goes.
 #[derive(Clone, PartialEq, Eq)]
-pub struct EncryptionKey(Vec<u8>);
+pub struct EncryptionKey(Zeroizing<Vec<u8>>);
 
 impl EncryptionKey {
     /// A key of 1 to [`KEY_BYTES_MAX`] bytes.
     pub fn new(bytes: Vec<u8>) -> Option<Self> {
-        (1..=KEY_BYTES_MAX).contains(&bytes.len()).then_some(EncryptionKey(bytes))
+        (1..=KEY_BYTES_MAX).contains(&bytes.len()).then(|| EncryptionKey(Zeroizing::new(bytes)))
     }
 
     /// The key.
@@ -210,6 +212,8 @@ fn flags_of(message: &Message) -> OpenFlags {
 /// Moves bytes from `input` to `collected` until there are `wanted`: how many, and all of them once they are there.
 fn collect(collected: &mut Vec<u8>, wanted: usize, input: &[u8]) -> (usize, Option<Vec<u8>>) {
     let taken = input.len().min(wanted - collected.len());
+    // At once: what grows bit by bit leaves copies of a key behind.
+    collected.reserve_exact(wanted - collected.len());
     collected.extend_from_slice(&input[..taken]);
     let whole = (collected.len() == wanted).then(|| std::mem::take(collected));
     (taken, whole)
