@@ -60,7 +60,7 @@ fn both_levels_are_plain_for_the_disk_and_sealed_in_their_files() {
     let leaf = host.bytes("/leaf.vhd");
     let stored = leaf.windows(16).any(|window| [[2; 16], [3; 16]].iter().any(|plain| window == plain));
     let base = host.bytes("/base.vhd");
-    assert!(!stored && base.windows(16).all(|window| window != [1; 16]), "a file holds what the disk does");
+    assert!(!stored && base[START..].windows(16).all(|window| window != [1; 16]), "a file holds what the disk does");
     let mut first = base[START..START + 4096].to_vec();
     key(7).decrypt(0, &mut first);
     assert_eq!(first, bytes(1, 4096));
@@ -89,7 +89,7 @@ fn zeroes_are_stored_like_data_and_are_not_fast() {
     disk.zero(BLOCK + 4096, 8192, true);
     disk.zero(4096, 700 << 10, true);
     assert_eq!(disk.read(BLOCK + 4096, 8192), bytes(0, 8192));
-    assert_eq!(disk.read(0, 1 << 20), [bytes(1, 4096), bytes(0, 700 << 10), bytes(1, 324 << 10)].concat());
+    assert_eq!(disk.read(0, 1 << 20), [bytes(1, 4096), bytes(0, 700 << 10), bytes(1, 320 << 10)].concat());
     let fast = disk.queue.write_zeroes(range(0, 4096), true, true, false);
     assert_eq!(disk.run(fast).unwrap_err().kind(), ErrorKind::Unsupported);
     disk.close();

@@ -78,6 +78,7 @@ complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s d -d 'block: 
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s r -d 'sector: data of the disk' -r -f
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s R -d 'byte: data of the disk' -r -f
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s c -d 'how many' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s k -d 'file of the key' -r -F
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s p -d 'headers'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s B -d 'which blocks there are'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s a -d 'batmap'
@@ -108,6 +109,7 @@ complete -c vhd-util -n "__fish_vhd_util_using_subcommand revert" -s h -d 'help'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand fill" -s n -d 'name' -r -F
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand fill" -s f -d 'first sector' -r -f
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand fill" -s t -d 'last sector' -r -f
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand fill" -s k -d 'file of the key' -r -F
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand fill" -s b -d 'room only'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand fill" -s B -d 'of any size'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand fill" -l debug -d 'failures go to the host\'s log, too'

@@ -23,7 +23,9 @@ pub(super) async fn say(session: &Session, chain: &[PathBuf]) -> Result<()> {
     for path in chain.iter().rev() {
         let storage = session.files.open(&session.executor, path, OpenOptions::read()).await?;
         let path = session.files.canonical(&session.executor, path).await?;
-        images.push(VhdImage::open(&session.executor, storage, &path, Access::Read).await.context(path.display())?);
+        images.push(
+            VhdImage::open_as_stored(&session.executor, storage, &path, Access::Read).await.context(path.display())?,
+        );
     }
     let counts = count(session, &images).await?;
     for (index, (path, count)) in chain.iter().rev().zip(counts).enumerate() {

@@ -16,6 +16,7 @@ use image_format::{
 };
 use rustix::io::Errno;
 use storage_io::{Access, EngineChoice, Executor};
+use zeroize::Zeroizing;
 
 use super::{
     Failure, Session,
@@ -74,7 +75,7 @@ pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(
 }
 
 fn key_on_stdin() -> Result<DiskKey> {
-    let mut key = Vec::new();
+    let mut key = Zeroizing::new(Vec::with_capacity(usize::try_from(KEY_BYTES_MAX).expect("a few bytes")));
     io::stdin().take(KEY_BYTES_MAX).read_to_end(&mut key).context("standard input")?;
     DiskKey::new(&key)
 }

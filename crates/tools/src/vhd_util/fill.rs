@@ -3,21 +3,23 @@
 //! A guest sees no difference, at any instant: what a block holds is durable before the table and its bitmap say that it
 //! is there, and room without data is durably zero.
 
-use std::{ops::Range, path::Path};
+use std::{ops::Range, path::Path, sync::Arc};
 
 use block_core::{Error, ErrorKind, GuestOffset, GuestRange, Result, ResultExt, SECTOR};
 use command_line::{Flag, Options, Syntax, Value};
 use futures_util::future::join_all;
-use image_chain::{ChainSpec, Home, ImageKind, ImageName, Queue};
+use image_chain::{ChainSpec, DiskKey, Home, ImageKind, ImageName, Queue};
 use image_format::{
     Format, Lookup, Mapping, WritePlan,
-    vhd::{DiskType, UNUSED_ENTRY, VhdImage},
+    vhd::{DiskType, VhdImage},
 };
 use rustix::io::Errno;
 use storage_io::{Access, Buffer, StorageExt};
 
 use super::{
-    Failure, IMAGE, Session, name,
+    Failure, IMAGE, Session,
+    key::{KEY_FILE, given_key},
+    name,
     opened::{Demands, OpenedVhd},
 };
 use crate::progress::{Measure, Progress};
@@ -48,6 +50,7 @@ If the command is stopped, what was filled stays filled.",
             "Accepted for the sake of storage managers: a block that the table could not name is refused with status 28 all \
              the same.",
         ),
+        KEY_FILE.explained("The disk is encrypted with the key in this file; see `key`. Then data is written with `-b`, too."),
     ],
     operands: &[],
 };
@@ -65,7 +68,8 @@ pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(
     } else {
         0..vhd.footer.disk_bytes() / SECTOR
     };
-    Ok(session.executor.block_on(fill(session, &vhd, sectors, room_only)).context(name.display())?)
+    let key = given_key(options)?;
+    Ok(session.executor.block_on(fill(session, &vhd, sectors, room_only, key)).context(name.display())?)
 }
 
 fn asked_sectors(options: &Options, end: u64) -> Result<Range<u64>> {
@@ -80,15 +84,22 @@ fn asked_sectors(options: &Options, end: u64) -> Result<Range<u64>> {
     Ok(first..last + 1)
 }
 
-async fn fill(session: &Session, vhd: &OpenedVhd, sectors: Range<u64>, room_only: bool) -> Result<()> {
+async fn fill(
+    session: &Session,
+    vhd: &OpenedVhd,
+    sectors: Range<u64>,
+    room_only: bool,
+    key: Option<Arc<DiskKey>>,
+) -> Result<()> {
     let executor = &session.executor;
     let path = session.files.canonical(executor, &vhd.path).await?;
-    let home = open_chain(session, &path).await?;
-    let table = vhd.table(executor).await?;
-    let image = VhdImage::open(executor, vhd.storage.clone(), &path, Access::Write).await?;
+    let home = open_chain(session, &path, key.clone()).await?;
+    let image = VhdImage::open_with_key(executor, vhd.storage.clone(), &path, Access::Write, key.clone()).await?;
     image.begin_writing(executor).await?;
     let chain = home.attach().start(executor);
-    let filling = Filling { session, image: &image, table, chain, room_only };
+    // Other readers decrypt what is there: room that is only zero would be noise to them.
+    let room_only = room_only && key.is_none();
+    let filling = Filling { session, image: &image, chain, room_only, key };
     let filled = filling.fill(sectors).await;
     // Whatever it was that failed, the image is left as its next reader expects it.
     let closed = image.close(executor).await;
@@ -97,18 +108,18 @@ async fn fill(session: &Session, vhd: &OpenedVhd, sectors: Range<u64>, room_only
 }
 
 /// The disk as it is: what is filled was read before.
-async fn open_chain(session: &Session, path: &Path) -> Result<Home> {
-    let spec = ChainSpec::new(ImageName::new(ImageKind::Vhd, path), Access::Read);
+async fn open_chain(session: &Session, path: &Path, key: Option<Arc<DiskKey>>) -> Result<Home> {
+    let spec = ChainSpec { key, ..ChainSpec::new(ImageName::new(ImageKind::Vhd, path), Access::Read) };
     Home::open(&session.executor, session.files.clone(), &spec).await
 }
 
 struct Filling<'a> {
     session: &'a Session,
     image: &'a VhdImage,
-    /// As it was before.
-    table: Vec<u32>,
     chain: Queue,
     room_only: bool,
+    /// What the image is encrypted with.
+    key: Option<Arc<DiskKey>>,
 }
 
 /// What has to be done for a block.
@@ -156,23 +167,25 @@ impl Filling<'_> {
                 }
             }
         }
-        Ok(match (is_there, is_zero && self.room_only && self.is_fresh(block)) {
+        Ok(match (is_there, is_zero && self.room_only) {
             (true, _) => Need::Nothing,
             (false, true) => Need::Room,
             (false, false) => Need::Data,
         })
     }
 
-    /// Data first, durably; then all that makes it visible.
+    /// Data first, durably; then all that makes it visible. Room that gets no data is empty: planning a write to sectors that
+    /// are not there empties them.
     async fn fill_batch(&self, blocks: &[(GuestRange, Need)]) -> Result<()> {
         let executor = &self.session.executor;
         let mut plans: Vec<WritePlan> = Vec::with_capacity(blocks.len());
         let mut has_data = false;
         for (block, need) in blocks {
             let data = if *need == Need::Data { Some(self.read(*block).await?) } else { None };
-            let data = data.filter(|data| !self.room_only || !is_zero(data) || !self.is_fresh(*block));
+            let data = data.filter(|data| !self.room_only || !is_zero(data));
             let plan = self.image.plan_write(executor, *block).await?;
             if let Some(data) = data {
+                let data = self.sealed(*block, data);
                 self.image.storage().write(executor, plan.offset, data).await.1?;
                 has_data = true;
             }
@@ -191,11 +204,12 @@ impl Filling<'_> {
         read.map(|()| buffer)
     }
 
-    /// Whether the image has no room for it yet: what it gets is empty. Room that it has may hold anything where its bitmap
-    /// is clear.
-    fn is_fresh(&self, block: GuestRange) -> bool {
-        let index = usize::try_from(block.start().get() / self.image.granule()).expect("a block of the table");
-        self.table[index] == UNUSED_ENTRY
+    /// The data of a block as the image has it.
+    fn sealed(&self, block: GuestRange, data: Buffer) -> Buffer {
+        let Some(key) = &self.key else { return data };
+        let mut bytes = data.to_vec();
+        key.encrypt(block.start().get() / SECTOR, &mut bytes);
+        Buffer::from_bytes(&bytes)
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     path::Path,
+    sync::Arc,
 };
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
@@ -17,6 +18,7 @@ use rustix::{
     io::Errno,
 };
 use storage_io::{Access, StorageExt};
+use zeroize::Zeroizing;
 
 use super::{
     Failure, Session, name,
@@ -124,13 +126,22 @@ pub(super) fn read_key(path: &Path) -> Result<DiskKey> {
         }
     };
     let _ = writeln!(io::stderr(), "using keyfile {} with keysize {}", path.display(), bytes * 8);
-    let mut key = Vec::with_capacity(bytes + 1);
+    let mut key = Zeroizing::new(Vec::with_capacity(bytes + 1));
     File::open(path).and_then(|file| file.take(bytes as u64 + 1).read_to_end(&mut key)).context(path.display())?;
     if key.len() != bytes {
         let words = format!("{}: holds {} bytes, its name says {bytes}", path.display(), key.len());
         return Err(Error::new(ErrorKind::Invalid, words));
     }
     DiskKey::new(&key)
+}
+
+/// Of commands that read a disk through its parents.
+pub(super) const KEY_FILE: Flag = Flag::letter(b'k', "file of the key").with(Value::file("file"));
+
+/// The key that a command was given with [`KEY_FILE`].
+pub(super) fn given_key(options: &Options) -> Result<Option<Arc<DiskKey>>> {
+    let key = options.value(b'k').map(|file| read_key(Path::new(file))).transpose()?;
+    Ok(key.map(Arc::new))
 }
 
 /// The hash of the key; none if the disk is not encrypted.

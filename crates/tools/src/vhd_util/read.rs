@@ -5,12 +5,13 @@
 use std::{
     io::{self, Write},
     path::Path,
+    sync::Arc,
 };
 
 use block_core::{Error, ErrorKind, FileOffset, FileRange, GuestOffset, GuestRange, Result, ResultExt, SECTOR};
 use command_line::{Flag, Options, Syntax, Value};
 use control_api::errno;
-use image_chain::{ChainSpec, Home, ImageKind, ImageName};
+use image_chain::{ChainSpec, DiskKey, Home, ImageKind, ImageName};
 use image_format::{
     Bitmap,
     vhd::{BatmapHeader, Metadata, UNUSED_ENTRY},
@@ -21,6 +22,7 @@ use storage_io::{Access, Buffer, CreateMode, LockPolicy, OpenOptions};
 use super::{
     Failure, IMAGE, Session,
     headers::{Headers, number},
+    key::{KEY_FILE, given_key},
     name,
     opened::{Demands, OpenedVhd},
 };
@@ -72,6 +74,7 @@ What lies behind the end of the disk ends the command with status 34.",
         Flag::letter(b'c', "how many")
             .with(Value::text("count"))
             .explained("How many sectors, blocks or bytes; 1 if not given."),
+        KEY_FILE.explained("With `-r` and `-R`: the disk is encrypted with the key in this file; see `key`."),
         Flag::letter(b'x', "hexadecimal").explained("Numbers in hexadecimal."),
         Flag::letter(b'C', "by the footer at the start")
             .explained("Go by the copy of the footer at the start of the image alone."),
@@ -90,13 +93,14 @@ pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(
             return Err(error.into());
         }
     };
+    let key = given_key(options)?;
     Ok(session.executor.block_on(async {
         let table = vhd.table(&session.executor).await;
         let table = table.inspect_err(|error| {
             session.say(format!("Failed to get bat for {}: -{}", name.display(), errno(error)));
         })?;
         let metadata = vhd.metadata()?;
-        Reading::new(session, &vhd, &metadata, &table, options).answer(options).await.context(name.display())
+        Reading::new(session, &vhd, (&metadata, &table), key, options).answer(options).await.context(name.display())
     })?)
 }
 
@@ -116,6 +120,7 @@ struct Reading<'a> {
     vhd: &'a OpenedVhd,
     metadata: &'a Metadata,
     table: &'a [u32],
+    key: Option<Arc<DiskKey>>,
     count: u64,
     hex: bool,
 }
@@ -131,12 +136,12 @@ impl<'a> Reading<'a> {
     fn new(
         session: &'a Session,
         vhd: &'a OpenedVhd,
-        metadata: &'a Metadata,
-        table: &'a [u32],
+        (metadata, table): (&'a Metadata, &'a [u32]),
+        key: Option<Arc<DiskKey>>,
         options: &Options,
     ) -> Reading<'a> {
         let count = options.wide_number(b'c').map_or(1, as_unsigned);
-        Reading { session, vhd, metadata, table, count, hex: options.has(b'x') }
+        Reading { session, vhd, metadata, table, key, count, hex: options.has(b'x') }
     }
 
     /// Everything that was asked, in an order of its own, up to the first failure.
@@ -379,7 +384,8 @@ impl<'a> Reading<'a> {
     /// Bytes through the chain; each of its images is opened once.
     async fn disk_data(&self, start: u64, length: u64) -> Result<()> {
         let executor = &self.session.executor;
-        let spec = ChainSpec::new(ImageName::new(ImageKind::Vhd, &self.vhd.path), Access::Read);
+        let leaf = ImageName::new(ImageKind::Vhd, &self.vhd.path);
+        let spec = ChainSpec { key: self.key.clone(), ..ChainSpec::new(leaf, Access::Read) };
         let home = Home::open(executor, self.session.files.clone(), &spec).await?;
         let queue = home.attach().start(executor);
         let mut rest = GuestRange::new(GuestOffset::new(start), length);

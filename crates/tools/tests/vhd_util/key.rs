@@ -137,3 +137,59 @@ fn a_key_may_come_from_standard_input() {
     assert_eq!(ended, Ended { status: 0, stdout: String::new(), stderr: String::new() });
     assert_eq!(place.run(&format!("key -c -n b.vhd -k {KEY}")).status, 0);
 }
+
+/// An encrypted chain of two images, and what its disk holds: read plain, before it was encrypted.
+fn encrypted_chain(place: &Place) -> Vec<u8> {
+    give(place, "a.vhd", &[(0, 2, 1), (4096, 4096, 0), (20_000, 9, 3)]);
+    let plain = through(place, "a.vhd", "");
+    place.run(&format!("copy -n a.vhd -N b.vhd -k {KEY}"));
+    place.make("snapshot -n c.vhd -p b.vhd -e");
+    assert!(place.ask("key -p -n c.vhd").ends_with(&format!("{}\n", hash(place))));
+    plain
+}
+
+/// The whole disk, read through the chain.
+fn through(place: &Place, name: &str, options: &str) -> Vec<u8> {
+    let line = format!("read -n {name} -r 0 -c 32768 {options}");
+    let read = place.command(target_program("vhd-util")).args(line.split_whitespace()).output().unwrap();
+    assert!(read.status.success(), "{line}: {read:?}");
+    read.stdout
+}
+
+#[test]
+fn an_encrypted_disk_is_read_through_its_chain_with_its_key_only() {
+    let place = place();
+    let plain = encrypted_chain(&place);
+    let with_key = format!("-k {KEY}");
+    assert!(through(&place, "c.vhd", &with_key) == plain);
+    place.write("b,aes-xts-plain,256.key", &[0; 32]);
+    let refusals = [
+        ("c.vhd -r 0", 22, "the disk is encrypted, and there is no key"),
+        ("c.vhd -r 0 -k b,aes-xts-plain,256.key", 126, "the key is not that of the image"),
+        ("a.vhd -r 0 -k b,aes-xts-plain,256.key", 22, "there is a key, and the disk is not encrypted"),
+    ];
+    for (rest, status, words) in refusals {
+        let ended = place.run(&format!("read -n {rest}"));
+        assert!(ended.status == status && ended.stdout.is_empty() && ended.stderr.contains(words), "{rest}: {ended:?}");
+    }
+}
+
+#[test]
+fn an_encrypted_image_is_filled_with_what_its_parents_hold() {
+    for line in ["fill -n c.vhd", "fill -b -n c.vhd"] {
+        let place = place();
+        let plain = encrypted_chain(&place);
+        let before = place.read("c.vhd");
+        assert_eq!(place.run(line).status, 22);
+        assert!(place.read("c.vhd") == before, "{line}: nothing was written without a key");
+        assert_eq!(place.run(&format!("{line} -k {KEY}")).status, 0);
+        assert_eq!(place.ask("query -n c.vhd -a"), "8\n");
+        assert!(through(&place, "c.vhd", &format!("-k {KEY}")) == plain, "{line}");
+        // Also where the disk is zero, whoever decrypts every sector that is there reads that.
+        let mut stored = disk(&place, &["c.vhd"]);
+        assert!(stored.chunks(512).all(|sector| sector.iter().any(|byte| *byte != 0)));
+        image_format::vhd::DiskKey::new(&[7; 64]).unwrap().decrypt(0, &mut stored);
+        assert!(stored == plain, "{line}");
+        assert_eq!(place.run("check -n c.vhd -p").status, 0);
+    }
+}
