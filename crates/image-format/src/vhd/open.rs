@@ -286,12 +286,17 @@ pub(super) fn stored_map(header: &BatmapHeader, metadata: &Metadata) -> FileRang
 }
 
 /// A block that is not there is not full: a map that says so is not of this table, and says nothing.
-fn fits(map: &Bitmap, entries: &[u32]) -> bool {
+pub(super) fn fits(map: &Bitmap, entries: &[u32]) -> bool {
     entries.iter().enumerate().all(|(block, &entry)| entry != UNUSED_ENTRY || !map.get(block))
 }
 
 /// A batmap whose header is damaged still has its place, unless blocks lie there.
-fn lost_batmap(footer: &Footer, header: &Header, metadata: &Metadata, entries: &[u32]) -> Option<StoredBatmap> {
+pub(super) fn lost_batmap(
+    footer: &Footer,
+    header: &Header,
+    metadata: &Metadata,
+    entries: &[u32],
+) -> Option<StoredBatmap> {
     let has_place = footer.batmap_rule() == BatmapRule::Present && !is_batmap_displaced(header, metadata, entries);
     let batmap = BatmapHeader::new(header.table_range().end(), header.table_entries());
     has_place.then(|| StoredBatmap { header: batmap, bits: Bitmap::new(metadata.blocks()), is_valid: false })

@@ -8,7 +8,7 @@ use storage_io::{Executor, Storage, StorageExt};
 use super::displaced::is_batmap_displaced;
 use super::layout::{BATMAP_HEADER_BYTES, ParentLocatorBytes, UNUSED_ENTRY};
 use super::locator::room_of;
-use super::open::{read_table, survey};
+use super::open::{lost_batmap, read_table, survey};
 use super::{BatmapHeader, BatmapRule, DiskType, Footer, Header, Metadata, UncheckedBatmapHeader};
 
 /// Footer, header and tables.
@@ -44,6 +44,7 @@ impl Parts {
             Err(_) if is_batmap_displaced(&header, &metadata, &entries) => None,
             batmap => batmap.context("batmap")?,
         };
+        let batmap = batmap.or_else(|| empty_batmap(&footer, &header, &metadata, &entries));
         let mut paths = Vec::new();
         for (slot, bytes) in header.bytes().parent_locators.iter().enumerate() {
             if bytes.platform_code.get() != 0 && footer.disk_type() == DiskType::Differencing {
@@ -107,7 +108,7 @@ impl Path {
     }
 }
 
-/// The batmap with all its map, if there should be one.
+/// The batmap with all its map, if there is one. One whose header is damaged is none.
 async fn read_batmap(
     executor: &Executor,
     image: &Arc<dyn Storage>,
@@ -115,19 +116,14 @@ async fn read_batmap(
     header: &Header,
     metadata: &Metadata,
 ) -> Result<Option<(BatmapHeader, Vec<u8>)>> {
-    let rule = footer.batmap_rule();
-    if rule == BatmapRule::Absent {
+    if footer.batmap_rule() == BatmapRule::Absent {
         return Ok(None);
     }
     let place = header.table_range().end();
     let bytes = image.read_bytes(executor, place, BATMAP_HEADER_BYTES).await?;
     let batmap = UncheckedBatmapHeader::parse(&bytes)
         .and_then(|batmap| batmap.check(place, metadata.blocks() as u64, metadata.disk_bytes()));
-    let batmap = match batmap {
-        Ok(batmap) => batmap,
-        Err(_) if rule == BatmapRule::IfValid => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let Ok(batmap) = batmap else { return Ok(None) };
     let map = batmap.map_range();
     let most = header.table_range().length();
     if map.end().get() > image.length() || map.length() > most {
@@ -135,6 +131,18 @@ async fn read_batmap(
     }
     let length = usize::try_from(map.length()).expect("no longer than a table that fits memory");
     Ok(Some((batmap, image.read_bytes(executor, map.start(), length).await?)))
+}
+
+/// What takes the place of a batmap that was lost, and says nothing of any block.
+fn empty_batmap(
+    footer: &Footer,
+    header: &Header,
+    metadata: &Metadata,
+    entries: &[u32],
+) -> Option<(BatmapHeader, Vec<u8>)> {
+    let batmap = lost_batmap(footer, header, metadata, entries)?.header;
+    let map = vec![0; usize::try_from(batmap.map_range().length()).expect("no longer than the table")];
+    Some((batmap.with_map(&map, metadata.disk_bytes()), map))
 }
 
 /// A path as it lies there, readable or not.

@@ -22,7 +22,7 @@ use storage_io::{Executor, Storage, StorageExt, StorageKind};
 
 use super::journal::{EntryKind, Journal, JournalEntry};
 use super::layout::{FOOTER_BYTES, UNUSED_ENTRY};
-use super::open::{find_footers, read_header};
+use super::open::{find_footers, fits, read_header};
 use super::parts::{Parts, Path};
 use super::{BlockShape, DiskType, Footer, UncheckedFooter};
 use crate::Bitmap;
@@ -240,11 +240,9 @@ impl Parts {
             let batmap = batmap.at(header.table_range().end(), count);
             let length = usize::try_from(batmap.map_range().length()).expect("a batmap fits memory");
             // A map that nobody believes says nothing from now on.
-            let known = match batmap.check_map(map, self.footer.disk_bytes()) {
-                Ok(()) => Bitmap::from_bytes(map, self.entries.len()),
-                Err(_) => Bitmap::new(self.entries.len()),
-            };
-            let map = known.to_bytes(length);
+            let known = Bitmap::from_bytes(map, self.entries.len());
+            let is_known = batmap.check_map(map, self.footer.disk_bytes()).is_ok() && fits(&known, &self.entries);
+            let map = if is_known { known } else { Bitmap::new(self.entries.len()) }.to_bytes(length);
             (batmap.with_map(&map, bytes), map)
         });
         let mut end = batmap.as_ref().map_or(header.table_range().end(), |(batmap, _)| batmap.map_range().end());

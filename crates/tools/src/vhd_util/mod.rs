@@ -19,6 +19,8 @@ mod create;
 mod creating;
 mod fill;
 mod headers;
+#[cfg(test)]
+mod interrupted;
 mod json;
 mod key;
 pub(crate) mod making;
