@@ -89,6 +89,8 @@ pub const TOOLS: &[Tool] = &[
     tool("mount", "mount", "file systems that are too small"),
     tool("umount", "mount", "and gone again"),
     tool("setpriv", "util-linux", "tests of refused system calls and lost privileges"),
+    tool("unshare", "util-linux", "mounts that nobody else sees"),
+    tool("nsenter", "util-linux", "programs among them"),
     tool("ps", "procps", "the process list, as a person sees it"),
     tool("zstd", "zstd", "the kernel of the real Xen"),
     tool("xz", "xz-utils", "its modules"),

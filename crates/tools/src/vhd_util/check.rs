@@ -26,6 +26,7 @@ use storage_io::{Access, CreateMode, LockPolicy, OpenOptions, RehearsalStorage, 
 use super::{
     Failure, IMAGE, Session, check_statistics,
     creating::timestamp,
+    headers::Headers,
     json::{self, JSON},
     name,
     opened::{Demands, OpenedVhd},
@@ -38,8 +39,8 @@ pub(super) const SYNTAX: Syntax = Syntax {
     name: "check",
     about: "Say whether an image obeys the rules of its format",
     text: "\
-Says whether an image obeys the rules of its format: \"*image* is valid\", or the first rule that is broken, and \
-\"*image* appears invalid; dumping metadata\". Nothing is written. \
+Says whether an image obeys the rules of its format: \"*image* is valid\", or the first rule that is broken, \
+\"*image* appears invalid; dumping metadata\", and its headers as `read -p` shows them, if it has any. Nothing is written. \
 A batmap that cannot be believed is taken for absent, as every reader takes it; a line on standard error says so.",
     flags: &[
         IMAGE.explained("The image to check."),
@@ -84,6 +85,7 @@ pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(
         ignores_parents: options.has(b'I'),
         counts: options.has(b's'),
         plans: options.has("repair-plan"),
+        dumps: !options.has("json"),
     };
     let result = session.executor.block_on(check.all(name, options.has(b'p')));
     if options.has("json") {
@@ -100,6 +102,8 @@ struct Check<'a> {
     counts: bool,
     /// Says what `repair` would do.
     plans: bool,
+    /// Shows the headers of what is not valid.
+    dumps: bool,
 }
 
 impl Check<'_> {
@@ -149,14 +153,29 @@ impl Check<'_> {
             }
             None => self.parent(name, &verdict).await,
         };
-        let next = found.inspect_err(|_| {
-            self.session.say(format!("{} appears invalid; dumping metadata", name.display()));
-        })?;
+        if found.is_err() {
+            self.say_invalid(name, &storage).await;
+        }
+        let next = found?;
         let is_fixed = verdict.footer.is_some_and(|footer| footer.disk_type() == DiskType::Fixed);
         if !self.counts && !is_fixed {
             self.session.say(format!("{} is valid", name.display()));
         }
         Ok(next)
+    }
+
+    async fn say_invalid(&self, name: &Path, storage: &Arc<dyn Storage>) {
+        self.session.say(format!("{} appears invalid; dumping metadata", name.display()));
+        let (executor, demands) = (&self.session.executor, Demands { disabled: true, ..Demands::default() });
+        if !self.dumps {
+            return;
+        }
+        // An image without headers has nothing to show.
+        if let Ok(vhd) = OpenedVhd::read(executor, storage.clone(), name, demands).await
+            && let Ok(headers) = Headers::of(executor, &vhd).await
+        {
+            self.session.say_unended(&headers.render(false));
+        }
     }
 
     fn look_at_file(&self, name: &Path) -> Result<()> {

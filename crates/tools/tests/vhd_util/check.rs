@@ -63,6 +63,21 @@ fn what_is_no_image_is_told_in_text() {
     assert_eq!(status, 22);
 }
 
+/// As `read` shows them; of what has none, nothing.
+#[test]
+fn the_headers_of_what_is_not_valid_are_shown() {
+    let place = chain();
+    change_header(&place, "b.vhd", |header| header[900] = 1);
+    let shown = place.ask("read -p -n b.vhd");
+    assert!(shown.contains("decoded name : ./a.vhd") && shown.contains("VHD Batmap Summary:"), "{shown}");
+    let words = "header is invalid: invalid reserved bits\nb.vhd appears invalid; dumping metadata\n";
+    assert_eq!(place.fail("check -n b.vhd").1, format!("{words}{shown}"));
+    assert_eq!(place.fail("check -p -n b.vhd").1, format!("{words}{shown}"));
+    place.write("junk", &[7; 9000]);
+    let last = "junk appears invalid; dumping metadata\n";
+    assert!(place.fail("check -n junk").1.ends_with(last));
+}
+
 type Change = fn(&Place);
 
 #[test]

@@ -15,6 +15,7 @@ mod json;
 mod key;
 mod killed;
 mod modify;
+mod mounts;
 mod place;
 mod query;
 mod read;

@@ -55,6 +55,20 @@ fn lose_end(world: &World, name: &str) {
     world.patch(name, end, &[0xc7; 512]);
 }
 
+/// A block lies where the batmap was: the work of a writer that knows of no batmaps.
+fn displace_batmap(world: &World) {
+    let old = world.bytes("base");
+    let mut new = old[..2048].to_vec();
+    for block in [0, 2] {
+        let entry = u32::from_be_bytes(old[1536 + block * 4..][..4].try_into().unwrap()) as usize;
+        let start = u32::try_from(new.len() / 512).unwrap();
+        new[1536 + block * 4..][..4].copy_from_slice(&start.to_be_bytes());
+        new.extend(&old[entry * 512..][..512 + world::BLOCK]);
+    }
+    new.extend(&old[..512]);
+    world.put("base", &new);
+}
+
 const LEAVES: [&str; 2] = ["leaf", "other"];
 
 const MARKS: [Story; 5] = [
@@ -65,7 +79,8 @@ const MARKS: [Story; 5] = [
     story("set -n @base -f marker -v 9", |_| ()),
 ];
 
-const REPAIRS: [Story; 6] = [
+const REPAIRS: [Story; 7] = [
+    story("repair -n @base", displace_batmap),
     story("repair -n @leaf", |world| lose_end(world, "leaf")),
     story("repair -n @leaf", |world| world.patch("leaf", 0, &[0; 512])),
     story("repair -n @leaf", |world| wipe_map(world, "leaf")),
