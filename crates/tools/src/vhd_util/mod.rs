@@ -19,8 +19,6 @@ mod create;
 mod creating;
 mod fill;
 mod headers;
-#[cfg(test)]
-mod interrupted;
 mod json;
 mod key;
 pub(crate) mod making;
@@ -36,6 +34,8 @@ mod scan;
 mod set;
 mod snapshot;
 mod test_failures;
+#[cfg(test)]
+mod tests;
 
 use std::{
     cell::RefCell,
