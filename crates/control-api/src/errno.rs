@@ -53,7 +53,7 @@ pub fn describe(number: i32) -> String {
 
 /// The symbol of an error number, as in `EIO`; its digits for one that storage does not give.
 pub fn symbol(number: i32) -> String {
-    const SYMBOLS: [(Errno, &str); 39] = [
+    const SYMBOLS: [(Errno, &str); 41] = [
         (Errno::PERM, "EPERM"),
         (Errno::NOENT, "ENOENT"),
         (Errno::INTR, "EINTR"),
@@ -72,7 +72,9 @@ pub fn symbol(number: i32) -> String {
         (Errno::NOSPC, "ENOSPC"),
         (Errno::ROFS, "EROFS"),
         (Errno::PIPE, "EPIPE"),
+        (Errno::RANGE, "ERANGE"),
         (Errno::NOSYS, "ENOSYS"),
+        (Errno::LOOP, "ELOOP"),
         (Errno::NODATA, "ENODATA"),
         (Errno::NOLINK, "ENOLINK"),
         (Errno::PROTO, "EPROTO"),

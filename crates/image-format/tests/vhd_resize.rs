@@ -90,7 +90,10 @@ async fn resize_with(
 ) -> Result<()> {
     let Some(resize) = Resize::plan(executor, image, bytes).await? else { return Ok(()) };
     resize.write_journal(executor, journal).await?;
-    resize.carry_out(executor, journal, reached).await
+    let moved = std::cell::Cell::new(0);
+    let result = resize.carry_out(executor, journal, reached, &|bytes| moved.set(moved.get() + bytes)).await;
+    assert!(result.is_err() || moved.get() == resize.bytes_to_move(), "each block that has moved is told");
+    result
 }
 
 async fn resize(executor: &Executor, image: &Arc<dyn Storage>, journal: &Arc<dyn Storage>, bytes: u64) -> Result<()> {

@@ -84,6 +84,7 @@ complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s B -d 'which b
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s a -d 'batmap'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s x -d 'hexadecimal'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s C -d 'by the footer at the start'
+complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -l json -d 'as JSON'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -l debug -d 'failures go to the host\'s log, too'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand read" -s h -d 'help'
 complete -c vhd-util -n "__fish_vhd_util_using_subcommand set" -s n -d 'name' -r -F

@@ -110,7 +110,13 @@ impl Resize {
         self.journal(executor).await?.write(executor, journal).await.context("journal")
     }
 
-    /// Carries it out. `reached` is told how far it is, and may end it there.
+    /// Bytes of blocks that will be moved.
+    pub fn bytes_to_move(&self) -> u64 {
+        self.moves.iter().map(|block| block.bytes.len() as u64).sum()
+    }
+
+    /// Carries it out. `reached` is told how far it is, and may end it there; `watch` is told the bytes of each block that has
+    /// moved.
     ///
     /// # Errors
     /// When it fails, the image is as it was when its journal is undone.
@@ -119,6 +125,7 @@ impl Resize {
         executor: &Executor,
         journal: &Arc<dyn Storage>,
         reached: &mut dyn FnMut(ResizeStep) -> Result<()>,
+        watch: &dyn Fn(u64),
     ) -> Result<()> {
         let image = &self.image;
         let disabled = self.old.footer.clone().disabled();
@@ -127,6 +134,7 @@ impl Resize {
         reached(ResizeStep::Begun)?;
         for block in &self.moves {
             image.write_bytes(executor, block.to, &block.bytes).await.context("moving a block")?;
+            watch(block.bytes.len() as u64);
         }
         image.sync(executor).await?;
         reached(ResizeStep::DataMoved)?;

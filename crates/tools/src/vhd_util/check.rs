@@ -9,6 +9,7 @@
 //! What is said is text, whatever the image holds.
 
 use std::{
+    cell::RefCell,
     fs,
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
@@ -21,6 +22,7 @@ use command_line::{Flag, Options, Syntax};
 use control_api::errno;
 use image_format::vhd::{self, CheckOptions, DiskType, FOOTER_BYTES, Verdict};
 use rustix::io::Errno;
+use serde_json::Value;
 use storage_io::{Access, CreateMode, LockPolicy, OpenOptions, RehearsalStorage, Storage};
 
 use super::{
@@ -61,8 +63,10 @@ A batmap that cannot be believed is taken for absent, as every reader takes it; 
             .or_long("repair-plan")
             .explained("Says what `repair` would write and where, found by repairing a copy in memory."),
         JSON.explained(
-            "One JSON object: `image`, `valid`, the lines that are said otherwise as `messages`, and `error` if it is not \
-             valid.",
+            "One JSON object: `image`, `valid`, the lines that are said otherwise as `messages`, `problems`, and `error` if it is \
+             not valid. A problem has an `image`, a `kind` (`file`, `primary_footer`, `backup_footer`, `footers`, `header`, `size`, \
+             `batmap`, `table`, `bitmap`, `parent_locators`, `parent` or `image`), a `text`, and whether `repair` puts it right: \
+             `repairable`. Where a rule is broken, what comes behind it was not looked at.",
         ),
     ],
     operands: &[],
@@ -85,14 +89,17 @@ pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(
         ignores_parents: options.has(b'I'),
         counts: options.has(b's'),
         plans: options.has("repair-plan"),
-        dumps: !options.has("json"),
+        problems: options.has("json").then(RefCell::default),
     };
     let result = session.executor.block_on(check.all(name, options.has(b'p')));
-    if options.has("json") {
-        session.say_json(&json::verdict(name, session.take_back(), &result));
+    if let Some(problems) = &check.problems {
+        session.say_json(&json::verdict(name, session.take_back(), problems.take(), &result));
     }
     Ok(result?)
 }
+
+/// How the step of a plan begins that helps nothing.
+const LEAVES_INVALID: &str = "would leave it invalid";
 
 struct Check<'a> {
     session: &'a Session,
@@ -102,8 +109,8 @@ struct Check<'a> {
     counts: bool,
     /// Says what `repair` would do.
     plans: bool,
-    /// Shows the headers of what is not valid.
-    dumps: bool,
+    /// What is wrong, if it is to be told as values. Else the headers of what is not valid are shown.
+    problems: Option<RefCell<Vec<Value>>>,
 }
 
 impl Check<'_> {
@@ -123,6 +130,7 @@ impl Check<'_> {
         while let Some(parent) = next.take().filter(|parent| !parent.is_raw) {
             let identity = self.open(&parent.path).await?.limits().identity;
             if seen.contains(&identity) {
+                self.note(&parent.path, "parent", "the chain leads back to it", false);
                 return Err(leads_back(&parent.path));
             }
             seen.push(identity);
@@ -138,10 +146,12 @@ impl Check<'_> {
         self.look_at_file(name)?;
         let storage = self.open(name).await.inspect_err(|error| {
             self.session.say(format!("error opening {}: {}", name.display(), errno(error)));
+            self.note(name, "file", &super::words(error), false);
         })?;
         let verdict = self.verdict(&storage, is_leaf).await?;
         for remark in &verdict.remarks {
             self.session.warn(format!("{}: {remark}: taken for absent, `repair` makes it anew", name.display()));
+            self.note(name, "batmap", remark, true);
         }
         if self.plans {
             self.plan(name, &storage).await;
@@ -149,9 +159,15 @@ impl Check<'_> {
         let found = match &verdict.problem {
             Some(problem) => {
                 self.session.say(readable(problem));
+                if self.problems.is_some() {
+                    let is_mended = self.would_mend(name, &storage).await;
+                    self.note(name, json::kind_of(problem), &readable(problem), is_mended);
+                }
                 Err(Error::new(ErrorKind::Corrupt, readable(problem)).context(name.display()))
             }
-            None => self.parent(name, &verdict).await,
+            None => self.parent(name, &verdict).await.inspect_err(|error| {
+                self.note(name, "parent", &readable(&super::words(error)), false);
+            }),
         };
         if found.is_err() {
             self.say_invalid(name, &storage).await;
@@ -167,7 +183,7 @@ impl Check<'_> {
     async fn say_invalid(&self, name: &Path, storage: &Arc<dyn Storage>) {
         self.session.say(format!("{} appears invalid; dumping metadata", name.display()));
         let (executor, demands) = (&self.session.executor, Demands { disabled: true, ..Demands::default() });
-        if !self.dumps {
+        if self.problems.is_some() {
             return;
         }
         // An image without headers has nothing to show.
@@ -178,12 +194,19 @@ impl Check<'_> {
         }
     }
 
+    fn note(&self, name: &Path, kind: &str, text: &str, repairable: bool) {
+        if let Some(problems) = &self.problems {
+            problems.borrow_mut().push(json::problem(name, kind, text, repairable));
+        }
+    }
+
     fn look_at_file(&self, name: &Path) -> Result<()> {
         let kind = match fs::metadata(name) {
             Ok(metadata) => metadata.file_type(),
             Err(error) => {
                 let error = Error::from_os(name.display().to_string(), error);
                 self.session.say(format!("cannot stat {}: {}", name.display(), errno(&error)));
+                self.note(name, "file", &super::words(&error), false);
                 return Err(error);
             }
         };
@@ -192,6 +215,7 @@ impl Check<'_> {
         }
         let words = format!("{} is not a regular file or block device", name.display());
         self.session.say(&words);
+        self.note(name, "file", &words, false);
         Err(Error::new(ErrorKind::Invalid, words))
     }
 
@@ -268,6 +292,12 @@ impl Check<'_> {
         }
     }
 
+    /// Whether what `repair` makes of it is valid.
+    async fn would_mend(&self, name: &Path, storage: &Arc<dyn Storage>) -> bool {
+        let steps = self.rehearse(name, storage).await;
+        steps.is_ok_and(|steps| !steps.is_empty() && !steps.iter().any(|step| step.starts_with(LEAVES_INVALID)))
+    }
+
     async fn rehearse(&self, name: &Path, storage: &Arc<dyn Storage>) -> Result<Vec<String>> {
         let executor = &self.session.executor;
         let rehearsal = RehearsalStorage::new(storage.clone());
@@ -291,7 +321,7 @@ impl Check<'_> {
             steps.push(format!("would {verb} the file to {} bytes", shown.length()));
         }
         if let Some(problem) = self.verdict(&shown, false).await?.problem {
-            steps.push(readable(&format!("would leave it invalid: {problem}")));
+            steps.push(readable(&format!("{LEAVES_INVALID}: {problem}")));
         }
         Ok(steps)
     }

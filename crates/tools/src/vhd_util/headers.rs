@@ -11,6 +11,7 @@ use image_format::vhd::{
     LocatorCode, ParentLocatorBytes, Timestamp, UncheckedBatmapHeader, UncheckedFooter, UncheckedHeader,
     batmap_checksum, checksummed_batmap_bytes, decode_parent_name,
 };
+use serde_json::{Value, json};
 use storage_io::{Executor, Storage, StorageExt};
 use uuid::Uuid;
 
@@ -81,6 +82,16 @@ impl Headers {
             headers.batmap = batmap.filter(|batmap| batmap.cookie == *b"tdbatmap").map(|batmap| (batmap, None));
         }
         headers
+    }
+
+    /// As values.
+    pub(super) fn values(&self) -> Value {
+        json!({
+            "footer": self.footer.as_ref().map(footer_values),
+            "header": self.header.as_ref().map(header_values),
+            "parent_locators": self.locators.iter().map(locator_values).collect::<Value>(),
+            "batmap": self.batmap.as_ref().map(|(batmap, sum)| batmap_values(batmap, *sum)),
+        })
     }
 
     /// As text; numbers in hexadecimal if that is wanted.
@@ -157,6 +168,72 @@ fn put_locator(text: &mut String, index: usize, slot: &ParentLocatorBytes, path:
     put("data_offset", &number(slot.data_offset.get(), hex));
     put("decoded name", &path.map_or_else(|| "[failed to read name]".to_owned(), readable));
     text.push('\n');
+}
+
+fn footer_values(footer: &FooterBytes) -> Value {
+    let geometry = DiskGeometry::from_bits(footer.geometry.get());
+    json!({
+        "cookie": readable_bytes(&footer.cookie),
+        "features": footer.features.get(),
+        "file_format_version": version_number(footer.file_format_version.get()),
+        "data_offset": footer.data_offset.get(),
+        "unix_time": Timestamp::new(footer.timestamp.get()).to_unix(),
+        "creator": readable_bytes(&footer.creator_application),
+        "creator_version": version_number(footer.creator_version.get()),
+        "creator_os": host(footer.creator_host_os.get()),
+        "original_bytes": footer.original_size.get(),
+        "current_bytes": footer.current_size.get(),
+        "geometry": {"cylinders": geometry.cylinders, "heads": geometry.heads, "sectors": geometry.sectors},
+        "disk_type": disk_type(footer.disk_type.get()),
+        "checksum_valid": footer.checksum.get() == footer.computed_checksum(),
+        "uuid": Uuid::from_bytes(footer.uuid).to_string(),
+        "saved": footer.saved != 0,
+        "hidden": footer.hidden,
+    })
+}
+
+fn header_values(header: &HeaderBytes) -> Value {
+    json!({
+        "cookie": readable_bytes(&header.cookie),
+        "data_offset": header.data_offset.get(),
+        "table_offset": header.table_offset.get(),
+        "header_version": version_number(header.header_version.get()),
+        "table_entries": header.max_bat_size.get(),
+        "block_bytes": header.block_size.get(),
+        "parent_name": decode_parent_name(&header.parent_name).ok().map(|name| readable(&name)),
+        "parent_uuid": Uuid::from_bytes(header.parent_uuid).to_string(),
+        "parent_unix_time": Timestamp::new(header.parent_timestamp.get()).to_unix(),
+        "checksum_valid": header.checksum.get() == header.computed_checksum(),
+    })
+}
+
+fn locator_values((index, slot, path): &(usize, ParentLocatorBytes, Option<String>)) -> Value {
+    json!({
+        "locator": index,
+        "code": code_name(slot.platform_code.get()),
+        "data_space": slot.data_space.get(),
+        "data_length": slot.data_length.get(),
+        "data_offset": slot.data_offset.get(),
+        "path": path.as_deref().map(readable),
+    })
+}
+
+/// The sum of the map is not known of what is no image.
+fn batmap_values(batmap: &BatmapHeaderBytes, sum: Option<u32>) -> Value {
+    let key = (batmap.key_cookie != 0)
+        .then(|| json!({"nonce": hex_digits(&batmap.key_nonce), "hash": hex_digits(&batmap.key_hash)}));
+    json!({
+        "batmap_offset": batmap.batmap_offset.get(),
+        "batmap_sectors": batmap.batmap_size.get(),
+        "batmap_version": version_number(batmap.batmap_version.get()),
+        "marker": batmap.marker,
+        "key": key,
+        "checksum_valid": sum.map(|sum| sum == batmap.checksum.get()),
+    })
+}
+
+fn version_number(bits: u32) -> String {
+    format!("{}.{}", bits >> 16, bits & 0xffff)
 }
 
 fn footer_lines(footer: &FooterBytes, hex: bool) -> Lines {

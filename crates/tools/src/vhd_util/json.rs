@@ -9,7 +9,16 @@
 //!            what cannot be said is null, and has its reason in "errors": {NAME: FAILURE}
 //!   scan    [{"image": PATH, "capacity_bytes": N, "size_bytes": N, "hidden": N, "parent": PATH | null,
 //!             "marker": N, "key_hash": TEXT} | {"image": PATH, "error": FAILURE}, ...]
-//!   check   {"image": PATH, "valid": true | false, "messages": [TEXT, ...]}, and "error": FAILURE if it is not valid
+//!   read    {"image": PATH} and of these what the letters ask for, and "error": FAILURE of the first that failed:
+//!           "headers": {"footer": {...} | null, "header": {...} | null, "parent_locators": [...], "batmap": {...} | null},
+//!           "sectors": [{"sector": N, "block": N, "sector_in_block": N, "file_offset": N | null}, ...],
+//!           "blocks": [{"block": N, "file_offset": N | null}, ...], "allocated": RUNS, "bitmaps": [{"block": N, "present":
+//!           RUNS | null}, ...], "present": [{"sector": N, "present": true | false}, ...], "extents": RUNS, "batmap": RUNS,
+//!           "in_batmap": [{"block": N, "full": true | false}, ...]
+//!   RUNS    [{"first": N, "count": N}, ...]
+//!   check   {"image": PATH, "valid": true | false, "messages": [TEXT, ...], "problems": [PROBLEM, ...]}, and
+//!           "error": FAILURE if it is not valid
+//!   PROBLEM {"image": PATH, "kind": WORD, "text": TEXT, "repairable": true | false}; of a valid image those that readers pass over
 //!   FAILURE {"errno": 2, "name": "ENOENT", "reason": TEXT}; of a command that could not begin: {"image": PATH, "error": FAILURE}
 //! ```
 
@@ -43,12 +52,42 @@ pub(super) fn unopened(image: &OsStr, error: &Error) -> Value {
 }
 
 /// What `check` found.
-pub(super) fn verdict(image: &Path, messages: Vec<String>, result: &block_core::Result<()>) -> Value {
-    let mut verdict = json!({"image": name(image), "valid": result.is_ok(), "messages": messages});
+pub(super) fn verdict(
+    image: &Path,
+    messages: Vec<String>,
+    problems: Vec<Value>,
+    result: &block_core::Result<()>,
+) -> Value {
+    let mut verdict =
+        json!({"image": name(image), "valid": result.is_ok(), "messages": messages, "problems": problems});
     if let Err(error) = result {
         verdict["error"] = failure(error);
     }
     verdict
+}
+
+/// One thing that is wrong; `repairable` if `repair` puts it right.
+pub(super) fn problem(image: &Path, kind: &str, text: &str, repairable: bool) -> Value {
+    json!({"image": name(image), "kind": kind, "text": text, "repairable": repairable})
+}
+
+/// The part of an image that a broken rule is about, by the words in which it is told.
+pub(super) fn kind_of(words: &str) -> &'static str {
+    const KINDS: [(&str, &str); 12] = [
+        ("primary footer", "primary_footer"),
+        ("backup footer", "backup_footer"),
+        ("primary and backup footers", "footers"),
+        ("header", "header"),
+        ("differencing header", "header"),
+        ("the disk is larger", "size"),
+        ("block", "table"),
+        ("sector", "bitmap"),
+        ("no parent locator", "parent_locators"),
+        ("parent locator", "parent_locators"),
+        ("invalid parent locator", "parent_locators"),
+        ("duplicate platform code", "parent_locators"),
+    ];
+    KINDS.iter().find(|(start, _)| words.starts_with(start)).map_or("image", |(_, kind)| kind)
 }
 
 /// Facts of an image by their names, and why some of them are missing.

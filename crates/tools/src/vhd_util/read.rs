@@ -2,6 +2,8 @@
 //!
 //! Text goes to stdout a line at a time, tables and data as the bytes that they are.
 
+mod values;
+
 use std::{
     io::{self, Write},
     path::Path,
@@ -22,6 +24,7 @@ use storage_io::{Access, Buffer, CreateMode, LockPolicy, OpenOptions};
 use super::{
     Failure, IMAGE, Session,
     headers::{Headers, number},
+    json::{self, JSON},
     key::{KEY_FILE, given_key},
     name,
     opened::{Demands, OpenedVhd},
@@ -78,18 +81,27 @@ What lies behind the end of the disk ends the command with status 34.",
         Flag::letter(b'x', "hexadecimal").explained("Numbers in hexadecimal."),
         Flag::letter(b'C', "by the footer at the start")
             .explained("Go by the copy of the footer at the start of the image alone."),
+        JSON.explained(
+            "One JSON object with `image`, and with what the letters ask for: `headers` (-p), `sectors` (-t), `blocks` (-b), \
+             `allocated` (-B), `bitmaps` (-m), `present` (-i), `extents` (-e), `batmap` (-a) and `in_batmap` (-j), where bits are \
+             told as the runs that are set; and `error` if something failed. Not with `-d`, `-r` and `-R`, which write bytes.",
+        ),
     ],
     operands: &[],
 };
 
 pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(), Failure> {
     let name = name(options, b'n')?;
+    let is_json = options.has("json");
+    if is_json && values::is_bytes(options) {
+        return Err(Failure::Usage);
+    }
     let demands = Demands { disabled: true, copy_only: options.has(b'C'), ..Demands::default() };
     let opened = session.executor.block_on(OpenedVhd::open(session, name, Access::Read, demands));
     let vhd = match opened {
         Ok(vhd) => vhd,
         Err(error) => {
-            session.executor.block_on(dump_broken(session, name, &error, options.has(b'x')));
+            session.executor.block_on(dump_broken(session, name, &error, options));
             return Err(error.into());
         }
     };
@@ -98,20 +110,30 @@ pub(super) fn run(session: &Session, options: &Options) -> std::result::Result<(
         let table = vhd.table(&session.executor).await;
         let table = table.inspect_err(|error| {
             session.say(format!("Failed to get bat for {}: -{}", name.display(), errno(error)));
+            if is_json {
+                session.say_json(&json::unopened(name.as_os_str(), error));
+            }
         })?;
         let metadata = vhd.metadata()?;
-        Reading::new(session, &vhd, (&metadata, &table), key, options).answer(options).await.context(name.display())
+        let reading = Reading::new(session, &vhd, (&metadata, &table), key, options);
+        let read = if is_json { values::answer(&reading, options).await } else { reading.answer(options).await };
+        read.context(name.display())
     })?)
 }
 
 /// What there is to see in what is no VHD, or no longer one.
-async fn dump_broken(session: &Session, name: &Path, error: &Error, hex: bool) {
+async fn dump_broken(session: &Session, name: &Path, error: &Error, options: &Options) {
     session.say(format!("Failed to open {}: -{}\n", name.display(), errno(error)));
     session.say(format!("{} appears invalid; dumping headers\n", name.display()));
-    let options = OpenOptions { access: Access::Read, direct: true, lock: LockPolicy::None, create: CreateMode::No };
-    if let Ok(storage) = session.files.open(&session.executor, name, options).await {
-        let headers = Headers::of_broken(&session.executor, &storage).await;
-        session.say(headers.render(hex).trim_end_matches('\n'));
+    let open = OpenOptions { access: Access::Read, direct: true, lock: LockPolicy::None, create: CreateMode::No };
+    let headers = match session.files.open(&session.executor, name, open).await {
+        Ok(storage) => Some(Headers::of_broken(&session.executor, &storage).await),
+        Err(_) => None,
+    };
+    if options.has("json") {
+        session.say_json(&values::broken(name, error, headers.as_ref()));
+    } else if let Some(headers) = headers {
+        session.say(headers.render(options.has(b'x')).trim_end_matches('\n'));
     }
 }
 
@@ -229,11 +251,16 @@ impl<'a> Reading<'a> {
         (entry != UNUSED_ENTRY).then(|| FileOffset::new(u64::from(entry) * SECTOR))
     }
 
+    /// Where a sector of a block that begins at `start` is in the file.
+    fn data_at(&self, start: FileOffset, within: usize) -> FileOffset {
+        start + self.metadata.shape().bitmap_bytes() + within as u64 * SECTOR
+    }
+
     fn places_of_sectors(&self, sector: u64) -> Result<()> {
         self.check(sector, self.sectors(), "sector", Complaint::Nowhere)?;
         for sector in sector..sector + self.count {
             let (block, within) = self.place_in_block(sector);
-            let data = |start: FileOffset| start + self.metadata.shape().bitmap_bytes() + within as u64 * SECTOR;
+            let data = |start| self.data_at(start, within);
             self.session.say(format!(
                 "logical sector {}: block number: {}, sector offset: {}, file offset: {}",
                 self.number(sector),
@@ -310,6 +337,12 @@ impl<'a> Reading<'a> {
 
     async fn extents(&self, sector: u64) -> Result<()> {
         self.check(sector, self.sectors(), "sector", Complaint::Stdout)?;
+        let say = |first, count| self.session.say(format!("{} {}", self.number(first), self.number(count)));
+        self.each_extent(sector, say).await
+    }
+
+    /// The runs of sectors that are there: the first, and how many.
+    async fn each_extent(&self, sector: u64, mut found: impl FnMut(u64, u64)) -> Result<()> {
         let end = sector + self.count;
         let (mut at, mut run) = (sector, None);
         while at < end {
@@ -322,7 +355,7 @@ impl<'a> Reading<'a> {
                 match (is_there, run) {
                     (true, None) => run = Some(base + part.start as u64),
                     (false, Some(first)) => {
-                        self.say_extent(first, base + part.start as u64);
+                        found(first, base + part.start as u64 - first);
                         run = None;
                     }
                     _ => {}
@@ -331,13 +364,9 @@ impl<'a> Reading<'a> {
             at = until;
         }
         if let Some(first) = run {
-            self.say_extent(first, end);
+            found(first, end - first);
         }
         Ok(())
-    }
-
-    fn say_extent(&self, first: u64, end: u64) {
-        self.session.say(format!("{} {}", self.number(first), self.number(end - first)));
     }
 
     /// The batmap's header and map.

@@ -16,7 +16,10 @@ use super::{
     opened::{Demands, OpenedVhd},
     test_failures::{Place, TestFailures},
 };
-use crate::new_file::sync_directory_of;
+use crate::{
+    new_file::sync_directory_of,
+    progress::{Measure, Progress},
+};
 
 pub(super) const SYNTAX: Syntax = Syntax {
     name: "resize",
@@ -131,7 +134,9 @@ async fn journalled(session: &Session, name: &Path, path: &Path, bytes: u64) -> 
             ResizeStep::Ended => Place::ResizeEnd,
         })
     };
-    let done = resize.carry_out(executor, &journal.storage, &mut reached).await;
+    let progress = Progress::begin("resize", Measure::Bytes, resize.bytes_to_move());
+    let done = resize.carry_out(executor, &journal.storage, &mut reached, &|bytes| progress.advance(bytes)).await;
+    drop(progress);
     done.map_err(|error| {
         if !failures.has_failed() {
             say_failed(session, &error);
