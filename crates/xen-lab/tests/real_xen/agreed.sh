@@ -84,3 +84,46 @@ lab-guest start -x "$persistent" \
     -d "$(disk vhd xvda rw /images/c.vhd)" -d "$(disk vhd xvdb rw /images/leaf.vhd)" \
     /images/agreed 1 0 11 0 $two_levels >/dev/null
 is_agreed $name 0 0 && clean $name && ok $name || failed $name $?
+
+# Where barriers are offered and flushes are not, Linux makes each flush, and each write that shall be durable at once, a barrier.
+# We offer both; so the guest stands still while the offer is changed.
+cat >/images/barriers <<'GUEST'
+#!/bin/sh
+set -ex
+[ "$(cat /sys/block/xvda/queue/write_cache) $(cat /sys/block/xvda/queue/fua)" = 'write back 1' ]
+mkfs.ext4 -q /dev/xvda
+mkdir -p /m
+mount -t ext4 /dev/xvda /m
+dd if=/dev/urandom of=/m/f bs=64k count=50 conv=fsync
+sum=$(sha256sum </m/f)
+umount /m
+mount -t ext4 /dev/xvda /m
+[ "$(sha256sum </m/f)" = "$sum" ]
+umount /m
+e2fsck -fn /dev/xvda
+lab-load /dev/xvda --depth 16 --requests 70
+xenstore-write data/lab-works 1
+until xenstore-read data/lab-stop >/dev/null 2>&1; do sleep 0.2; done
+GUEST
+cat >/images/only-barriers <<'X'
+#!/bin/sh
+# GUEST BACKEND: the backend sees the guest's ring when this is ready for that.
+back=/local/domain/0/backend/vbd3/$1/51712
+until_state() { # DIRECTORY STATE
+    for look in $(seq 1200); do
+        [ "$(xenstore-read "$1/state" 2>/dev/null)" != "$2" ] || return 0
+        sleep 0.1
+    done
+    return 1
+}
+kill -STOP $2
+{
+    until_state /local/domain/$1/device/vbd/51712 3 && xl pause $1
+    kill -CONT $2
+    until_state $back 4 && xenstore-write $back/feature-flush-cache 0 && xl unpause $1
+} >/dev/null 2>&1 &
+X
+name=barriers
+lab-guest start -x "sh /images/only-barriers \$1 $backend" -d "$(disk vhd xvda rw /images/c.vhd)" /images/barriers >/dev/null &&
+    told lab-works && stats /images/c.vhd >/out/$name.json && tell lab-stop 1 && lab-guest wait &&
+    [ "$(grep -A 1 '"flush": {' /out/$name.json | figure requests)" -gt 0 ] && clean $name && ok $name || failed $name $?

@@ -59,6 +59,7 @@ impl Told {
         let is_told =
             |words: &str| self.log.lines().any(|line| line == words || line.starts_with(&format!("{words}:")));
         if is_told(&format!("ok {name}")) && !is_told(&format!("failed {name}")) {
+            print!("{}", words_of(&self.log, name));
             return;
         }
         let kept = program_directory().parent().unwrap().join("xen-lab-failed");
@@ -73,4 +74,28 @@ impl Told {
         };
         panic!("{name}: {verdict}; {where_it_is}\n{}\n{}", self.log, outcome.text("tapback.log").unwrap_or_default());
     }
+}
+
+/// What a story has told that has ended well: the lines up to its end, from the end of the one before.
+fn words_of(log: &str, name: &str) -> String {
+    let is_end = |line: &str| line.starts_with("ok ") || line.starts_with("failed ");
+    let mut words = String::new();
+    for line in log.lines() {
+        words += line;
+        words.push('\n');
+        if is_end(line) {
+            if line.trim_start_matches("ok ").split(':').next() == Some(name) {
+                return words;
+            }
+            words.clear();
+        }
+    }
+    words
+}
+
+#[test]
+fn a_story_is_told_in_its_own_words() {
+    let log = "ok one: 3 s\na\nb\nok two: 4 s\nc\nfailed three: 1\nok four\n";
+    assert_eq!(words_of(log, "two"), "a\nb\nok two: 4 s\n");
+    assert_eq!(words_of(log, "four"), "ok four\n");
 }

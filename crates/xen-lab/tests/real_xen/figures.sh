@@ -44,10 +44,10 @@ while [ $round -lt $rounds ]; do
     round=$((round + 1))
 done
 X
-# Medians of what `measure` has told: what, the kernel's, ours, and the lowest, middle and highest ratio of neighbours.
+# Medians of what `measure` has told, as a table: what, the kernel's, ours, and the middle, lowest and highest ratio of neighbours.
 medians() {
     awk '/^figure/ {
-        key = sprintf("%-5s %6d x %d", $2, $3, $4)
+        key = sprintf("%s %d KiB, %s", $2, $3 / 1024, $4 == 1 ? "one at a time" : "eight")
         if ($5 == "xvda") kernel = $6
         else { n = ++count[key]; k[key, n] = kernel; o[key, n] = $6; r[key, n] = $6 / kernel; if (n == 1) order[++keys] = key }
     }
@@ -63,11 +63,11 @@ medians() {
         }
     }'
 }
-# STORY TARGET
+# STORY TARGET WHAT
 beside_the_kernel() {
     if lab-guest run -t 900 -d "format=raw,vdev=xvda,access=rw,target=$2" -d "$(disk raw xvdb rw "$2")" /images/measure "$rounds" "$mebibytes" >/tmp/told &&
         clean "$1" && [ "$(grep -c ^figure /tmp/told)" = $((rounds * 16)) ]; then
-        echo "$1: the kernel's, ours, ours : the kernel's"
+        printf "| %s | the kernel's | ours | ours : the kernel's |\n| --- | --- | --- | --- |\n" "$3"
         medians </tmp/told
         ok "$1"
     else
@@ -75,5 +75,5 @@ beside_the_kernel() {
         failed "$1" "status $?"
     fi
 }
-beside_the_kernel figures_of_a_file /images/figures.img
-beside_the_kernel figures_of_a_block_device /dev/ram0
+beside_the_kernel figures_of_a_file /images/figures.img 'a file'
+beside_the_kernel figures_of_a_block_device /dev/ram0 'a block device'

@@ -37,6 +37,11 @@ fn a_guest_without_indirect_requests_and_pages_that_stay_mapped() {
 }
 
 #[test]
+fn a_guest_that_is_offered_barriers_only() {
+    TOLD.story("barriers");
+}
+
+#[test]
 fn a_disk_and_a_disc_that_are_only_read() {
     TOLD.story("read_only");
 }
