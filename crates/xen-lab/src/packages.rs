@@ -163,10 +163,13 @@ impl Apt {
             fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
         }
         let archive = std::env::var(ARCHIVE_VARIABLE).unwrap_or_else(|_| ARCHIVE.to_owned());
+        let unreached = format!("{archive} cannot be reached ({ARCHIVE_VARIABLE} may name another archive)");
         let source = format!("deb [signed-by={KEYRING}] {archive} {RELEASE} main\n");
         fs::write(self.directory.join("sources.list"), source).context("sources.list")?;
         fs::write(self.directory.join("status"), "").context("status")?;
-        run(self.command("apt-get").args(["-qq", "update"]))
+        // Without this, a list that could not be fetched is a warning, and later no package is known.
+        let all_or_nothing = ["-o", "APT::Update::Error-Mode=any"];
+        run(self.command("apt-get").args(all_or_nothing).args(["-qq", "update"])).context(unreached)
     }
 
     fn command(&self, program: &str) -> Command {

@@ -1,7 +1,22 @@
 # What all stories use. A story ends with `ok NAME` or with `failed NAME WHY`; `over` is the exit status.
 failures=0
 ok() { echo "ok $1: $(($(date +%s) - begun)) s"; begun=$(date +%s); }
-failed() { echo "failed $1: ${*:2}"; failures=$((failures + 1)) begun=$(date +%s); }
+failed() { echo "failed $1: ${*:2}"; failures=$((failures + 1)); evidence "$1"; begun=$(date +%s); }
+# What a failure can be understood by, as it is now: NAME
+evidence() {
+    local to="/out/failed-${1//[^a-z_0-9]/_}" pid
+    mkdir -p "$to"
+    xenstore-ls -f >"$to/xenstore" 2>&1
+    { xl list -v; xl vcpu-list; ps -o pid,ppid,stat,args; } >"$to/processes" 2>&1
+    { timeout -k 1 20 oxtap ls; timeout -k 1 20 oxtap doctor; } >"$to/oxtap" 2>&1
+    # Where those stand who may be waited for.
+    for pid in $(pidof xl libxl-save-helper xenstored tapback tapdisk block-tapdisk); do
+        { tr '\0' ' ' </proc/$pid/cmdline; echo; cat /proc/$pid/wchan /proc/$pid/syscall; cat /proc/$pid/stack; } >>"$to/processes" 2>&1
+    done
+    cp -r /var/log/xen "$to/"
+    xl debug-keys q
+    xl dmesg >"$to/xl-dmesg"
+}
 over() {
     cp -r /var/log/blktap /out/ 2>/dev/null
     dmesg | grep -iE 'BUG:|WARNING:|Oops' && failed kernel 'dom0 complains'

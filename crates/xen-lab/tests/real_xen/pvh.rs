@@ -32,6 +32,11 @@ fn a_guest_is_migrated_while_it_writes() {
 }
 
 #[test]
+fn a_guest_that_was_restored_is_migrated() {
+    TOLD.story("restored_and_migrated");
+}
+
+#[test]
 fn the_guide_is_true() {
     TOLD.story("guide");
 }
