@@ -11,6 +11,7 @@
 
 mod budget;
 mod clients;
+mod control;
 mod disk;
 mod figures;
 mod frontends;
@@ -126,6 +127,7 @@ const BENCHMARKS: &[Benchmark] = &[
     },
     Benchmark { name: "stuck", summary: "disks that come and go beside one that hangs", run: stuck::run },
     Benchmark { name: "memory", summary: "memory of what is idle", run: memory::run },
+    Benchmark { name: "control", summary: "first bytes, pauses, many disks, tools", run: control::run },
 ];
 
 fn main() -> ExitCode {

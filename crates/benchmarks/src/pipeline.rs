@@ -49,11 +49,16 @@ pub(crate) fn start_mixed(socket: &Path, connections: u64, workload: Workload, r
 
 /// Writes all of the workload's part of the disk once, in order.
 pub(crate) fn write_all(socket: &Path, workload: Workload) -> Result<()> {
-    write_every(socket, workload, 1, 0)
+    each_once(socket, workload, 1, 0)
 }
 
-/// Writes each block whose number is `which` modulo `of`, once and in order.
-pub(crate) fn write_every(socket: &Path, workload: Workload, of: u64, which: u64) -> Result<()> {
+/// Reads all of the workload's part of the disk once, in order.
+pub(crate) fn read_all(socket: &Path, workload: Workload) -> Result<()> {
+    each_once(socket, workload, 1, 0)
+}
+
+/// Writes (or reads, if that is the workload) each block whose number is `which` modulo `of`, once and in order.
+pub(crate) fn each_once(socket: &Path, workload: Workload, of: u64, which: u64) -> Result<()> {
     let mut client = Pipeline::connect(socket, 0, workload)?;
     for number in 0..workload.bytes / u64::from(workload.block) {
         if number % of != which {
@@ -66,7 +71,7 @@ pub(crate) fn write_every(socket: &Path, workload: Workload, of: u64, which: u64
             replies = client.fetch()?;
         }
         if replies.failed > 0 {
-            return Err(Error::new(ErrorKind::Io, "nbd: a write failed"));
+            return Err(Error::new(ErrorKind::Io, "nbd: a request failed"));
         }
     }
     Ok(())

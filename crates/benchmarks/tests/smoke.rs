@@ -20,6 +20,7 @@ fn every_benchmark_gives_figures() {
         [
             "budget",
             "chains",
+            "control",
             "limits",
             "logging",
             "memory",

@@ -21,7 +21,7 @@ use crate::{
     sealing::{Sealer, seal},
     shared::Shared,
     statistics::Recorder,
-    transfer::{bytes, read_pieces, write_pieces},
+    transfer::{bytes, read_piece, read_pieces, write_piece, write_pieces},
 };
 
 /// One question about extents is answered for at most this much of the disk, in units of the owner map.
@@ -120,9 +120,12 @@ impl Queue {
         if range.is_aligned(SECTOR) {
             return self.read_sectors(range, buffer).await;
         }
+        Box::pin(self.read_unaligned(range, buffer)).await
+    }
+
+    async fn read_unaligned(&self, range: GuestRange, mut buffer: Buffer) -> (Buffer, Result<()>) {
         let whole = range.align_out(SECTOR);
         let (sectors, result) = self.read_sectors(whole, Buffer::zeroed(bytes(whole))).await;
-        let mut buffer = buffer;
         let mut from = bytes(GuestRange::new(whole.start(), range.start() - whole.start()));
         for segment in buffer.segments_mut() {
             sectors.copy_out(from, segment);
@@ -137,8 +140,15 @@ impl Queue {
             Ok(pieces) => pieces,
             Err(error) => return (buffer, Err(error)),
         };
-        let pieces = first.into_iter().chain(more);
-        read_pieces(&self.0.executor, (&self.0.shared, &self.0.recorder), pieces, buffer, Some(ticket)).await
+        let parts = (&*self.0.shared, &self.0.recorder);
+        match first {
+            Some(only) if more.is_empty() => read_piece(&self.0.executor, parts, only, buffer, ticket).await,
+            first => {
+                let pieces = first.into_iter().chain(more);
+                // Apart, so that most requests, which have one piece, carry no room for it.
+                Box::pin(read_pieces(&self.0.executor, parts, pieces, buffer, Some(ticket))).await
+            }
+        }
     }
 
     /// Writes `buffer`, which is as long as `range`.
@@ -171,10 +181,14 @@ impl Queue {
     ) -> (Buffer, Result<()>) {
         let (buffer, kept) = seal(self.0.sealer.as_ref(), first.range.start(), buffer);
         let tables_are_durable = self.0.shared.tables.is_durable();
-        let pieces = std::iter::once(first).chain(more);
         let by_itself = durable && tables_are_durable;
-        let (buffer, result) =
-            write_pieces(&self.0.executor, (&self.0.shared, &self.0.recorder), pieces, buffer, by_itself, ticket).await;
+        let parts = (&*self.0.shared, &self.0.recorder);
+        let (buffer, result) = if more.is_empty() {
+            write_piece(&self.0.executor, parts, first, buffer, by_itself, ticket).await
+        } else {
+            let pieces = std::iter::once(first).chain(more);
+            Box::pin(write_pieces(&self.0.executor, parts, pieces, buffer, by_itself, ticket)).await
+        };
         let buffer = kept.unwrap_or(buffer);
         match result {
             Ok(()) if durable && !by_itself => (buffer, self.flush().await),

@@ -22,6 +22,42 @@ enum Part {
     Running { layer: LayerId, range: GuestRange, pending: Pending },
 }
 
+/// Reads one piece into `buffer`, which is as long: nothing is split, and nothing put together again. `ticket` is kept until
+/// the I/O has ended.
+pub(crate) async fn read_piece(
+    executor: &Executor,
+    (shared, recorder): (&Shared, &Recorder),
+    piece: Piece,
+    mut buffer: Buffer,
+    ticket: Rc<Ticket>,
+) -> (Buffer, Result<()>) {
+    let Owner::Data { layer, offset } = piece.owner else {
+        let length = buffer.len();
+        buffer.fill(0, length, 0);
+        return (buffer, Ok(()));
+    };
+    let pending = shared.storage(layer).submit(executor, StorageOperation::Read { offset, buffer }, Some(ticket));
+    ended((shared, recorder), Direction::Read, (layer, piece.range), pending.await)
+}
+
+/// Writes `buffer`, which is as the leaf has it, over one piece, which has a place there. `ticket` is kept until the I/O has
+/// ended.
+pub(crate) async fn write_piece(
+    executor: &Executor,
+    (shared, recorder): (&Shared, &Recorder),
+    piece: Piece,
+    buffer: Buffer,
+    durable: bool,
+    ticket: Rc<Ticket>,
+) -> (Buffer, Result<()>) {
+    let Owner::Data { layer, offset } = piece.owner else {
+        unreachable!("only what has a place is written in place");
+    };
+    let operation = StorageOperation::Write { offset, buffer, durable };
+    let pending = shared.storage(layer).submit(executor, operation, Some(ticket));
+    ended((shared, recorder), Direction::Write, (layer, piece.range), pending.await)
+}
+
 /// Reads the pieces, which follow one another, into `buffer`. `ticket` is kept until the last I/O has ended.
 pub(crate) async fn read_pieces(
     executor: &Executor,
@@ -45,7 +81,8 @@ pub(crate) async fn read_pieces(
     collect((shared, recorder), Direction::Read, start_all(pieces, buffer, start)).await
 }
 
-/// Writes `buffer`, which is as the leaf has it, over the pieces, which all have a place there. `ticket` is kept until the last I/O has ended.
+/// Writes `buffer`, which is as the leaf has it, over the pieces, which all have a place there. `ticket` is
+/// kept until the last I/O has ended.
 pub(crate) async fn write_pieces(
     executor: &Executor,
     (shared, recorder): (&Shared, &Recorder),
@@ -83,7 +120,7 @@ fn start_all(
     parts
 }
 
-/// Waits for all parts; decrypts what was read of encrypted images; puts the buffer together again. The first error counts.
+/// Waits for all parts; puts the buffer together again. The first error counts.
 async fn collect(
     (shared, recorder): (&Shared, &Recorder),
     direction: Direction,
@@ -95,21 +132,31 @@ async fn collect(
         match part {
             Part::Done(buffer) => whole.append(buffer),
             Part::Running { layer, range, pending } => {
-                let Completion { buffer, result: ended } = pending.await;
-                let mut buffer = buffer.expect("reads and writes give their buffer back");
-                if let Some(key) = shared.key(layer)
-                    && direction == Direction::Read
-                    && ended.is_ok()
-                {
-                    unseal(key, range.start(), &mut buffer);
-                }
+                let (buffer, end) = ended((shared, recorder), direction, (layer, range), pending.await);
                 whole.append(buffer);
-                recorder.count(layer, direction, range.length(), ended.is_ok());
-                result = result.and(ended);
+                result = result.and(end);
             }
         }
     }
     (whole, result)
+}
+
+/// Counts what has ended; decrypts what was read of encrypted images.
+fn ended(
+    (shared, recorder): (&Shared, &Recorder),
+    direction: Direction,
+    (layer, range): (LayerId, GuestRange),
+    Completion { buffer, result }: Completion,
+) -> (Buffer, Result<()>) {
+    let mut buffer = buffer.expect("reads and writes give their buffer back");
+    if let Some(key) = shared.key(layer)
+        && direction == Direction::Read
+        && result.is_ok()
+    {
+        unseal(key, range.start(), &mut buffer);
+    }
+    recorder.count(layer, direction, range.length(), result.is_ok());
+    (buffer, result)
 }
 
 /// Bytes with a place in a file.

@@ -95,6 +95,7 @@ pub const TOOLS: &[Tool] = &[
     tool("zstd", "zstd", "the kernel of the real Xen"),
     tool("xz", "xz-utils", "its modules"),
     tool("git", "git", "the list of the project's files; applying mutants"),
+    tool("valgrind", "valgrind", "instructions that a request costs"),
     tool("groff", "groff-base", "complaints about manual pages"),
     tool("bash", "bash", "completions, as shells take them"),
     tool("zsh", "zsh", "the same"),

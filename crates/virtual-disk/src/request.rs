@@ -353,6 +353,14 @@ async fn carry_out(chain: &image_chain::Queue, operation: Operation) -> Result<O
             (_, Ok(())) => Ok(Outcome::Done),
             (buffer, Err(error)) => Err((Operation::Write { range, buffer, durable }, error)),
         },
+        // Apart, so that reads and writes carry no room for it.
+        other => Box::pin(carry_out_other(chain, other)).await,
+    }
+}
+
+async fn carry_out_other(chain: &image_chain::Queue, operation: Operation) -> Result<Outcome, (Operation, Error)> {
+    match operation {
+        Operation::Read { .. } | Operation::Write { .. } => unreachable!("carried out before"),
         Operation::Extents { range, first_only } => {
             chain.extents(range, first_only).await.map(Outcome::Extents).map_err(|error| (operation, error))
         }

@@ -23,6 +23,7 @@ use crate::{
     clients::Workload,
     figures::Report,
     pipeline, plot,
+    processes::Process,
     usage::{process_cpu, process_cpu_with_the_ended},
 };
 
@@ -41,7 +42,10 @@ const KIB: u32 = 1 << 10;
 struct Work {
     name: &'static str,
     block: u32,
+    /// Of each connection.
     depth: usize,
+    /// Each has a queue of its own.
+    connections: u64,
     /// Of ten requests.
     reads: u64,
     is_sequential: bool,
@@ -50,7 +54,7 @@ struct Work {
 }
 
 const fn work(name: &'static str, block: u32, depth: usize, reads: u64) -> Work {
-    Work { name, block, depth, reads, is_sequential: false, is_fresh: false }
+    Work { name, block, depth, connections: 1, reads, is_sequential: false, is_fresh: false }
 }
 
 impl Work {
@@ -70,6 +74,8 @@ const WORKS: &[Work] = &[
     work("4 KiB random write, depth 32", 4 * KIB, 32, 0),
     work("4 KiB random write, depth 128", 4 * KIB, 128, 0),
     work("4 KiB mixed 70:30, depth 32", 4 * KIB, 32, 7),
+    Work { connections: 2, ..work("4 KiB random read, 2 queues of depth 32", 4 * KIB, 32, 10) },
+    Work { connections: 2, ..work("4 KiB random write, 2 queues of depth 32", 4 * KIB, 32, 0) },
     Work { is_sequential: true, ..work("128 KiB sequential read, depth 8", 128 * KIB, 8, 10) },
     Work { is_sequential: true, ..work("128 KiB sequential write, depth 8", 128 * KIB, 8, 0) },
     Work { is_fresh: true, ..work("4 KiB fresh allocation, depth 32", 4 * KIB, 32, 0) },
@@ -176,6 +182,22 @@ impl<'a> Peers<'a> {
     fn measure(&self, server: Server, image: &Path, work: &Work) -> Result<Measured> {
         let socket = self.directory.join("bench.sock");
         let process = server.start(image, self.bytes, &socket)?;
+        self.measure_process(&process, &socket, work)
+    }
+
+    /// As [`measure`](Self::measure), when everything has been read once: what is learnt of an image is known by then.
+    fn measure_warm(&self, server: Server, image: &Path, work: &Work) -> Result<Measured> {
+        let socket = self.directory.join("bench.sock");
+        let process = server.start(image, self.bytes, &socket)?;
+        let block = 128 * KIB;
+        pipeline::read_all(
+            &socket,
+            Workload { start: 0, bytes: self.bytes, block, depth: 1, is_write: false, is_sequential: true },
+        )?;
+        self.measure_process(&process, &socket, work)
+    }
+
+    fn measure_process(&self, process: &Process, socket: &Path, work: &Work) -> Result<Measured> {
         let workload = Workload {
             start: 0,
             bytes: self.bytes,
@@ -186,7 +208,7 @@ impl<'a> Peers<'a> {
         };
         let before = process_cpu(process.pid())?;
         // Fresh room is there only once: warming up would use it.
-        let load = pipeline::start_mixed(&socket, 1, workload, work.reads)?;
+        let load = pipeline::start_mixed(socket, work.connections, workload, work.reads)?;
         let (before, answers) = if work.is_fresh {
             (before, load.count_from_start(self.effort.duration))
         } else {

@@ -20,7 +20,7 @@ fn installed() -> tempfile::TempDir {
     let host = tempfile::tempdir().unwrap();
     let built = host.path().join("built");
     fs::create_dir(&built).unwrap();
-    for program in PROGRAMS {
+    for program in PROGRAMS.into_iter().chain(["oxtap-bench"]) {
         fs::write(built.join(program), program).unwrap();
     }
     for _ in 0..2 {
@@ -45,7 +45,8 @@ fn programs_and_scripts_are_where_others_look_for_them() {
         assert_eq!(fs::read_to_string(root.join(place)).unwrap(), *name);
         assert_eq!(fs::metadata(root.join(place)).unwrap().permissions().mode() & 0o777, 0o755, "{place}");
     }
-    assert_eq!(names(&root.join("usr/bin")).len() + names(&root.join("usr/libexec")).len(), PROGRAMS.len());
+    assert_eq!(names(&root.join("usr/bin")).len() + names(&root.join("usr/libexec")).len(), PROGRAMS.len() + 1);
+    assert!(root.join("usr/libexec/oxtap-bench").is_file());
     for script in ["block-tapdisk", "block-oxtap"] {
         let link = fs::read_link(root.join("etc/xen/scripts").join(script)).unwrap();
         assert_eq!(link, Path::new("/usr/bin/block-tapdisk"));

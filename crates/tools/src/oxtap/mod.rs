@@ -14,10 +14,12 @@
 //!   doctor      oxtap doctor: everything that there is, and what others have left behind
 //!   serve       oxtap serve: one image over NBD, in the foreground
 //!   demo        oxtap demo: the whole system at work on a chain with a real file system, checked by others' tools
+//!   bench       oxtap bench: hands on to the program that measures
 //!   hosted      oxtap hosted: a host without Xen; guest: a guest of it that checks every byte
 //! ```
 
 pub mod arguments;
+mod bench;
 mod common;
 mod control;
 mod demo;
@@ -90,6 +92,7 @@ fn perform(command: Command) -> Result<ExitCode> {
         Command::Demo(demo) => demo::run(&demo),
         Command::Hosted(hosted) => hosted::run(&hosted),
         Command::Guest(guest) => guest::run(&guest),
+        Command::Bench(bench) => bench::run(&bench),
         Command::Completions(completions) => completions.print(),
     };
     performed.map(|()| ExitCode::SUCCESS)

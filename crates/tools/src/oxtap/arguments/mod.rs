@@ -80,6 +80,8 @@ pub enum Command {
     Hosted(Hosted),
     /// Be a guest of such a host: use a disk, check every byte, leave it to the next kernel.
     Guest(GuestRun),
+    /// Measure this machine: oxtap beside qemu-nbd, nbdkit and fio, as far as they are installed.
+    Bench(Bench),
     /// Print completions for a shell.
     Completions(Completions),
 }
@@ -157,6 +159,35 @@ pub struct Demo {
     /// Leave the images in their directory and say where it is.
     #[arg(long)]
     pub keep: bool,
+}
+
+/// `oxtap bench`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  oxtap bench --quick                             everything, in some minutes
+  oxtap bench peers chains --plots /tmp/plots     beside qemu-nbd and nbdkit, with drawings
+  oxtap bench storage --directory /srv/images     the storage that is to be used, beside fio on a file")]
+pub struct Bench {
+    /// Which benchmarks; all, if none is named.
+    pub names: Vec<String>,
+    /// Three rounds of a third of a second each.
+    #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
+    pub quick: bool,
+    /// How often each variant is measured, in turns.
+    #[arg(long)]
+    pub rounds: Option<u32>,
+    /// How long each variant is measured in each round.
+    #[arg(long)]
+    pub seconds: Option<f64>,
+    /// Machine-readable figures, one object.
+    #[arg(long)]
+    pub json: bool,
+    /// Draw what was measured, as SVG files in this directory.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub plots: Option<PathBuf>,
+    /// Where files are made; on the storage that is to be measured.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub directory: Option<PathBuf>,
 }
 
 /// `oxtap completions`.
