@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{env, fs, path::Path, process::Command, thread};
+use std::{env, fs, os::unix::fs::symlink, path::Path, process::Command, thread};
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -45,11 +45,12 @@ fn on_an_older_kernel<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Instructions of a program that does so many requests.
-fn instructions(valgrind: &Path, image: &Path, (format, work): (&str, &str), requests: u64) -> u64 {
+/// Instructions of a program that does so many requests to an image in a directory. Program and image have short names: what
+/// an allocation costs depends on what lies beside it, and that on the length of names.
+fn instructions(valgrind: &Path, directory: &Path, (format, work): (&str, &str), requests: u64) -> u64 {
     let mut valgrind = Command::new(valgrind);
-    valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
-    valgrind.arg(target_program("oxtap-bench")).arg("count").arg(image).args([format, work, &requests.to_string()]);
+    valgrind.current_dir(directory).args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "./bench", "count"]);
+    valgrind.arg(name(format, work)).args([format, work, &requests.to_string()]);
     let output = on_an_older_kernel(|| valgrind.output()).unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
@@ -57,9 +58,13 @@ fn instructions(valgrind: &Path, image: &Path, (format, work): (&str, &str), req
     collected.1.trim().parse().unwrap()
 }
 
+fn name(format: &str, work: &str) -> String {
+    format!("{work}.{format}")
+}
+
 /// An image of 4 MiB with data everywhere.
-fn filled(directory: &Path, (format, work): (&str, &str)) -> std::path::PathBuf {
-    let image = directory.join(format!("{work}.{format}"));
+fn fill(directory: &Path, (format, work): (&str, &str)) {
+    let image = directory.join(name(format, work));
     if format == "raw" {
         fs::File::create(&image).unwrap().set_len(MIB << 20).unwrap();
     } else {
@@ -70,7 +75,6 @@ fn filled(directory: &Path, (format, work): (&str, &str)) -> std::path::PathBuf 
     // The first filling makes the blocks, which later ones find.
     let mut fill = Command::new(target_program("oxtap-bench"));
     assert!(fill.arg("count").arg(&image).args([format, work, "1"]).status().unwrap().success());
-    image
 }
 
 /// What is written down: a name and a number in each line.
@@ -98,9 +102,10 @@ fn a_request_is_not_dearer_than_what_is_written_down() {
     let mut found = Vec::new();
     for (storage, parent) in STORAGES {
         let directory = tempfile::tempdir_in(parent).unwrap();
+        symlink(target_program("oxtap-bench"), directory.path().join("bench")).unwrap();
         for work in WORKS {
-            let image = filled(directory.path(), work);
-            let [few, many] = REQUESTS.map(|requests| instructions(&valgrind, &image, work, requests));
+            fill(directory.path(), work);
+            let [few, many] = REQUESTS.map(|requests| instructions(&valgrind, directory.path(), work, requests));
             let name = format!("{storage} {} {}", work.0, work.1);
             found.push((name, (many - few) / (REQUESTS[1] - REQUESTS[0])));
         }
