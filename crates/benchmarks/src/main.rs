@@ -17,6 +17,7 @@ mod figures;
 mod frontends;
 mod grants;
 mod hosted;
+mod images;
 mod instructions;
 mod limits;
 mod load;
@@ -126,6 +127,7 @@ const BENCHMARKS: &[Benchmark] = &[
         run: logging::run,
     },
     Benchmark { name: "stuck", summary: "disks that come and go beside one that hangs", run: stuck::run },
+    Benchmark { name: "images", summary: "the tools for images that nobody serves", run: images::run },
     Benchmark { name: "memory", summary: "memory of what is idle", run: memory::run },
     Benchmark { name: "control", summary: "first bytes, pauses, many disks, tools", run: control::run },
 ];

@@ -21,6 +21,7 @@ fn every_benchmark_gives_figures() {
             "budget",
             "chains",
             "control",
+            "images",
             "limits",
             "logging",
             "memory",
