@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use block_core::{Error, ErrorKind, FileOffset, Result, ResultExt};
+use block_core::{Error, ErrorKind, FileOffset, Result, ResultExt, SECTOR};
 use storage_io::{Executor, Storage, StorageExt, StorageKind};
 
 use super::journal::{EntryKind, Journal, JournalEntry};
@@ -101,6 +101,9 @@ impl Undo<'_> {
     }
 }
 
+/// The last block that a table can name begins before 2 TiB.
+const END_MAX: u64 = (1 << 41) + (4 << 20) - SECTOR;
+
 struct JournalFooters {
     end: Footer,
     copy: Footer,
@@ -127,6 +130,9 @@ fn check(journal: &Journal) -> Result<JournalFooters> {
     UncheckedHeader::parse(&header.bytes)?.check()?;
     if Some(header.offset) != copy.header_offset() || find(EntryKind::Table).is_none() {
         return Err(corrupt("it has no table, or a header that is not the image's"));
+    }
+    if journal.footer_offset.get() > END_MAX || !journal.footer_offset.is_aligned(SECTOR) {
+        return Err(corrupt("its footer lies where no image ends"));
     }
     let first = FileOffset::new(FOOTER_BYTES as u64);
     let is_inside = |entry: &JournalEntry| entry.offset >= first && entry.range().end() <= journal.footer_offset;

@@ -5,6 +5,7 @@
 mod change_log;
 #[path = "../common/mod.rs"]
 mod common;
+mod journal;
 mod parts;
 mod verdict;
 
@@ -16,6 +17,11 @@ fn whatever_stands_for_a_part_of_an_image_is_refused_or_holds() {
 #[test]
 fn whatever_is_in_a_file_has_a_verdict() {
     test_support::feed("vhd-check", 8192, (600, 60_000), verdict::check_anything);
+}
+
+#[test]
+fn whatever_stands_for_a_journal_is_refused_or_undone() {
+    test_support::feed("journal", 8192, (1500, 200_000), journal::undo_anything);
 }
 
 #[test]
