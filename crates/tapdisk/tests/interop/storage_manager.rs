@@ -5,6 +5,8 @@ use std::{
     fs::{self, File},
     os::unix::fs::{FileExt, symlink},
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
 };
 
 use test_support::LoopDevice;
@@ -111,6 +113,61 @@ fn a_leaf_is_coalesced_into_its_parent_in_one_pause() {
     disk.io(&["write -P 4 12M 64k", "read -P 4 12M 64k"]);
     assert_eq!(host.vhd_util("query -n leaf.vhd -d"), "chain depth: 1\n");
     disk.close();
+    host.place.assert_nothing_left();
+}
+
+/// What goes into its parent is hidden from the leaf by nothing but itself; who reads through it sees no difference, before,
+/// meanwhile, and when the leaf has another parent.
+#[test]
+fn a_middle_goes_into_its_parent_while_its_leaf_is_served() {
+    let host = Host::new();
+    host.vhd_util("create --debug -n base.vhd -s 16");
+    let disk = host.serve(&host.image("vhd", "base.vhd"));
+    disk.io(&["write -P 1 0 6M"]);
+    disk.close();
+    host.vhd_util("snapshot --debug -e -n middle.vhd -p base.vhd");
+    let disk = host.serve(&host.image("vhd", "middle.vhd"));
+    disk.io(&["write -P 2 1M 1M", "write -P 2 8M 2M", "write -P 3 12M 64k"]);
+    disk.close();
+    host.vhd_util("snapshot --debug -e -n leaf.vhd -p middle.vhd");
+    host.vhd_util("set --debug -n middle.vhd -f hidden -v 1");
+    let disk = host.serve(&host.image("vhd", "leaf.vhd"));
+    disk.io(&["write -P 4 2M 64k", "write -P 5 14M 64k"]);
+    let before = disk.contents();
+
+    host.vhd_util("check --debug -n middle.vhd");
+    host.vhd_util("check --debug -n base.vhd -B");
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let lines =
+                ["read -P 1 0 1M", "read -P 2 1M 1M", "read -P 2 8M 2M", "read -P 4 2M 64k", "write -P 5 14M 64k"];
+            // Once more when it is over.
+            let mut was_over = false;
+            while !was_over {
+                was_over = is_over.load(Ordering::SeqCst);
+                disk.io(&lines);
+            }
+        });
+        // Also into what the first one has left.
+        for _ in 0..3 {
+            assert_eq!(host.vhd_util("coalesce --debug -n middle.vhd"), "Coalesced 6272 sectors");
+        }
+        is_over.store(true, Ordering::SeqCst);
+        client.join().unwrap();
+    });
+    assert_same(&disk.contents(), &before, "coalesced");
+
+    // The leaf that is served gets its new parent; the tapdisk looks when it goes on.
+    host.vhd_util("check --debug -n base.vhd -B");
+    host.vhd_util("modify --debug -p base.vhd -n leaf.vhd");
+    disk.tap_ctl("pause");
+    disk.resume(&host.image("vhd", "leaf.vhd"));
+    fs::remove_file(host.path("middle.vhd")).unwrap();
+    assert_same(&disk.contents(), &before, "without the middle");
+    disk.io(&["write -P 6 9M 64k", "read -P 6 9M 64k", "read -P 2 8M 1M"]);
+    disk.close();
+    assert_eq!(host.vhd_util("check -p -n leaf.vhd").lines().count(), 2);
     host.place.assert_nothing_left();
 }
 

@@ -8,6 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use rustix::fs::statvfs;
 use test_support::{require_root, require_tool, skip, target_program};
 
 use super::{
@@ -219,4 +220,44 @@ fn parents_on_volumes_have_the_names_of_the_device_mapper() {
     mounts.ask("modify -n /dev/VG-1/leaf -p /dev/VG-1/base");
     assert_eq!(parent("/dev/VG-1/leaf"), "/dev/mapper/VG--1-base\n");
     assert!(fs::metadata(mounts.path("/dev/dm-7")).unwrap().len() < MIB);
+}
+
+/// A file system that can share blocks between files, made once by its own tools: nobody here has to have these.
+const XFS: &[u8] = include_bytes!("reflink.xfs.zst");
+
+#[test]
+fn a_coalesce_takes_no_room_where_files_can_share_blocks() {
+    let test = "mounts::a_coalesce_takes_no_room";
+    let place = Place::new();
+    place.write("xfs.zst", XFS);
+    let unpacked = place.command(require_tool("zstd")).args(["-q", "-d", "xfs.zst", "-o", "xfs"]).status().unwrap();
+    assert!(unpacked.success());
+    place.make("create -n base.vhd -s 16");
+    give(&place, "base.vhd", &[(SPB, SPB, 1)]);
+    place.make("snapshot -e -n child.vhd -p base.vhd");
+    give(&place, "child.vhd", &[(0, SPB, 2), (2 * SPB, SPB, 3), (4 * SPB, SPB, 4), (6 * SPB, SPB, 5), (SPB + 9, 1, 6)]);
+    let expected = disk(&place, &["child.vhd", "base.vhd"]);
+    let (small, images) = (place.path("small").display().to_string(), place.path("").display().to_string());
+    fs::create_dir(&small).unwrap();
+    let script = format!("mount -o loop {images}/xfs {small} && cp {images}/*.vhd {small} && sync -f {small}");
+    let Some(mounts) = Mounts::new(test, &script) else { return };
+    let room = || {
+        mounts.sh(&format!("sync -f {small}"));
+        let numbers = statvfs(mounts.path(&small)).unwrap();
+        numbers.f_bfree * numbers.f_frsize
+    };
+    let before = room();
+    let held = 4 * SPB + 1;
+    assert_eq!(mounts.ask(&format!("coalesce -n {small}/child.vhd")), format!("Coalesced {held} sectors"));
+    let taken = before.saturating_sub(room());
+    assert!(taken < MIB, "{taken} bytes for four blocks that others have already");
+    mounts.ask(&format!("check -b -n {small}/base.vhd"));
+    for name in ["base.vhd", "child.vhd"] {
+        place.write(name, &fs::read(mounts.path(&format!("{small}/{name}"))).unwrap());
+    }
+    assert!(disk(&place, &["base.vhd"]) == expected);
+    // What is shared is nobody else's: a change of one shows in no other.
+    mounts.ask(&format!("fill -n {small}/child.vhd -b -f 0 -t 1"));
+    mounts.sh(&format!("dd if=/dev/urandom of={small}/child.vhd bs=1M seek=2 count=4 conv=notrunc status=none"));
+    assert!(fs::read(mounts.path(&format!("{small}/base.vhd"))).unwrap() == place.read("base.vhd"));
 }
