@@ -43,7 +43,7 @@ pub(crate) fn run(effort: &Effort) -> Result<Report> {
     let (size, mut report) = (Size::of(effort), Report::default());
     coalesce(effort, &size, &mut report)?;
     tree(effort, &size, &mut report)?;
-    let delta = size.blocks * BLOCK >> 20;
+    let delta = (size.blocks * BLOCK) >> 20;
     report.note(format!("delta of {delta} MiB in whole blocks; bytes are durable when a time ends"));
     report.note(format!("tree of {} images, each continuing one of a third of its number", size.images));
     Ok(report)
@@ -52,7 +52,7 @@ pub(crate) fn run(effort: &Effort) -> Result<Report> {
 fn coalesce(effort: &Effort, size: &Size, report: &mut Report) -> Result<()> {
     let at = |name: &str| effort.directory.join(name);
     let (base, delta, copy) = (at("base.vhd"), at("delta.vhd"), at("copy.vhd"));
-    let mib = (size.blocks * BLOCK >> 20).to_string();
+    let mib = ((size.blocks * BLOCK) >> 20).to_string();
     vhd_util(&effort.directory, &["create", "-n", "base.vhd", "-s", &mib])?;
     fs::copy(&base, at("empty.vhd")).context("the empty parent")?;
     vhd_util(&effort.directory, &["snapshot", "-e", "-n", "delta.vhd", "-p", "base.vhd"])?;
