@@ -9,7 +9,10 @@ use std::sync::Arc;
 use common::{BLOCK, Disk, MIB, SPB, Seen, child_options, create, options, overwrite, read, simulated};
 use image_format::vhd::{CreateOptions, UncheckedFooter};
 use image_format::{Format, Mapping};
-use storage_io::{Access, CrashStorage, Storage, StorageKind, StorageOperation, TracedOperation, TracedStorage};
+use storage_io::{
+    Access, CrashStorage, Executor, Hold, Limits, Pending, Storage, StorageKind, StorageOperation, TracedOperation,
+    TracedStorage,
+};
 
 fn file() -> Arc<dyn Storage> {
     Arc::new(CrashStorage::new(0))
@@ -317,4 +320,43 @@ fn tables_with_reserved_entries_keep_them_unused() {
     executor.block_on(disk.close()).unwrap();
     assert_eq!(read(&storage, 1536 + 31 * 4, 8), [0, 0, 0, 7, 0xff, 0xff, 0xff, 0xff]);
     assert_eq!(read(&storage, 1536 + 255 * 4, 4), [0xff; 4]);
+}
+
+/// A file that somebody else has cut since its length was asked for.
+#[derive(Debug)]
+struct CutSince(Arc<dyn Storage>, u64);
+
+impl Storage for CutSince {
+    fn submit(&self, executor: &Executor, operation: StorageOperation, hold: Option<Hold>) -> Pending {
+        self.0.submit(executor, operation, hold)
+    }
+
+    fn length(&self) -> u64 {
+        self.1
+    }
+
+    fn limits(&self) -> Limits {
+        self.0.limits()
+    }
+
+    fn origin(&self) -> block_core::Origin {
+        self.0.origin()
+    }
+}
+
+/// A parent is written to beside those who read through it, and its end comes and goes.
+#[test]
+fn an_image_whose_end_is_cut_while_it_is_opened_is_opened_by_its_start() {
+    let storage = create(file(), &options(64 * MIB));
+    let executor = simulated(3);
+    let disk = Disk::open(&executor, storage.clone()).unwrap();
+    executor.block_on(disk.write(5, 1, 9)).unwrap();
+    executor.block_on(disk.close()).unwrap();
+    let cut: Arc<dyn Storage> = Arc::new(CutSince(storage.clone(), storage.length() + 2 * MIB));
+    let disk = Disk::open_for(&executor, cut, Access::Read).unwrap();
+    assert_eq!(executor.block_on(disk.see(5)).unwrap(), Seen::Tag(9));
+    // Without its start, there is nothing to go by.
+    overwrite(&storage, 0, &[0; 512]);
+    let cut: Arc<dyn Storage> = Arc::new(CutSince(storage.clone(), storage.length() + 2 * MIB));
+    assert!(Disk::open_for(&executor, cut, Access::Read).is_err());
 }

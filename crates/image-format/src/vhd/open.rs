@@ -118,7 +118,11 @@ pub(super) async fn find_footers(executor: &Executor, storage: &Arc<dyn Storage>
     }
     let at_start = read_footer(executor, storage, 0, FOOTER_BYTES).await?;
     let at_end = match length % SECTOR {
-        0 => read_footer(executor, storage, length - FOOTER_BYTES as u64, FOOTER_BYTES).await?,
+        0 => match read_footer(executor, storage, length - FOOTER_BYTES as u64, FOOTER_BYTES).await {
+            // A file that ends earlier by now: somebody writes to it beside us. The copy at the start is there all the time.
+            Err(error) if error.os_error().is_none() && at_start.is_ok() => Err(error),
+            read => read?,
+        },
         // Old tools wrote one byte less. Storages that read whole sectors only cannot show it.
         rest if rest == SECTOR - 1 => {
             let footer = read_footer(executor, storage, length - (SECTOR - 1), FOOTER_BYTES - 1).await;
