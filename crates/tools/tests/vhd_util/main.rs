@@ -16,6 +16,7 @@ mod key;
 mod killed;
 mod modify;
 mod mounts;
+mod others;
 mod place;
 mod query;
 mod read;
