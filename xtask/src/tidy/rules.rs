@@ -18,6 +18,7 @@ const CLOCK_OWNERS: &[&str] = &[
     "crates/control-api/src/host_log/",
     "crates/benchmarks/src/budget.rs",
     "crates/benchmarks/src/control.rs",
+    "crates/benchmarks/src/images.rs",
     "crates/benchmarks/src/pipeline.rs",
     // How long a machine may take.
     "crates/xen-lab/",
