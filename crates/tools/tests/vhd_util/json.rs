@@ -115,6 +115,15 @@ fn check_tells_what_is_wrong_where_and_whether_repair_helps() {
     place.patch("a.vhd", 1536, &[0, 0, 0, 1]);
     let problem = only(problems("check -n a.vhd --json"));
     assert_eq!(problem, (json!("a.vhd"), json!("table"), json!(false)));
+    // Nor is an image right when only the first of two problems is mended.
+    place.make("create -n c.vhd -s 4");
+    super::disks::give(&place, "c.vhd", &[(0, 2, 1)]);
+    place.patch("c.vhd", 3584, &[0x80]);
+    let end = place.read("c.vhd").len() as u64 - 512;
+    place.patch("c.vhd", end, &[0; 8]);
+    let problem = only(problems("check -n c.vhd -b --json"));
+    assert_eq!(problem, (json!("c.vhd"), json!("primary_footer"), json!(false)));
+    assert_eq!(only(problems("check -n c.vhd --json")).2, json!(true));
     // Through a chain each problem says whose it is; and what is not there is one, too.
     let (image, kind, _) = only(problems("check -n b.vhd -p --json"));
     assert!(image.as_str().unwrap().ends_with("/a.vhd") && kind == "table", "{image} {kind}");
