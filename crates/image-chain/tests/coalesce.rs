@@ -13,7 +13,7 @@ use image_format::{
 };
 use storage_io::{
     Access, Buffer, CrashPoint, CrashStorage, Effect, Executor, Fault, FaultRule, FaultScript, FaultyStorage,
-    MemoryStorage, SimulatedClock, Storage, StorageExt, StorageKind,
+    MemoryStorage, OperationKind, SimulatedClock, Storage, StorageExt, StorageKind,
 };
 use test_support::cycles;
 use uuid::Uuid;
@@ -262,6 +262,36 @@ fn whatever_fails_nothing_is_lost() {
                 executor.block_on(assert_reads(&executor, None, &image, &format!("{when}, said to be done")));
             }
             assert_survives(Arc::new(below), &child, errno == ENOSPC, &when);
+        }
+    }
+}
+
+/// One write fails, and all others do not: whoever is told that all is done finds all of it.
+#[test]
+fn a_write_that_fails_once_is_told() {
+    const EIO: i32 = 5;
+    let (child, parent) = (image(true, &IN_CHILD, 2 << 32), image(false, &IN_PARENT, 1 << 32));
+    let stride = usize::try_from(cycles(2, 1)).unwrap();
+    let mut failures = 0;
+    for skip in (0_u64..).step_by(stride) {
+        let below = CrashStorage::from_bytes(&parent).with_limits(|limits| limits.kind = StorageKind::File);
+        let script = FaultScript::new();
+        script.add(FaultRule::once_after(skip, Fault::error(EIO)).of(OperationKind::Write));
+        let faulty = FaultyStorage::new(Arc::new(below.clone()), script.clone());
+        let executor = simulated(skip);
+        let result = executor.block_on(coalesce(&executor, memory(&child), Arc::new(faulty)));
+        if let Err(error) = result {
+            assert_eq!(error.os_error(), Some(EIO), "write {skip} fails");
+            failures += 1;
+            continue;
+        }
+        // What is only for those who come later is written again.
+        let whole: Arc<dyn Storage> = Arc::new(below);
+        let image = executor.block_on(open(&executor, whole, Access::Read)).unwrap();
+        executor.block_on(assert_reads(&executor, None, &image, &format!("write {skip} fails, said to be done")));
+        if script.struck() == 0 {
+            assert!(failures > 4, "{failures} failures");
+            return;
         }
     }
 }
