@@ -218,8 +218,13 @@ impl<S: RequestSource> Future for Serve<S> {
         let taken_before = this.core.recorder.status().requests();
         this.outbox.attend(true);
         let (more, idle) = this.work(cx);
-        answered += this.deliver();
+        let late = this.deliver();
         this.outbox.attend(false);
+        if late > 0 {
+            // The source was asked before it had these answers, and may have waited for just them.
+            cx.waker().wake_by_ref();
+        }
+        answered += late;
         if this.core.recorder.status().requests() > taken_before {
             this.core.recorder.kicked_in();
         }

@@ -31,6 +31,7 @@ pub trait RequestSource {
 
     /// The end of the request `tag`: exactly once for each request, in any order. It may only be collected until
     /// [`publish`](Self::publish). It never comes for requests that storage still held when the disk was closed by force.
+    /// Afterwards the source is asked for its next request, so it needs to wake nobody for one that waited for an answer.
     fn answer(&mut self, tag: Tag, outcome: Outcome);
 
     /// Makes the collected answers visible; called after each batch of them, and once the source has ended whenever its

@@ -5,14 +5,23 @@
 mod support;
 
 use std::{
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use block_core::ErrorKind;
-use storage_io::{Fault, FaultRule, OperationKind};
+use block_core::{ErrorKind, GuestOffset, GuestRange, Tag};
+use futures_util::future::{Either, select};
+use storage_io::{
+    Buffer, BufferPool, EngineChoice, Executor, Fault, FaultRule, MemoryFiles, MemoryStorage, OperationKind,
+};
 use support::{Host, Script, failed, is_done, spec};
-use virtual_disk::{Account, Budget, LatencyClass, Limits, Operation, Rate, RateLimits, RequestKind, Settings};
+use virtual_disk::{
+    Account, Budget, Disk, LatencyClass, Limits, Operation, Outcome, Rate, RateLimits, Request, RequestKind,
+    RequestSource, Settings,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -262,4 +271,54 @@ fn a_close_gives_reserved_turns_back() {
     let small = script.read(0, 512);
     host.settle();
     assert!(script.answer(small).is_some(), "only the first request is paid for");
+}
+
+/// A client that has its next request ready when the one before is answered, and wakes nobody then.
+struct OneByOne {
+    left: u32,
+    is_running: bool,
+}
+
+impl RequestSource for OneByOne {
+    fn poll_next(&mut self, _: &mut Context<'_>) -> Poll<Option<Request>> {
+        if self.is_running {
+            return Poll::Pending;
+        }
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        self.is_running = true;
+        self.left -= 1;
+        let range = GuestRange::new(GuestOffset::new(0), 512);
+        let operation = Operation::Read { range, buffer: Buffer::zeroed(512) };
+        Poll::Ready(Some(Request { tag: Tag(self.left.into()), operation }))
+    }
+
+    fn answer(&mut self, _: Tag, _: Outcome) {
+        self.is_running = false;
+    }
+
+    fn publish(&mut self) {}
+}
+
+/// In real time, where a request whose bytes are at hand is answered in the moment in which its turn comes.
+#[test]
+fn who_waits_for_its_answers_is_asked_again_after_each() {
+    let executor = Executor::new(EngineChoice::Probe).unwrap();
+    let files = MemoryFiles::new();
+    files.put("/a", Arc::new(MemoryStorage::new(4096)));
+    let disk = Disk::new(&executor, Rc::new(files), BufferPool::new(1 << 20), Arc::new(()));
+    executor.block_on(disk.open(spec("/a"), Settings::default())).unwrap();
+    disk.limiter().set(Limits { total: requests(1000, 0), ..Limits::NONE });
+    let served = executor.block_on(async {
+        let serving = disk.queue().serve(OneByOne { left: 30, is_running: false });
+        let hang = executor.sleep(60 * SECOND);
+        match select(pin!(serving), pin!(hang)).await {
+            Either::Left((source, _)) => source,
+            Either::Right(_) => panic!("it is not asked any more"),
+        }
+    });
+    assert_eq!(served.left, 0);
+    executor.block_on(disk.close()).unwrap();
+    executor.end_tasks();
 }
