@@ -324,3 +324,18 @@ fn a_change_survives_a_failure_of_every_operation() {
 fn a_resize_survives_a_failure_of_every_operation() {
     survives_failures(some(&RESIZES, 4));
 }
+
+#[test]
+fn whoever_reads_through_a_chain_opens_each_parent_once() {
+    let world = World::new();
+    tree(&world);
+    // What is read goes to the log of the test: dots, not noise.
+    world.give("middle", 3, &[(4, 1, b'.')]);
+    world.give("base", 3, &[(5, 3, b'.')]);
+    for line in ["read -n @leaf -r 12292 -c 3", "read -n @leaf -R 6293504 -c 2048"] {
+        let times_opened = || ["middle", "base"].map(|name| world.times_opened(name));
+        let _before = times_opened();
+        world.make(line);
+        assert_eq!(times_opened(), [1, 1], "{line}");
+    }
+}

@@ -47,6 +47,8 @@ struct State {
     script: FaultScript,
     /// All moments so far, if they are wanted.
     moments: Option<Vec<Moment>>,
+    /// How often each file was opened.
+    opened: BTreeMap<PathBuf, usize>,
 }
 
 impl State {
@@ -110,6 +112,11 @@ impl World {
     /// The rules by which storages fail.
     pub(super) fn script(&self) -> FaultScript {
         self.state().script.clone()
+    }
+
+    /// How often a file was opened since the last question.
+    pub(super) fn times_opened(&self, name: &str) -> usize {
+        self.state().opened.remove(&self.path(name)).unwrap_or(0)
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -218,7 +225,8 @@ impl World {
             }
             (true, _) => {}
         }
-        let (state, name) = (self.state(), path.canonicalize()?);
+        let (mut state, name) = (self.state(), path.canonicalize()?);
+        *state.opened.entry(name.clone()).or_default() += 1;
         let faulty = FaultyStorage::new(Arc::new(state.files[&name].clone()), state.script.clone());
         Ok(Arc::new(Watched { inner: faulty, state: self.state.clone() }))
     }
