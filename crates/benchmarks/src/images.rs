@@ -5,8 +5,10 @@
 //! storage manager waits for: processes, opened files, headers.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::{BufWriter, Write},
+    iter,
     path::Path,
     process::{Command, Stdio},
     time::Instant,
@@ -14,7 +16,7 @@ use std::{
 
 use block_core::{Error, ErrorKind, Result, ResultExt};
 
-use crate::{Effort, figures::Report, processes::program};
+use crate::{Effort, callgrind, figures::Report, processes::program};
 
 const BLOCK: usize = 2 << 20;
 const SECTOR: usize = 512;
@@ -157,9 +159,12 @@ fn tree(effort: &Effort, size: &Size, report: &mut Report) -> Result<()> {
     if !effort.is_smoke {
         let check = ["check", "-n", &leaf];
         for (what, words) in [("query", &query[..]), ("check of one image", &check), ("scan -f of the tree", &scan)] {
-            match instructions(&directory, words)? {
-                Some(count) => report.add(format!("{what}: instructions"), "million", count / 1e6),
-                None => report.note(format!("{what}: valgrind, which counts instructions, is not there")),
+            let program = program("vhd-util")?;
+            let words: Vec<&OsStr> = iter::once(program.as_os_str()).chain(words.iter().map(OsStr::new)).collect();
+            match callgrind::count(Path::new("valgrind"), &directory, &words) {
+                #[allow(clippy::cast_precision_loss, reason = "millions, to two digits")]
+                Ok(count) => report.add(format!("{what}: instructions"), "million", count as f64 / 1e6),
+                Err(words) => report.note(format!("{what}: instructions: {words}")),
             }
         }
     }
@@ -174,16 +179,4 @@ fn run_quietly(command: &mut Command) -> Result<()> {
     let name = format!("{command:?}");
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status().context(&name)?;
     if status.success() { Ok(()) } else { Err(Error::new(ErrorKind::Io, format!("{name}: {status}"))) }
-}
-
-/// How many instructions a command takes, if they can be counted here.
-fn instructions(directory: &Path, words: &[&str]) -> Result<Option<f64>> {
-    let mut command = Command::new("valgrind");
-    command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(program("vhd-util")?).args(words);
-    let Ok(output) = command.current_dir(directory).stdin(Stdio::null()).output() else { return Ok(None) };
-    // The last line but one: "==7== Collected : 1234567".
-    let told = String::from_utf8_lossy(&output.stderr);
-    let count =
-        told.lines().find_map(|line| line.split_once("Collected : ")).and_then(|(_, count)| count.trim().parse().ok());
-    Ok(count)
 }

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod budget;
+mod callgrind;
 mod clients;
 mod control;
 mod disk;

@@ -4,12 +4,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{env, fs, os::unix::fs::symlink, path::Path, process::Command, thread};
+#[path = "../src/callgrind.rs"]
+mod callgrind;
 
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    apply_filter,
-};
+use std::{env, fs, os::unix::fs::symlink, path::Path, process::Command};
+
 use test_support::{require_tool, skip, target_program};
 
 /// How much dearer a request may be than what is written down, in per cent.
@@ -21,41 +20,11 @@ const MIB: u64 = 4;
 const STORAGES: [(&str, &str); 2] = [("memory", "/dev/shm"), ("disk", env!("CARGO_TARGET_TMPDIR"))];
 const WORKS: [(&str, &str); 4] = [("raw", "read"), ("raw", "write"), ("vhd", "read"), ("vhd", "write")];
 
-/// `PR_GET_AUXV` of `prctl`, which callgrind does not know: what the kernel says names memory that is not the program's
-/// under callgrind.
-const GET_AUXV: u64 = 0x4155_5856;
-const SYS_PRCTL_X86_64: i64 = 157;
-const SYS_PRCTL_AARCH64: i64 = 167;
-
-/// Does something on a thread for which, and for whose children, the kernel is as old as callgrind.
-fn on_an_older_kernel<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    let here = env::consts::ARCH.try_into().unwrap();
-    let prctl = if env::consts::ARCH == "aarch64" { SYS_PRCTL_AARCH64 } else { SYS_PRCTL_X86_64 };
-    let asks = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, GET_AUXV).unwrap();
-    let calls = [(prctl, vec![SeccompRule::new(vec![asks]).unwrap()])].into();
-    let unknown = SeccompAction::Errno(rustix::io::Errno::INVAL.raw_os_error().unsigned_abs());
-    let filter = SeccompFilter::new(calls, SeccompAction::Allow, unknown, here).unwrap();
-    let filter: BpfProgram = filter.try_into().unwrap();
-    thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            apply_filter(&filter).unwrap();
-            work()
-        });
-        thread.join().unwrap()
-    })
-}
-
 /// Instructions of a program that does so many requests to an image in a directory. Program and image have short names: what
 /// an allocation costs depends on what lies beside it, and that on the length of names.
 fn instructions(valgrind: &Path, directory: &Path, (format, work): (&str, &str), requests: u64) -> u64 {
-    let mut valgrind = Command::new(valgrind);
-    valgrind.current_dir(directory).args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "./bench", "count"]);
-    valgrind.arg(name(format, work)).args([format, work, &requests.to_string()]);
-    let output = on_an_older_kernel(|| valgrind.output()).unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    let collected = said.lines().find_map(|line| line.split_once("Collected : ")).expect("callgrind says how many");
-    collected.1.trim().parse().unwrap()
+    let words = ["./bench", "count", &name(format, work), format, work, &requests.to_string()];
+    callgrind::count(valgrind, directory, &words).unwrap()
 }
 
 fn name(format: &str, work: &str) -> String {
